@@ -1,0 +1,249 @@
+"""TrainingArguments; and recipe file + config file + command line -> one resolved config.
+
+Precedence, later wins: the defaults here < the family's `training_defaults` < recipe < `--config` < command line.
+This module imports no torch: the command line's help comes from it.
+"""
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from hfgen.errors import UsageError, did_you_mean
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """Everything about a run that is not the model. Each field is an option of `hfgen train` of the same name."""
+
+    dataset_name: str | None = option(
+        None, "Built-in name, local folder or file (images, parquet, npz, npy), or id of a Hub data set."
+    )
+    dataset_config_name: str | None = option(None, "Configuration of a Hub data set.")
+    dataset_split: str = option("train", "Split to train on.")
+    train_data_dir: str | None = option(None, "A local folder of images; the same as giving it as --dataset_name.")
+    image_column: str | None = option(None, "Column of the images (default: the only one).")
+    label_column: str | None = option(None, "Column of the class labels (default: the only one).")
+    cache_dir: str | None = option(None, "Where Hub data sets are cached.")
+    resolution: int | None = option(None, "Side of the square images, in pixels (default: the data's own).")
+    center_crop: bool = option(
+        True, "Resize the shorter side, then crop the centre; otherwise both sides are resized to the square."
+    )
+    random_flip: bool = option(False, "Flip half of the images horizontally, drawn anew each epoch.")
+    class_conditional: bool = option(False, "Train on the class labels too.")
+    data_memory_limit: float = option(2.0, "GiB up to which decoded images stay in memory; larger data stream.")
+    dataloader_num_workers: int | None = option(None, "Worker processes for data that stream (default: cores - 1).")
+
+    output_dir: str | None = option(None, "Run folder (default: runs/MODEL-DATASET, then -2, -3).")
+    seed: int = option(0, "Seed of weights, data order and noise.")
+    train_batch_size: int = option(64, "Images per process and micro-batch.")
+    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.")
+    num_train_epochs: int = option(20, "Passes over the data, unless --max_train_steps is given.")
+    max_train_steps: int | None = option(None, "Optimizer steps in all; overrides --num_train_epochs.")
+
+    learning_rate: float = option(1e-4, "Learning rate after the warm-up.")
+    lr_scheduler: str = option("constant", "Schedule by diffusers' name: constant, linear, cosine ...")
+    lr_warmup_steps: int = option(0, "Optimizer steps of warm-up.")
+    adam_beta1: float = option(0.9, "Adam's decay of the first moment.")
+    adam_beta2: float = option(0.999, "Adam's decay of the second moment.")
+    adam_weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).")
+    adam_epsilon: float = option(1e-8, "Added to Adam's denominator.")
+    max_grad_norm: float | None = option(None, "Clip each component's gradient to this norm (default: no clipping).")
+
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.")
+    channels_last: bool = option(False, "Lay images out channels last: faster or slower by the network.")
+    use_ema: bool = option(True, "Average the weights, and sample from and save the average.")
+    ema_decay: float = option(0.999, "Decay of that average, after a warm-up of (1 + n) / (10 + n).")
+
+    logging_steps: int = option(50, "Optimizer steps between two lines of metrics.")
+    validation_steps: int = option(500, "Optimizer steps between two sample grids; 0 draws the last one only.")
+    num_validation_images: int = option(64, "Images in a sample grid, of seeds 0, 1, 2 ...")
+    checkpointing_steps: int = option(500, "Optimizer steps between two checkpoints; 0 writes none but on a signal.")
+    checkpoints_total_limit: int | None = option(2, "How many of the newest checkpoints to keep (0: all).")
+    resume_from_checkpoint: str | None = option(None, "A checkpoint's folder, or `latest` of the output folder.")
+    report_to: str = option("none", "Trackers of Accelerate, comma-separated: tensorboard, wandb ... or all.")
+    license: str | None = option(None, "Licence of the trained model, for the card; asked, never guessed.")
+
+    def __post_init__(self) -> None:
+        for name, low, what in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (value >= low and math.isfinite(value)):
+                raise UsageError(f"{name} is {value}; it must be {what}.")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
+        if not self.learning_rate > 0:
+            raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.dataset_name and self.train_data_dir:
+            raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
+
+
+_RANGES = [
+    *[(n, 1, "at least 1") for n in ("train_batch_size", "gradient_accumulation_steps", "num_train_epochs")],
+    *[(n, 1, "at least 1") for n in ("max_train_steps", "resolution", "logging_steps", "num_validation_images")],
+    *[(n, 0, "at least 0") for n in ("lr_warmup_steps", "checkpointing_steps", "validation_steps", "seed")],
+    *[(n, 0, "at least 0") for n in ("checkpoints_total_limit", "dataloader_num_workers", "data_memory_limit")],
+    *[(n, 0, "a number of at least 0") for n in ("learning_rate", "adam_epsilon", "adam_weight_decay")],
+    ("max_grad_norm", 0, "at least 0"),
+]
+
+ALIASES = {  # the names of transformers' TrainingArguments and of the older diffusers scripts
+    "per_device_train_batch_size": "train_batch_size",
+    "batch_size": "train_batch_size",
+    "num_epochs": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "max_steps": "max_train_steps",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "lr_scheduler",
+    "warmup_steps": "lr_warmup_steps",
+    "weight_decay": "adam_weight_decay",
+    "save_steps": "checkpointing_steps",
+    "save_total_limit": "checkpoints_total_limit",
+    "eval_steps": "validation_steps",
+    "image_size": "resolution",
+    "ema_max_decay": "ema_decay",
+    "logger": "report_to",
+}
+
+FIELDS = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+HINTS = typing.get_type_hints(TrainingArguments)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved run: the family's name, the training arguments, and options of its components and objective."""
+
+    model: str
+    arguments: TrainingArguments
+    components: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `config.yaml` holds; where it was written and resumed from does not belong to it."""
+        flat = dataclasses.asdict(self.arguments)
+        for name in ("output_dir", "resume_from_checkpoint", "cache_dir"):
+            flat.pop(name)
+        return {"model": self.model, **flat, **self.components}
+
+
+def resolve(layers: list[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
+    """Merge layers of settings, each named for error messages, over the family's defaults.
+
+    A layer is flat, but for one dictionary per component and one for the `objective`.
+
+    Raises:
+        UsageError: an unknown key or a value of the wrong type, with the layer's name.
+    """
+    flat = dict(family.training_defaults)  # type: ignore[attr-defined]
+    components: dict[str, dict[str, Any]] = {}
+    for source, layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping):
+                components.setdefault(key, {}).update(_typed_block(family, key, value, source))
+            elif key != "model":
+                flat[_known_field(key, source, family)] = _typed(HINTS[ALIASES.get(key, key)], value, key, source)
+    return RunConfig(model, TrainingArguments(**flat), components)
+
+
+def _known_field(key: str, source: str, family: type) -> str:
+    key = ALIASES.get(key.replace("-", "_"), key.replace("-", "_"))
+    if key not in FIELDS:
+        blocks = [*family.component_classes(), "objective"]  # type: ignore[attr-defined]
+        raise UsageError(f"{source}: unknown key {key!r}.{did_you_mean(key, [*FIELDS, *blocks])}")
+    return key
+
+
+def _typed_block(family: type, name: str, options: Mapping[str, Any], source: str) -> dict[str, Any]:
+    classes = {**family.component_classes(), "objective": family.objective_class}  # type: ignore[attr-defined]
+    if name not in classes:
+        raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
+    known = {*family.component_classes()} if name == "objective" else set()  # type: ignore[attr-defined]
+    return check_options(classes[name], options, prefix=f"{source}: {name}", hidden=known)
+
+
+def signature_of(class_: type) -> dict[str, inspect.Parameter]:
+    """The named parameters of a class's `__init__`: its config, with evaluated annotations."""
+    init: Any = class_.__init__  # type: ignore[misc]
+    parameters = inspect.signature(init, eval_str=True).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in parameters.items() if name != "self" and p.kind in named}
+
+
+def check_options(
+    class_: type, options: Mapping[str, Any], prefix: str, hidden: set[str] | None = None
+) -> dict[str, Any]:
+    """The options, as the types that `class_` annotates.
+
+    Raises:
+        UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
+    """
+    signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
+    for name in options:
+        if name not in signature:
+            raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
+    return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
+
+
+def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
+    """`value`, if it is of the annotated type (an int passes for a float, a list for a sequence)."""
+    if isinstance(value, str) and _accepts(hint, 1.0) and not _accepts(hint, value):
+        try:
+            value = float(value)  # YAML reads 2e-4 as a string
+        except ValueError:
+            pass
+    if not _accepts(hint, value):
+        raise UsageError(f"{source}: {name} is {value!r}; expected {_readable(hint)}.")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and _accepts(hint, 0.5) else value
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(part, value) for part in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if hint in (int, float, bool, str):
+        allowed = (int, float) if hint is float else hint
+        return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    if hint is type(None):
+        return value is None
+    if origin is not None and isinstance(origin, type) and issubclass(origin, typing.Collection):
+        return isinstance(value, (list, tuple, dict))
+    return True
+
+
+def _readable(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_readable(part) for part in typing.get_args(hint) if part is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A YAML file of settings.
+
+    Raises:
+        UsageError: it is missing, or is no YAML dictionary.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no config file {path}.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise UsageError(f"{path} is no config: it must be `key: value` lines.")
+    return loaded

@@ -1,0 +1,153 @@
+"""The model card of a run: what was trained, on what, how, and how to use it; from the run's own files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from hfgen import run_folder
+from hfgen.errors import UsageError
+from hfgen.registry import get_family
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ description }}{{ conditional }}, trained with [hfgen](https://pypi.org/project/hfgen/) on {{ data }}.
+
+![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
+
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `seeds=[37]` draws tile 37 alone.
+
+## Use
+
+```python
+from hfgen import HFGenPipeline
+
+pipeline = HFGenPipeline.from_pretrained({{ repository }})
+images = pipeline(seeds=range(16)).images
+```
+
+or `hfgen sample {{ folder }} --seed 0 --num_images 64 --output grid.png`.
+
+## What it is
+
+| component | class | parameters |
+|---|---|---|
+{% for row in components -%}
+| {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
+{% endfor %}
+Images: {{ shape }}, in one step from a prior unless the class says otherwise.
+
+## How it was trained
+
+{{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
+
+```yaml
+{{ config }}
+```
+
+`hfgen train --config config.yaml` repeats the run. Versions: {{ versions }}.
+
+![losses](plots/loss.png)
+
+## Limits
+
+It draws what the training data hold, with their gaps and biases, and no image it draws is a record of anything real.
+No quality metric was measured in this run.{{ licence_note }}
+
+## References
+{% for reference in references %}
+- {{ reference }}
+{%- endfor %}
+"""
+
+
+def write_card(folder: Path) -> Path:
+    """Write README.md of a finished run.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+    """
+    facts = read_facts(folder)
+    config, environment = facts["config"], facts["environment"]
+    pipeline_class: Any = get_family(config["model"]).load()
+    data = card_data(config, environment, pipeline_class)
+    card = ModelCard.from_template(data, template_str=TEMPLATE, **_text(folder, facts, pipeline_class))
+    path = folder / "README.md"
+    path.write_text(str(card), encoding="utf-8")
+    return path
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """config.yaml, env.json and the last metrics of a run."""
+    metrics = run_folder.read_metrics(folder)
+    if not metrics or not (folder / run_folder.CONFIG).is_file():
+        raise UsageError(f"{folder} holds no finished run: {run_folder.CONFIG} or {run_folder.METRICS} is missing.")
+    config = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+    environment = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    return {"config": config, "environment": environment, "last": metrics[-1]}
+
+
+def card_data(config: Mapping[str, Any], environment: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
+    """The metadata by which the Hub finds and shows the model."""
+    arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
+    dataset = environment["data"].get("dataset_id")
+    return ModelCardData(
+        library_name="hfgen",
+        pipeline_tag="unconditional-image-generation",
+        license=config.get("license"),
+        tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
+        datasets=[dataset] if dataset else None,
+    )
+
+
+def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[str, Any]:
+    config, environment, last = facts["config"], facts["environment"], facts["last"]
+    data = environment["data"]
+    averaged = config["use_ema"] and pipeline_class.ema_components
+    licence = "" if config.get("license") else " No licence was chosen for this model yet."
+    return {
+        "title": folder.name,
+        "description": pipeline_class.description,
+        "conditional": ", class-conditional" if config["class_conditional"] else "",
+        "data": f"{data['count']:,} images of {data['name']}",
+        "grid": f"samples/step_{last['step']:06d}.png",
+        "num_images": config["num_validation_images"],
+        "weights": " (averaged weights)" if averaged else "",
+        "repository": '"."  # this folder, or the id of its repository',
+        "folder": "FOLDER_OR_REPOSITORY",
+        "components": environment["components"],
+        "shape": "{channels} x {resolution} x {resolution}".format(**data),
+        "steps": f"{last['step']:,}",
+        "epochs": f"{last['epoch']:g}",
+        "batch": environment["global_batch_size"],
+        "seconds": _duration(last["seconds"]),
+        "hardware": _hardware(environment),
+        "config": yaml.safe_dump(config, sort_keys=False).strip(),
+        "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
+        "licence_note": licence,
+        "references": pipeline_class.references,
+    }
+
+
+def _hardware(environment: Mapping[str, Any]) -> str:
+    devices = environment["accelerators"] or [f"{environment['threads']} threads of {environment['processor']}"]
+    return ", ".join(devices)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75), _duration(42.3), _duration(7300)
+    ('1 min 15 s', '42 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

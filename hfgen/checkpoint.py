@@ -1,0 +1,149 @@
+"""Checkpoints: a pipeline folder with the trainer's state beside it, written whole or not at all.
+
+    checkpoint-500/
+        model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
+        trainer/state.json                      step and what a resumed run must agree on
+        trainer/<component>.optimizer.{safetensors,json}
+        trainer/<component>.ema.safetensors
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hfgen.errors import HFGenError, UsageError
+
+PREFIX = "checkpoint-"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run folder, oldest first."""
+    found = [p for p in (folder / "checkpoints").glob(f"{PREFIX}*") if re.fullmatch(rf"{PREFIX}\d+", p.name)]
+    return sorted((p for p in found if (p / "trainer" / "state.json").is_file()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
+    """What `--resume_from_checkpoint` names; None for `latest` of a run that has not written one yet."""
+    if resume_from == "latest":
+        return next(reversed(list_checkpoints(output_dir)), None)
+    for folder in (Path(resume_from), output_dir / "checkpoints" / resume_from):
+        if (folder / "trainer" / "state.json").is_file():
+            return folder
+    raise UsageError(f"{resume_from!r} is no checkpoint.\nGive the folder of one, or `latest`.")
+
+
+def save_checkpoint(folder: Path, step: int, trainer: Any) -> Path:
+    """Write checkpoint `step` of a run folder: under another name first, then moved into place."""
+    place = folder / "checkpoints" / f"{PREFIX}{step}"
+    temporary = place.with_name(f".{place.name}.saving")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        trainer.pipeline.save_pretrained(temporary)
+        (temporary / "trainer").mkdir()
+        for name, tensors in _tensors(trainer):
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "trainer" / name)
+        for name, optimizer in trainer.optimizers.items():
+            groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+            _write_json(temporary / "trainer" / f"{name}.optimizer.json", groups)
+        _write_json(temporary / "trainer" / "state.json", trainer.state())
+        shutil.rmtree(place, ignore_errors=True)
+        temporary.rename(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return place
+
+
+def _tensors(trainer: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(file name, tensors) of everything that is not the pipeline's own."""
+    for name, optimizer in trainer.optimizers.items():
+        state = optimizer.state_dict()["state"]
+        yield (
+            f"{name}.optimizer.safetensors",
+            {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()},
+        )
+    for name, ema in trainer.emas.items():
+        yield f"{name}.ema.safetensors", ema.state_dict()
+
+
+def load_checkpoint(place: Path, trainer: Any) -> int:
+    """Put a checkpoint's state into a trainer of the same configuration; return its step.
+
+    Raises:
+        HFGenError: it is damaged or of another model.
+        UsageError: it was written with settings under which it cannot go on exactly.
+    """
+    try:
+        state = json.loads((place / "trainer" / "state.json").read_text())
+        _check_same_run(place, state, trainer.state())
+        for name, model in trainer.pipeline.models().items():
+            _load_weights(model, place / name)
+        for name, optimizer in trainer.optimizers.items():
+            _load_optimizer(optimizer, place / "trainer" / f"{name}.optimizer")
+        for name, ema in trainer.emas.items():
+            ema.load_state_dict(load_file(place / "trainer" / f"{name}.ema.safetensors"), state["step"])
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, HFGenError):
+            raise
+        raise HFGenError(f"The checkpoint {place} is damaged: {error}\nRemove it to go on from an older one.") from error
+    trainer.load_extra_state(state)
+    return state["step"]
+
+
+def _load_weights(model: torch.nn.Module, folder: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        tensors |= load_file(file)
+    model.load_state_dict(tensors)
+
+
+def _check_same_run(place: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    for name in ("seed", "global_batch_size", "images"):
+        if saved[name] != current[name]:
+            raise UsageError(
+                f"The checkpoint {place} was written with {name} {saved[name]}, this run has {current[name]}.\n"
+                "Resume with the same settings, or start a new run."
+            )
+
+
+def _load_optimizer(optimizer: Any, stem: Path) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in load_file(stem.with_suffix(".optimizer.safetensors")).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    groups = json.loads(stem.with_suffix(".optimizer.json").read_text())
+    current = optimizer.state_dict()["param_groups"]
+    for group, saved in zip(current, groups, strict=True):
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in state.items():
+        entry.update({name: _laid_out_like(parameters[index], value) for name, value in entry.items()})
+    optimizer.load_state_dict({"state": state, "param_groups": current})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Fused optimizers walk through memory, so a moment must have its parameter's strides (channels last)."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def delete_old(folder: Path, limit: int | None) -> None:
+    """Keep the newest `limit` checkpoints; None or 0 keeps all."""
+    for old in list_checkpoints(folder)[: -limit or None] if limit else []:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, default=float) + "\n", encoding="utf-8")

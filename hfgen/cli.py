@@ -1,0 +1,58 @@
+"""`hfgen VERB`: the verbs, a file each in hfgen/commands; errors and exit codes."""
+
+import os
+import sys
+import traceback
+
+import click
+
+from hfgen import __version__
+from hfgen.arguments import ALIASES
+from hfgen.commands import info, list_, plugins, sample, train
+from hfgen.errors import HFGenError
+
+
+def normalize(name: str) -> str:
+    """Dashes and underscores are the same; the names of transformers' TrainingArguments are accepted."""
+    name = name.replace("-", "_")
+    return ALIASES.get(name, name)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalize})
+@click.version_option(__version__, prog_name="hfgen")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (also: HFGEN_DEBUG=1).")
+def cli(debug: bool) -> None:
+    """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add."""
+    if debug:
+        os.environ["HFGEN_DEBUG"] = "1"
+
+
+for command in (train.command, sample.command, list_.command, info.command, plugins.command):
+    cli.add_command(command)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 a check did not hold, 130/143 stopped."""
+    try:
+        code = cli.main(args=argv, prog_name="hfgen", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except HFGenError as error:
+        code = _report(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _report("Stopped; nothing further was saved.", 130)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}\nThis is unexpected; --debug before the verb shows where it came from."
+        code = _report(text, 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(message: str, code: int) -> int:
+    if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+        click.echo(f"hfgen: {message}", err=True)
+    return code

@@ -1,0 +1,97 @@
+"""hfgen info TARGET"""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from hfgen.arguments import signature_of
+from hfgen.data_names import BUILT_IN_DATASETS
+from hfgen.recipes import list_recipes
+from hfgen.registry import get_family, list_families
+
+
+@click.command("info")
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(target: str, as_json: bool) -> None:
+    """Tell what TARGET is: a family, a recipe, a data set, a run folder or a repository."""
+    facts = describe(target)
+    text = json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False, width=110)
+    click.echo(text, nl=as_json)
+
+
+def describe(target: str) -> dict[str, Any]:
+    """The facts of the first kind of thing that bears this name."""
+    if any(family.name == target for family in list_families()):
+        return family_facts(target)
+    recipes = list_recipes()
+    if target in recipes:
+        return {"recipe": target, **yaml.safe_load(recipes[target].read_text(encoding="utf-8"))}
+    if (Path(target) / "model_index.json").is_file():
+        return pipeline_facts(target)
+    if target in BUILT_IN_DATASETS or Path(target).exists():
+        return dataset_facts(target)
+    return pipeline_facts(target)
+
+
+def family_facts(name: str) -> dict[str, Any]:
+    """Description, options of each component with type and default, training defaults, references."""
+    family = get_family(name)
+    cls: Any = family.load()
+    classes = cls.component_classes()
+    objective = {k: p for k, p in signature_of(cls.objective_class).items() if k not in classes}
+    return {
+        "family": name,
+        "plugin": family.source,
+        "description": cls.description,
+        "components": {n: {"class": c.__name__, "options": _options(signature_of(c))} for n, c in classes.items()},
+        "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
+        "training_defaults": dict(cls.training_defaults),
+        "averaged": list(cls.ema_components),
+        "references": list(cls.references),
+    }
+
+
+def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """`base_channels: int = 64`, as it is written in the class."""
+    return {name: str(p).partition(": ")[2].replace("typing.", "") for name, p in signature.items()}
+
+
+def pipeline_facts(target: str) -> dict[str, Any]:
+    """A run folder or a repository: family, components with parameters, and how it was trained if that is known."""
+    from hfgen import HFGenPipeline, run_folder
+    from hfgen.hub import local_folder
+    from hfgen.run import component_rows
+
+    folder = Path(local_folder(target))
+    pipeline = HFGenPipeline.from_pretrained(folder)
+    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline)}
+    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows}
+    metrics = run_folder.read_metrics(folder)
+    if metrics:
+        facts["last_metrics"] = metrics[-1]
+    if (folder / run_folder.CONFIG).is_file():
+        facts["config"] = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+    return facts
+
+
+def dataset_facts(target: str) -> dict[str, Any]:
+    """What was read from the data, which is what a training would be told."""
+    from hfgen.data import load_images
+
+    images = load_images(target)
+    sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}
+    return {
+        "data_set": target,
+        "images": len(images),
+        "mode": images.mode,
+        "channels": images.channels,
+        "commonest_sizes": sizes,
+        "classes": images.num_classes,
+        "class_names": images.label_names,
+        "notes": images.notes,
+    }

@@ -1,0 +1,137 @@
+"""hfgen sample TARGET"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hfgen.commands.options import parse_numbers
+from hfgen.errors import HFGenError, UsageError
+
+
+@click.command("sample")
+@click.argument("target")
+@click.option("--num_images", "-n", type=click.IntRange(1), default=64, show_default=True, help="How many images.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Image i has seed SEED + i.")
+@click.option("--seeds", help="The seeds themselves: 3,7,10-20; `--seeds 37` draws tile 37 of a grid of seed 0.")
+@click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
+@click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), default="samples.png", show_default=True,
+    help="grid.png (any image format), a FOLDER for single images, .npz for an array, .webp for a latent walk.",
+)
+@click.option("--num_frames", type=click.IntRange(2), default=60, show_default=True, help="Frames of a latent walk.")
+@click.option("--batch_size", type=click.IntRange(1), default=64, show_default=True, help="Images drawn at a time.")
+@click.option("--device", help="cpu, cuda ... (default: an accelerator where there is one).")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the weights.")
+@click.option("--variant", help="Variant of the weights.")
+@click.option("--revision", help="Branch, tag or commit of a repository.")
+@click.option("--overwrite", is_flag=True, help="Replace what --output names.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def command(target: str, seed: int, num_images: int, seeds: str | None, output: Path, as_json: bool, **o: Any) -> None:
+    """Draw images from TARGET, a run folder, a checkpoint or a repository."""
+    walk = output.suffix == ".webp"
+    numbers = parse_numbers(seeds) if seeds else [seed + i for i in range(8 if walk and num_images == 64 else num_images)]
+    kind = kind_of(output)
+    refuse_to_overwrite(output, o["overwrite"])
+    labels = parse_numbers(o["class_labels"]) if o["class_labels"] else None
+    if labels is not None:
+        labels = [labels[i % len(labels)] for i in range(len(numbers))]
+    pipeline = load(target, o)
+    try:
+        written = WRITERS[kind](pipeline, numbers, labels, output, o)
+    except OSError as error:
+        raise HFGenError(f"{output} cannot be written: {error}") from error
+    result = {"output": str(output), "seeds": numbers, "images": written}
+    click.echo(json.dumps(result) if as_json else str(output))
+
+
+def kind_of(output: Path) -> str:
+    """`walk`, `array`, `folder` or `grid`, by the name's ending."""
+    from PIL import Image
+
+    if output.suffix in (".webp", ".npz"):
+        return {".webp": "walk", ".npz": "array"}[output.suffix]
+    if output.suffix == "" or output.is_dir():
+        return "folder"
+    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+        raise UsageError(f"--output {output}: {output.suffix} is no image format that can be written; try .png.")
+    return "grid"
+
+
+def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
+    if overwrite:
+        return
+    in_use = any(output.glob("seed_*.png")) if output.is_dir() else output.exists()
+    if in_use and output != Path("samples.png"):
+        raise UsageError(f"--output {output} exists; nothing was drawn. Give another name, or --overwrite.")
+
+
+def load(target: str, o: dict[str, Any]) -> Any:
+    """The pipeline, on the device."""
+    import torch
+    from diffusers.utils import logging
+
+    from hfgen import HFGenPipeline
+
+    logging.disable_progress_bar()
+    kwargs = {name: o[name] for name in ("variant", "revision") if o[name]}
+    if o["dtype"]:
+        kwargs["dtype"] = getattr(torch, o["dtype"])
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    try:
+        return HFGenPipeline.from_pretrained(target, **kwargs).to(o["device"] or accelerator)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {o['device']}: {str(error).splitlines()[0]}") from error
+
+
+def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:
+    from hfgen import grid
+
+    return grid.draw(pipeline, numbers, labels, o["batch_size"], o["num_inference_steps"])
+
+
+def write_grid(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
+    from hfgen import grid
+
+    images = _draw(pipeline, numbers, labels, o)
+    grid.save_image(grid.image_grid(images), output)
+    return len(images)
+
+
+def write_folder(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
+    from hfgen import grid
+
+    images = _draw(pipeline, numbers, labels, o)
+    for number, image in zip(numbers, images, strict=True):
+        grid.save_image(image, output / f"seed_{number:06d}.png")
+    return len(images)
+
+
+def write_array(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
+    """`images` uint8 (N, H, W) or (N, H, W, C), `seeds` (N,), and `labels` (N,) where they were given."""
+    import numpy as np
+
+    arrays = {"images": np.stack([np.asarray(image) for image in _draw(pipeline, numbers, labels, o)])}
+    if labels is not None:
+        arrays["labels"] = np.asarray(labels)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(output, seeds=np.asarray(numbers), **arrays)
+    return len(numbers)
+
+
+def write_walk(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
+    """An endless animation at 20 frames a second; small images are enlarged so that one can see them."""
+    from PIL import Image
+
+    frames = list(pipeline.interpolate(numbers, o["num_frames"], labels))
+    factor = max(1, 224 // frames[0].width)
+    frames = [f.resize((f.width * factor, f.height * factor), Image.Resampling.NEAREST) for f in frames]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(output, save_all=True, append_images=frames[1:], duration=50, loop=0, quality=80)
+    return len(frames)
+
+
+WRITERS = {"grid": write_grid, "folder": write_folder, "array": write_array, "walk": write_walk}

@@ -1,0 +1,74 @@
+"""Where diffusers finds the classes of a repository's components: among installed ones, and nowhere else.
+
+`HFGenPipeline.load_config` rewrites each entry `[library, class]` of `model_index.json` to
+`["hfgen.components", "library:class"]`, and diffusers then asks this module for that attribute. It looks the base
+classes up here too (`getattr(library, "ModelMixin")`), hence the imports that nothing below uses.
+"""
+
+import sys
+from typing import Any
+
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from transformers import PreTrainedModel
+
+from hfgen.errors import LoadError, PluginError
+from hfgen.registry import list_families
+
+CORE_MODULES = ("hfgen.scheduler",)
+STACK = ("diffusers", "transformers")
+
+
+def component_class(library: str, class_name: str) -> type:
+    """The installed class that an index entry names; never imports a module because the entry names it.
+
+    Raises:
+        LoadError: the library belongs to no enabled family, or the class is no component.
+    """
+    module = _stack_module(library) if library in STACK else _family_module(library)
+    found = getattr(module, class_name, None)
+    if not _is_component(found):
+        raise LoadError(
+            f"No component class {class_name!r} in {library!r}, which the repository names.\n"
+            "Its files were saved by another version of that package, or are not what they claim to be."
+        )
+    return found
+
+
+def _is_component(found: Any) -> bool:
+    components = (ModelMixin, SchedulerMixin, PreTrainedModel)
+    return isinstance(found, type) and issubclass(found, components)
+
+
+def _stack_module(library: str) -> Any:
+    import diffusers
+    import transformers
+
+    return {"diffusers": diffusers, "transformers": transformers}[library]
+
+
+def _family_module(library: str) -> Any:
+    """A module of an installed family's package: its entry point's own, or one that this has imported."""
+    families = list_families()
+    packages = {family.module.partition(".")[0] for family in families}
+    for family in families:
+        if family.module == library:
+            family.load()
+    if library in sys.modules and (library in CORE_MODULES or library.partition(".")[0] in packages):
+        return sys.modules[library]
+    raise LoadError(
+        f"The repository's components come from {library!r}, which no enabled family provides.\n"
+        "Install the plugin it belongs to, if you trust it; `hfgen plugins` lists what is installed."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    library, separator, class_name = name.partition(":")
+    if not separator:
+        raise AttributeError(name)  # diffusers probes for base classes that are not here
+    try:
+        return component_class(library, class_name)
+    except (LoadError, PluginError) as error:
+        raise AttributeError(str(error)) from error
+
+
+__all__ = ["DiffusionPipeline", "ModelMixin", "PreTrainedModel", "SchedulerMixin", "component_class"]

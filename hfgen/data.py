@@ -1,0 +1,367 @@
+"""A data set's name -> images: found, looked at, decoded to one shape.
+
+What a user may name: the built-in `mnist-mini`, a folder of images (with or without class sub-folders), a folder or
+file of parquet, an `.npz` or `.npy` file, an id on the Hub.
+"""
+
+import functools
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hfgen.data_names import BUILT_IN_FOLDERS as BUILT_IN
+from hfgen.errors import HFGenError, UsageError, did_you_mean
+
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+SCANNED = 20_000  # images whose headers are read; of a larger data set, that many evenly spaced
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set that was found and looked at, but not decoded.
+
+    Attributes:
+        name: as the user gave it.
+        mode: the PIL mode that fits every image seen: L, RGB or RGBA.
+        sizes: (width, height) -> how often it was seen.
+        labels: class of each image, shape (N,), int64; None where the data have none.
+    """
+
+    name: str
+    open_image: Callable[[int], Image.Image]
+    count: int
+    mode: str
+    sizes: Counter[tuple[int, int]]
+    notes: list[str] = field(default_factory=list)
+    labels: Tensor | None = None
+    label_names: list[str] | None = None
+    dataset_id: str | None = None  # on the Hub, for the card
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def channels(self) -> int:
+        return CHANNELS[self.mode]
+
+    @property
+    def num_classes(self) -> int | None:
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    def resolution(self) -> int:
+        """The side of the images, where they are square and of one size.
+
+        Raises:
+            UsageError: they are not, and the user must say to what size they are brought.
+        """
+        (width, height), _ = self.sizes.most_common(1)[0]
+        if len(self.sizes) == 1 and width == height:
+            return width
+        sides = [side for size in self.sizes for side in size]
+        found = f"{width}x{height}" if len(self.sizes) == 1 else f"of sides {min(sides)} to {max(sides)}"
+        raise UsageError(
+            f"{self.name}: the images are {found} pixels, not square and of one size.\n"
+            f"Say what they are brought to, for example --resolution {_power_of_two(min(sides))} "
+            "(the centre is cropped; --no_center_crop squeezes the whole image)."
+        )
+
+    def decode(self, index: int, resolution: int, center_crop: bool = True) -> np.ndarray:
+        """Image `index` as uint8, shape (C, resolution, resolution).
+
+        Raises:
+            HFGenError: it cannot be read.
+        """
+        try:
+            image = to_mode(self.open_image(index), self.mode)
+        except (OSError, ValueError, SyntaxError, TypeError) as error:
+            raise HFGenError(
+                f"{self.name}: image {index} cannot be read: {error}\nMend or remove that file."
+            ) from error
+        pixels = np.array(resize(image, resolution, center_crop))
+        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+# --- finding ----------------------------------------------------------------------------------------------------
+
+
+def load_images(
+    name: str,
+    split: str = "train",
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    cache_dir: str | None = None,
+) -> Images:
+    """Find a data set and look at its images' headers.
+
+    Raises:
+        UsageError: there is no such data set, split or column, or it holds no images.
+        HFGenError: an image cannot be read.
+    """
+    path = BUILT_IN.get(name, Path(name).expanduser())
+    if path.is_file() and path.suffix in (".npz", ".npy"):
+        return _from_arrays(name, path)
+    dataset = _load_dataset(name, path, split, config_name, cache_dir)
+    column = _image_column(name, dataset, image_column)
+    labels, label_names = _labels(name, dataset, label_column)
+    records = dataset.select_columns([column]).cast_column(column, _undecoded())
+    open_image = functools.partial(_open_row, records, column)
+    mode, sizes, notes = _inspect(name, len(records), open_image)
+    return Images(
+        name,
+        open_image,
+        len(records),
+        mode,
+        sizes,
+        notes,
+        labels,
+        label_names,
+        dataset_id=None if path.exists() else name,
+    )
+
+
+def _load_dataset(name: str, path: Path, split: str, config_name: str | None, cache_dir: str | None) -> Any:
+    import datasets
+
+    if not path.exists() and _looks_local(name):
+        raise UsageError(
+            f"The data set {name!r} does not exist: no such file or folder.\n"
+            f"Built-in data sets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
+        )
+    if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+        raise UsageError(f"The data set {name!r} is an empty folder.")
+    source = _source(name, path)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(*source[0], name=config_name, cache_dir=cache_dir, **source[1])
+    except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
+        raise UsageError(_why_not_found(name, path, error)) from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise UsageError(f"The data set {name!r} cannot be read: {error.__cause__ or error}") from error
+    if split not in loaded:
+        raise UsageError(
+            f"The data set {name!r} has no split {split!r}.{did_you_mean(split, loaded)} Choose with --dataset_split."
+        )
+    return loaded[split]
+
+
+def _source(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
+    if name in BUILT_IN:
+        return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise UsageError(f"{name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
+        return ["parquet"], {"data_files": str(path)}
+    if not path.is_dir():
+        return [name], {}
+    kind = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
+    return [kind], {"data_dir": str(path)}
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith((".npz", ".npy", ".parquet"))
+
+
+def _why_not_found(name: str, path: Path, error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if path.exists():
+        return f"The data set {name!r} cannot be read: {first_line}\nA folder must hold images or parquet files."
+    return (
+        f"There is no data set {name!r}: no such folder, and the Hub did not give it: {first_line}\n"
+        f"Built-in data sets, which need no network: {', '.join(BUILT_IN)}."
+    )
+
+
+def _undecoded() -> Any:
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
+def _image_column(name: str, dataset: Any, wanted: str | None) -> str:
+    import datasets
+
+    columns = list(dataset.features)
+    found = [c for c in columns if isinstance(dataset.features[c], datasets.Image)]
+    if wanted is not None:
+        if wanted not in found:
+            raise UsageError(f"{name}: {wanted!r} is no column of images. Columns: {', '.join(columns)}.")
+        return wanted
+    if len(found) != 1:
+        what = "no column of images" if not found else f"several columns of images ({', '.join(found)})"
+        raise UsageError(f"{name}: {what}. Columns: {', '.join(columns)}. Choose with --image_column.")
+    return found[0]
+
+
+def _labels(name: str, dataset: Any, wanted: str | None) -> tuple[Tensor | None, list[str] | None]:
+    import datasets
+
+    if wanted is not None and wanted not in dataset.features:
+        raise UsageError(f"{name} has no column {wanted!r}. Columns: {', '.join(dataset.features)}.")
+    found = [c for c, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)]
+    column = wanted or next((c for c in [*found, "label", "labels"] if c in dataset.features), None)
+    if column is None:
+        return None, None
+    values = np.asarray(dataset[column][:])
+    if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
+        raise UsageError(f"{name}: the labels in {column!r} are not class numbers 0, 1, 2 ...")
+    return torch.from_numpy(values.astype(np.int64)), getattr(dataset.features[column], "names", None)
+
+
+def _from_arrays(name: str, path: Path) -> Images:
+    """Arrays of uint8 or uint16 images (N, H, W), (N, H, W, C) or (N, C, H, W); an `.npz` may hold labels too."""
+    arrays = _load_arrays(name, path)
+    pixels = next((arrays[k] for k in ("images", "image", "x", "x_train", "arr_0") if k in arrays), None)
+    if pixels is None:
+        raise UsageError(f"{name} has no array 'images'; it holds {', '.join(arrays)}.")
+    labels = next((arrays[k] for k in ("labels", "label", "y", "y_train") if k in arrays), None)
+    if pixels.ndim == 4 and pixels.shape[1] in (1, 3, 4) and pixels.shape[3] not in (1, 3, 4):
+        pixels = pixels.transpose(0, 2, 3, 1)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (3, 4) or len(pixels) == 0:
+        raise UsageError(
+            f"{name}: images are {pixels.dtype} of shape {pixels.shape}; "
+            "expected uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W)."
+        )
+    if pixels.ndim == 4 and pixels.shape[3] == 1:
+        pixels = pixels[..., 0]
+    if labels is not None and (labels.shape != pixels.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+        raise UsageError(f"{name}: labels are {labels.dtype} of shape {labels.shape}; expected one integer per image.")
+    open_image = functools.partial(_open_array, pixels)
+    mode, sizes, notes = _inspect(name, len(pixels), open_image)
+    if pixels.dtype == np.uint16:
+        notes.append("16-bit images are scaled to 8 bits")
+    tensor = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    return Images(name, open_image, len(pixels), mode, sizes, notes, tensor)
+
+
+def _load_arrays(name: str, path: Path) -> dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{name} cannot be read: {error}") from error
+
+
+# --- looking ----------------------------------------------------------------------------------------------------
+
+
+def _inspect(
+    name: str, count: int, open_image: Callable[[int], Image.Image]
+) -> tuple[str, Counter[tuple[int, int]], list[str]]:
+    """One mode for all images, their sizes, and what is worth telling; reads headers, not pixels."""
+    if count == 0:
+        raise UsageError(f"The data set {name!r} holds no images.")
+    modes: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    for index in evenly_spaced(count, SCANNED):
+        try:
+            image = open_image(index)
+        except (OSError, ValueError, SyntaxError, TypeError) as error:
+            raise HFGenError(f"{name}: image {index} cannot be read: {error}\nMend or remove that file.") from error
+        modes[_true_mode(image)] += 1
+        sizes[image.size] += 1
+    notes = []
+    if any(mode.startswith("I") for mode in modes):
+        notes.append("16-bit images are scaled to 8 bits")
+    mode = _common_mode(modes)
+    if len(modes) > 1:
+        notes.append(f"modes {', '.join(sorted(modes))} are brought to {mode}")
+    return mode, sizes, notes
+
+
+def evenly_spaced(count: int, at_most: int) -> Iterable[int]:
+    return range(count) if count <= at_most else (i * count // at_most for i in range(at_most))
+
+
+def _true_mode(image: Image.Image) -> str:
+    return "RGBA" if image.mode == "PA" or "transparency" in image.info else image.mode
+
+
+def _common_mode(modes: Iterable[str]) -> str:
+    """L where all are grey, RGBA where all have alpha, else RGB."""
+    modes = set(modes)
+    if modes <= GREY_MODES:
+        return "L"
+    return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
+
+
+def _open_array(pixels: np.ndarray, index: int) -> Image.Image:
+    return Image.fromarray(_eight_bit(pixels[index]))
+
+
+def _open_row(records: Any, column: str, index: int) -> Image.Image:
+    """The image of a row of `datasets`; lazy: PIL reads the header only until the pixels are wanted."""
+    record = records[index][column]
+    if record["bytes"] is not None:
+        return _named(io.BytesIO(record["bytes"]), record["path"])
+    return _named(record["path"], record["path"])
+
+
+def _named(source: Any, path: str | None) -> Image.Image:
+    try:
+        return Image.open(source)
+    except Image.UnidentifiedImageError as error:
+        name = os.path.basename(path) if path else "no image file"
+        raise OSError(f"{name} is not an image that can be identified") from error
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """8-bit, in the mode; 16-bit grey is scaled, which PIL's own conversion would clip."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bit(np.asarray(image)))
+    elif image.mode == "F":
+        raise ValueError("float pixels have no known range; convert them to 8 or 16 bits")
+    if mode != "RGBA" and _true_mode(image) in ("RGBA", "LA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """[0, 65535] -> [0, 255], rounded; uint8 stays."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("pixels outside 0..65535")
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def resize(image: Image.Image, resolution: int, center_crop: bool = True) -> Image.Image:
+    """To a square; Lanczos, which filters before it shrinks. Images of that size pass unchanged."""
+    if image.size == (resolution, resolution):
+        return image
+    if not center_crop:
+        return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def _power_of_two(side: int) -> int:
+    return max(16, 1 << (max(side, 1).bit_length() - 1))
+
+
+def decode_all(
+    images: Images, resolution: int, center_crop: bool, progress: Callable[[Sequence[int]], Iterable[int]] = iter
+) -> Tensor:
+    """All images in memory: uint8, shape (N, C, resolution, resolution)."""
+    pixels = torch.empty((len(images), images.channels, resolution, resolution), dtype=torch.uint8)
+    for index in progress(range(len(images))):
+        pixels[index] = torch.from_numpy(images.decode(index, resolution, center_crop))
+    return pixels

@@ -1,0 +1,46 @@
+"""The moving average of a network's weights, with its buffers."""
+
+import contextlib
+from collections.abc import Iterator
+
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+
+class ModelEMA:
+    """diffusers' `EMAModel` over a network's whole state: parameters are averaged, buffers copied.
+
+    `EMAModel` by itself follows parameters only, and BatchNorm's statistics, masks and flags would be lost.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = model
+        self.average = EMAModel(self._state(), decay=decay, foreach=True)
+
+    def _state(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def step(self) -> None:
+        """Take in the weights after an optimizer step."""
+        self.average.step(self._state())
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the network holds the averaged weights."""
+        self.average.store(self._state())
+        self.average.copy_to(self._state())
+        try:
+            yield
+        finally:
+            self.average.restore(self._state())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged tensors by the network's own names."""
+        names = [name for name, _ in self.model.named_parameters()] + [n for n, _ in self.model.named_buffers()]
+        return dict(zip(names, self.average.shadow_params, strict=True))
+
+    def load_state_dict(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """The averaged tensors, after so many optimizer steps."""
+        for name, average in self.state_dict().items():
+            average.copy_(tensors[name])
+        self.average.optimization_step = steps

@@ -1,0 +1,56 @@
+"""What can go wrong, each with the exit code of the command line.
+
+A message says what happened, where, and what to do next, in at most six lines.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HFGenError(Exception):
+    """Something failed (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(HFGenError, ValueError):
+    """The call, the config file or the data cannot be used as asked (exit code 2)."""
+
+    exit_code = 2
+
+
+class CheckError(HFGenError):
+    """A check did not hold: a loss is NaN, a threshold is missed (exit code 3)."""
+
+    exit_code = 3
+
+
+class PluginError(HFGenError, ImportError):
+    """A family is unknown, ambiguous or fails to import."""
+
+
+class LoadError(HFGenError, OSError):
+    """A folder or repository cannot be loaded as a pipeline."""
+
+
+class Interrupted(HFGenError):
+    """A signal stopped the training after a checkpoint was written; `exit_code` is 128 + the signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known word, or the whole list where none is near.
+
+    >>> did_you_mean("dcgam", ["dcgan", "glow"])
+    " Did you mean 'dcgan'?"
+    >>> did_you_mean("zzz", ["dcgan", "glow"])
+    ' Known: dcgan, glow.'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(known)}." if known else " None is known."

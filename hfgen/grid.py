@@ -1,0 +1,47 @@
+"""Pictures of many images: a grid, and a latent walk."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+if TYPE_CHECKING:
+    from hfgen.pipeline import HFGenPipeline
+
+
+def image_grid(images: Sequence[Image.Image]) -> Image.Image:
+    """Row by row, about as many rows as columns; the last row is filled with black."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    blank = Image.new(images[0].mode, images[0].size)
+    return make_image_grid([*images, *[blank] * (rows * columns - len(images))], rows, columns)
+
+
+def draw(
+    pipeline: "HFGenPipeline",
+    seeds: Sequence[int],
+    class_labels: Sequence[int] | None = None,
+    batch_size: int = 64,
+    num_inference_steps: int | None = None,
+) -> list[Image.Image]:
+    """One PIL image per seed, drawn in batches; the batch size changes nothing but memory and speed."""
+    images: list[Image.Image] = []
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
+        labels = None if class_labels is None else class_labels[part]
+        images += pipeline(
+            seeds=seeds[part], class_labels=labels, num_inference_steps=num_inference_steps
+        ).images
+    return images
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write under another name first, so that a half-written picture never bears the real one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+    os.replace(temporary, path)

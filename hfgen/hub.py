@@ -1,0 +1,234 @@
+"""What is read from and written to a folder or a Hub: only JSON, text and safetensors; whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+
+from hfgen import __version__
+from hfgen.errors import HFGenError, LoadError
+
+if TYPE_CHECKING:
+    from hfgen.pipeline import HFGenPipeline
+
+INDEX = "model_index.json"
+READABLE = [INDEX, "README.md", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+
+# --- finding ----------------------------------------------------------------------------------------------------
+
+
+def local_folder(target: str, **kwargs: Any) -> str:
+    """The folder of a pipeline: `target` itself, or where its repository was downloaded to."""
+    if os.path.isdir(target):
+        return target
+    if os.path.exists(target) or target.startswith((".", "/", "~")) or target.count("/") > 1:
+        raise LoadError(f"{target!r} is no folder; a pipeline is a folder with a {INDEX}, or a repository id.")
+    return download(target, **kwargs)
+
+
+def download(repo_id: str, **kwargs: Any) -> str:
+    """Fetch what a pipeline may hold from a Hub repository; index and weights are of one commit.
+
+    Raises:
+        LoadError: no such repository, revision or right to read it; no connection and nothing cached.
+    """
+    known = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+    options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
+    try:
+        return snapshot_download(
+            repo_id, allow_patterns=READABLE, library_name="hfgen", library_version=__version__, **options
+        )
+    except RevisionNotFoundError as error:
+        raise LoadError(f"The repository {repo_id!r} has no revision {options.get('revision')!r}.") from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(
+            f"There is no folder and no readable repository {repo_id!r}.\n"
+            "A private repository needs `token=` or `hf auth login`."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise LoadError(
+            f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}") from error
+
+
+def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """`model_index.json`, its shape checked, the class name flattened to a string."""
+    path = Path(folder) / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoadError(f"{folder} holds no {INDEX}: it is no saved pipeline.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoadError(f"{path} is damaged: {_first_line(error)}") from error
+    check_index(index)
+    return index
+
+
+# --- checking ---------------------------------------------------------------------------------------------------
+
+
+def check_index(index: Any) -> None:
+    """Refuse an index of any other shape than a pipeline's; flatten a class name that names a code file."""
+    class_name = index.get("_class_name") if isinstance(index, dict) else None
+    if isinstance(class_name, list) and len(class_name) == 2:
+        class_name = index["_class_name"] = class_name[1]
+    if not isinstance(class_name, str):
+        raise LoadError(f"{INDEX} names no pipeline class.")
+    if not isinstance(index.get("_hfgen", {}), dict):
+        raise LoadError(f"{INDEX}: the entry '_hfgen' is not a dictionary.")
+    for name, value in index.items():
+        is_list = isinstance(value, list) and not name.startswith("_")
+        if is_list and any(isinstance(v, str) for v in value) and not _is_pair_of_strings(value):
+            raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")
+
+
+def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, library, class name) of each component of an index, absent optional ones left out."""
+    entries = [(n, v) for n, v in index.items() if not n.startswith("_") and _is_pair_of_strings(v)]
+    return [(name, library, class_name) for name, (library, class_name) in entries if library != "hfgen.components"]
+
+
+def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
+    """Each component that the index names has a readable config and readable weights, before any is loaded."""
+    from diffusers import ModelMixin
+
+    from hfgen import components
+
+    for name, value in index.items():
+        if name.startswith("_") or not _is_pair_of_strings(value) or name in kwargs:
+            continue
+        class_ = getattr(components, value[1])
+        config = "scheduler_config.json" if not issubclass(class_, torch.nn.Module) else "config.json"
+        if not (Path(folder) / name / config).is_file():
+            raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
+        if issubclass(class_, ModelMixin):
+            saved_keys(Path(folder) / name, kwargs.get("variant"))
+
+
+def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: Mapping[str, Any]) -> None:
+    """No parameter or buffer was left at its initial value (or on the meta device) for want of a saved tensor."""
+    from diffusers import ModelMixin
+
+    for name, model in pipeline.models().items():
+        if name in kwargs or not isinstance(model, ModelMixin):
+            continue
+        missing = set(model.state_dict()) - saved_keys(Path(folder) / name, kwargs.get("variant"))
+        if missing:
+            raise LoadError(
+                f"The weights of {name!r} are incomplete: {len(missing)} of {len(model.state_dict())} tensors are "
+                f"missing, such as {min(missing)!r}.\nThe file {name}/*.safetensors was not saved by this class."
+            )
+
+
+def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
+    """Names of all tensors in a component's safetensors files, of the variant where the folder has it."""
+    files = _weight_files(folder, variant) or _weight_files(folder, None)
+    if not files:
+        raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
+    keys: set[str] = set()
+    for file in files:
+        if not file.is_file():
+            raise LoadError(f"The weights of {folder.name!r} are incomplete: {folder.name}/{file.name} is missing.")
+        try:
+            with safe_open(file, "pt") as tensors:
+                keys |= set(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise LoadError(
+                f"{folder.name}/{file.name} is truncated or damaged: {_first_line(error)}\nFetch or save it again."
+            ) from error
+    return keys
+
+
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+    dot_variant = f".{variant}" if variant else ""
+    for shards in folder.glob(f"*.safetensors.index{dot_variant}.json"):
+        weight_map = json.loads(shards.read_text())["weight_map"]
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
+    return [whole] if whole.is_file() else []
+
+
+def _is_pair_of_strings(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
+
+
+@contextlib.contextmanager
+def clear_errors(target: str) -> Iterator[None]:
+    """Turn what the stack raises while loading into one error that names the target; keep the default dtype."""
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    except HFGenError as error:
+        raise type(error)(f"{target}: {error}") from error.__cause__
+    except (OSError, ValueError, RuntimeError, IndexError, KeyError, SafetensorError) as error:
+        raise LoadError(f"{target} cannot be loaded: {_first_line(error)}") from error
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def staged(folder: Path, merge: bool = False) -> Iterator[Path]:
+    """A folder to write into; on success its entries are moved into `folder`, on failure it vanishes.
+
+    Args:
+        merge: add to the subfolders that are there (a further variant of the weights) instead of replacing them.
+    """
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        yield staging
+        for entry in sorted(staging.iterdir(), key=lambda path: path.name == INDEX):
+            _move_into_place(entry, folder / entry.name, merge)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # only if empty
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into_place(entry: Path, place: Path, merge: bool) -> None:
+    if not place.is_dir():
+        os.replace(entry, place)
+    elif merge:
+        for file in entry.iterdir():
+            os.replace(file, place / file.name)
+    else:
+        old = entry.with_name(f"{entry.name}.old")
+        os.replace(place, old)
+        os.replace(entry, place)
+
+
+def strip_local_paths(folder: Path) -> None:
+    """Drop `_name_or_path`, perhaps a private path of this machine, from the components' configs."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,56 @@
+"""How many processes were asked for, and whether that many came together."""
+
+import os
+import re
+
+from hfgen.errors import HFGenError
+
+
+def check_world_size(num_processes: int) -> None:
+    """Stop where fewer processes train together than were launched.
+
+    On a CPU `accelerate launch --num_processes 2` starts one process without a word.
+
+    Raises:
+        HFGenError: with the command that does start them.
+    """
+    wanted = requested_processes()
+    if wanted is None or wanted == num_processes:
+        return
+    raise HFGenError(
+        f"{wanted} processes were asked for, but {num_processes} trains here; stopped rather than train alone.\n"
+        f"On a CPU, start them with: torchrun --nproc_per_node {wanted} hfgen/train.py ...\n"
+        "On GPUs: accelerate launch --multi_gpu --num_processes N hfgen/train.py ..."
+    )
+
+
+def requested_processes() -> int | None:
+    """What the launcher was told: WORLD_SIZE, else the `--num_processes` of the `accelerate launch` above us."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return num_processes_of(_parent_command())
+
+
+def num_processes_of(command: list[str]) -> int | None:
+    """The `--num_processes` of an `accelerate launch` command line; None for any other.
+
+    >>> num_processes_of(["python", "/bin/accelerate", "launch", "--num_processes", "2", "train.py"])
+    2
+    >>> num_processes_of(["bash"]) is None
+    True
+    """
+    text = "\0".join(command)
+    if "launch" not in command or "accelerate" not in text:
+        return None
+    found = re.search(r"--num[_-]processes[=\0](\d+)", text)
+    return int(found[1]) if found else None
+
+
+def _parent_command() -> list[str]:
+    import psutil  # a dependency of accelerate
+
+    try:
+        parent = psutil.Process().parent()
+        return parent.cmdline() if parent is not None else []
+    except psutil.Error:
+        return []

@@ -1,0 +1,104 @@
+"""Sources of randomness for a batch of images, of which each image's share depends on nothing else.
+
+Both give tensors of shape (B, *shape), where B is theirs to know.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed from any parts, the same in every process and version.
+
+    >>> key(0, "step", 1) == key(0, "step", 1) != key(0, "step", 2)
+    True
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Noise(Protocol):
+    """What a scheduler or a family draws from; `len` is the batch size B."""
+
+    def __len__(self) -> int: ...
+    def normal(self, *shape: int) -> Tensor: ...
+    def uniform(self, *shape: int) -> Tensor: ...
+    def integers(self, high: int) -> Tensor: ...
+
+
+class SeededNoise:
+    """One generator per image: image i depends on its own seed only, whatever stands beside it.
+
+    Args:
+        generators: one per image.
+        device: where the tensors are wanted. They are drawn where the generator lives, a CPU as a rule, so that
+            a seed gives the same picture on every device.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device | str = "cpu") -> None:
+        self.generators = list(generators)
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_seeds(cls, seeds: Sequence[int], device: torch.device | str = "cpu") -> "SeededNoise":
+        """Seeds are any integers of 64 bits."""
+        return cls([torch.Generator().manual_seed(int(seed)) for seed in seeds], device)
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1), shape (B, *shape), float32."""
+        return self._stack(lambda g: torch.randn(shape, generator=g, device=g.device))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U[0, 1), shape (B, *shape), float32."""
+        return self._stack(lambda g: torch.rand(shape, generator=g, device=g.device))
+
+    def integers(self, high: int) -> Tensor:
+        """Integers in [0, high), shape (B,), int64."""
+        return self._stack(lambda g: torch.randint(high, (), generator=g, device=g.device))
+
+    def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([draw(generator) for generator in self.generators]).to(self.device)
+
+
+class StepNoise:
+    """The noise of one micro-batch of one optimizer step, keyed by (seed, step).
+
+    It is drawn for the global batch, of which this process takes its slice: so the result depends neither on the
+    number of processes nor on how the batch is split to accumulate gradients.
+
+    Args:
+        rows: the micro-batch's place in the global batch.
+        global_batch_size: images of all processes and micro-batches together.
+    """
+
+    def __init__(
+        self, seed: int, step: int, rows: slice, global_batch_size: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.generator = torch.Generator(device).manual_seed(key(seed, "noise", step))
+        self.rows = rows
+        self.global_batch_size = global_batch_size
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1), shape (B, *shape), float32."""
+        full = (self.global_batch_size, *shape)
+        return torch.randn(full, generator=self.generator, device=self.generator.device)[self.rows]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """U[0, 1), shape (B, *shape), float32."""
+        full = (self.global_batch_size, *shape)
+        return torch.rand(full, generator=self.generator, device=self.generator.device)[self.rows]
+
+    def integers(self, high: int) -> Tensor:
+        """Integers in [0, high), shape (B,), int64."""
+        full = (self.global_batch_size,)
+        return torch.randint(high, full, generator=self.generator, device=self.generator.device)[self.rows]

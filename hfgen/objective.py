@@ -1,0 +1,95 @@
+"""Objective: turns a batch into losses, and says by its order what is stepped when."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from hfgen.noise import Noise
+
+if TYPE_CHECKING:
+    from hfgen.pipeline import HFGenPipeline
+
+Batch = Mapping[str, Tensor]
+
+
+class Update(NamedTuple):
+    """One optimizer step: minimise `loss` in `component`.
+
+    Attributes:
+        component: name of the pipeline's component whose optimizer steps.
+        loss: a scalar in float32.
+        metrics: further scalars to log, beside `<component>_loss`.
+    """
+
+    component: str
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = {}
+
+
+class Objective:
+    """Base of all objectives.
+
+    The signature of a subclass's `__init__` is its config: first the components that it needs, by their names in the
+    pipeline, then its own options, each with a default. The trainer hands it the components as Accelerate prepared
+    them, so that calling one is the training computation; none but the scheduler is sure to have a `.config`.
+
+    Attributes:
+        noise: where `training_step` draws from; the trainer keys it by (seed, step), for the global batch.
+    """
+
+    noise: Noise
+
+    def training_step(self, batch: Batch) -> Iterator[Update]:
+        """Yield one `Update` per optimizer step; code after a yield runs after that step.
+
+        Args:
+            batch: `pixel_values` (B, C, H, W), float in [-1, 1]; `class_labels` (B,), int64, where the model is
+                class-conditional.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def refresh_statistics(cls, pipeline: "HFGenPipeline") -> None:
+        """Recompute what the weights imply but averaging them does not give, such as BatchNorm's statistics.
+
+        Called on a pipeline that holds the averaged weights, before it samples or is saved. Must not depend on, or
+        disturb, the random state of the training.
+        """
+
+
+_frozen_depth: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Parameter]]] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within, the module's parameters take no gradient, while gradients still flow through it to its input.
+
+    It saves their computation (and, under DDP, their reduction), and keeps a stale gradient out of the module's next
+    step. May be entered more than once: the accumulated micro-batches of a step are inside at the same time.
+    """
+    depth, parameters = _frozen_depth.get(module, (0, []))
+    if depth == 0:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    _frozen_depth[module] = (depth + 1, parameters)
+    try:
+        yield
+    finally:
+        depth, parameters = _frozen_depth.pop(module)
+        if depth > 1:
+            _frozen_depth[module] = (depth - 1, parameters)
+        else:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+
+def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
+    """The objective of a pipeline: it is given the components that its signature names, and its options."""
+    from hfgen.arguments import signature_of
+
+    wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
+    return objective_class(**wanted, **options)

@@ -1,0 +1,351 @@
+"""HFGenPipeline: a DiffusionPipeline that dispatches to its family, builds itself from a config, and saves whole."""
+
+import contextlib
+import json
+import os
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor, nn
+
+from hfgen import __version__, hub, registry
+from hfgen.arguments import check_options, signature_of
+from hfgen.components import component_class
+from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
+from hfgen.noise import Noise, SeededNoise
+from hfgen.objective import Objective
+
+Config = dict[str, Any]
+
+
+class HFGenPipeline(DiffusionPipeline):
+    """Base class of every family, and the front door to all of them.
+
+    A family is declared by class attributes, its components by the annotations of its `__init__`:
+
+    Attributes:
+        objective_class: what its training minimises.
+        training_defaults: values of `TrainingArguments` that differ for this family.
+        ema_components: components whose weights are averaged for sampling.
+        description: one line, for `hfgen info` and cards.
+        references: papers, as "Authors (year), title, arXiv:id".
+    """
+
+    objective_class: ClassVar[type[Objective]]
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    ema_components: ClassVar[tuple[str, ...]] = ()
+    description: ClassVar[str] = ""
+    references: ClassVar[tuple[str, ...]] = ()
+
+    # --- building -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def component_classes(cls) -> dict[str, type]:
+        """Component name -> class, read from the annotations of `__init__`."""
+        return {name: _not_none(parameter.annotation) for name, parameter in signature_of(cls).items()}
+
+    @classmethod
+    def default_configs(
+        cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, Config]
+    ) -> dict[str, Config]:
+        """Component name -> config for data of this shape; `overrides` wins afterwards, and may be consulted."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, sample_size: int, in_channels: int, num_classes: int | None = None, **overrides: Any) -> Self:
+        """An untrained pipeline for images of shape (in_channels, sample_size, sample_size).
+
+        Args:
+            num_classes: makes it class-conditional.
+            overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`.
+
+        Raises:
+            UsageError: an override that no component takes, or a shape that the family cannot make.
+        """
+        nested = nest_options(overrides)
+        classes = cls.component_classes()
+        for name, options in nested.items():
+            if name not in classes:
+                raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
+            nested[name] = check_options(classes[name], options, prefix=name)
+        configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
+        pipeline = cls(**{
+            name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()
+        })
+        for model in pipeline.models().values():
+            model.eval()
+        return pipeline
+
+    def models(self) -> dict[str, nn.Module]:
+        """The components that are networks."""
+        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of a class-conditional model, else None."""
+        configs = (getattr(model, "config", {}) for model in self.models().values())
+        return next((config["num_classes"] for config in configs if config.get("num_classes")), None)
+
+    # --- sampling -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seeds: Sequence[int] | None = None,
+        class_labels: Sequence[int] | Tensor | int | None = None,
+        num_inference_steps: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw images.
+
+        Image i of a seed is the same picture whatever the batch size, the order or the number of processes.
+
+        Args:
+            batch_size: number of images; with `seeds` or a list of generators, their number counts.
+            generator: one generator, from which image after image takes its own seed; or one for each image.
+            seeds: one for each image.
+            class_labels: one for all images or one for each, of a class-conditional model; drawn if not given.
+            num_inference_steps: for families that sample in many steps.
+            output_type: `"pil"`, `"np"` (B, H, W, C in [0, 1]), `"pt"` (B, C, H, W in [0, 1]).
+
+        Raises:
+            UsageError: arguments that contradict each other or that this model does not take.
+        """
+        noise = self._noise(batch_size, generator, seeds)
+        with evaluating(self.models().values()):
+            labels = self._labels(class_labels, noise)
+            images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps)
+        images = postprocess(images, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def sample(
+        self, noise: SeededNoise, class_labels: Tensor | None = None, num_inference_steps: int | None = None
+    ) -> Tensor:
+        """Images in [-1, 1], shape (B, C, H, W). One-step families: `decode` of a latent drawn from the prior."""
+        self.scheduler.set_timesteps(num_inference_steps)
+        return self.decode(self.latents(noise), class_labels=class_labels)
+
+    def latents(self, noise: Noise) -> Tensor:
+        """Latents to sample from, as the scheduler draws them."""
+        return self.scheduler.sample(noise)
+
+    def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The image of each latent, in [-1, 1]."""
+        raise self._cannot("decode", "it defines no map from latents to images")
+
+    def encode(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The latent of each image in [-1, 1]."""
+        raise self._cannot("encode", "it defines no map from images to latents")
+
+    def reconstruct(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """`decode(encode(images))`."""
+        return self.decode(self.encode(images, class_labels=class_labels), class_labels=class_labels)
+
+    def log_likelihood(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """log p(x) of each image in nats, shape (B,)."""
+        raise self._cannot("log_likelihood", "it defines no density of images")
+
+    def interpolate(
+        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
+    ) -> Iterator[Any]:
+        """PIL frames of a walk through latent space that visits each seed's image in turn and returns to the first.
+
+        With class labels, the frames between two seeds keep the label of the first.
+        """
+        if len(seeds) < 2:
+            raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
+        noise = self._noise(len(seeds), None, seeds)
+        with torch.no_grad(), evaluating(self.models().values()):
+            labels, latents = self._labels(class_labels, noise), self.latents(noise)
+            for frame in range(num_frames):
+                place = frame * len(seeds) / num_frames
+                start, t = int(place), place % 1
+                end = (start + 1) % len(seeds)
+                z = self.scheduler.interpolate(latents[start : start + 1], latents[end : end + 1], t)
+                label = None if labels is None else labels[start : start + 1]
+                yield postprocess(self.decode(z, class_labels=label), "pil")[0]
+
+    def _noise(self, batch_size: int, generator: Any, seeds: Sequence[int] | None) -> SeededNoise:
+        if generator is not None and seeds is not None:
+            raise UsageError("Give either generator or seeds, not both.")
+        if batch_size < 1 or (seeds is not None and len(seeds) == 0):
+            raise UsageError(f"batch_size is {batch_size}; at least one image must be asked for.")
+        if isinstance(generator, Sequence):
+            return SeededNoise(generator, self._execution_device)
+        if seeds is None:
+            seeds = [draw_seed(generator) for _ in range(batch_size)]
+        return SeededNoise.from_seeds(seeds, self._execution_device)
+
+    def _labels(self, class_labels: Any, noise: SeededNoise) -> Tensor | None:
+        if self.num_classes is None:
+            if class_labels is not None:
+                raise UsageError("This model is not class-conditional; it takes no class_labels.")
+            return None
+        if class_labels is None:
+            return noise.integers(self.num_classes)
+        labels = torch.as_tensor(class_labels, dtype=torch.int64, device=noise.device)
+        labels = labels.expand(len(noise)) if labels.ndim == 0 else labels
+        if len(labels) != len(noise):
+            raise UsageError(f"{len(labels)} class_labels for {len(noise)} images.")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise UsageError(f"class_labels must lie in 0..{self.num_classes - 1}.")
+        return labels
+
+    def _cannot(self, what: str, why: str) -> HFGenError:
+        return UsageError(f"{type(self).__name__} has no {what}: {why}.")
+
+    # --- loading ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Load a folder or a repository as the family that it was saved by.
+
+        Takes the arguments of `DiffusionPipeline.from_pretrained` (`dtype`, `variant`, `revision`, `token`,
+        `device_map`, components by name ...), except those that run code of the repository. Components are looked up
+        among installed classes; weights are read from safetensors only.
+
+        Raises:
+            LoadError: the folder or repository is missing, incomplete, damaged, or names what is not installed.
+            PluginError: two installed plugins claim the pipeline's class, or its plugin fails to import.
+        """
+        for refused in ("trust_remote_code", "custom_pipeline"):
+            if kwargs.pop(refused, None):
+                raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
+        target = str(pretrained_model_name_or_path)
+        kwargs["use_safetensors"] = True
+        folder = hub.local_folder(target, **kwargs)
+        with hub.clear_errors(target):
+            family = cls._dispatch(hub.read_index(folder))
+            hub.check_component_files(folder, family.load_config(folder), kwargs)
+            pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
+            hub.check_weights_are_complete(folder, pipeline, kwargs)
+        return pipeline
+
+    @classmethod
+    def _dispatch(cls, index: Config) -> type[Self]:
+        """The installed class that an index names: hfgen's own where it is said, else the pipeline's class name."""
+        class_name = index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+        if cls.__name__ == class_name:
+            return cls  # a class that its user has imported needs no registration
+        family = registry.find_by_class(class_name)
+        if family is None:
+            raise PluginError(
+                f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
+                "Install the plugin it belongs to, if you trust it; `hfgen list models` shows what is installed."
+            )
+        found = family.load()
+        if not issubclass(found, cls):
+            raise LoadError(f"This is a {class_name}, not a {cls.__name__}; load it with HFGenPipeline.")
+        return found
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """`model_index.json`, with each component redirected to an installed class (`hfgen.components`)."""
+        loaded = super().load_config(*args, **kwargs)
+        index = loaded[0] if isinstance(loaded, tuple) else loaded
+        hub.check_index(index)
+        for name, library, class_name in hub.component_entries(index):
+            component_class(library, class_name)
+            index[name] = ["hfgen.components", f"{library}:{class_name}"]
+        return loaded
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch a repository's configs and safetensors, nothing else; return the local folder."""
+        return hub.download(pretrained_model_name, **kwargs)
+
+    # --- saving -------------------------------------------------------------------------------------------------
+
+    def to_json_string(self) -> str:
+        """`model_index.json`: without the path it was loaded from, with what loads it again."""
+        index = json.loads(super().to_json_string())
+        index.pop("_name_or_path", None)
+        index["_hfgen"] = self._origin()
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def _origin(self) -> dict[str, str]:
+        family = registry.family_of(type(self))
+        origin = {"version": __version__, "pipeline": type(self).__name__}
+        if family is not None:
+            origin |= {"family": family.name, "distribution": family.distribution}
+        return origin
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+        """Save into a folder: all of it or nothing.
+
+        Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what
+        was there before. Takes `variant`, `max_shard_size` as `DiffusionPipeline.save_pretrained`. Saving without a
+        variant replaces each component's folder, so that no shard of an older save stays behind.
+
+        Raises:
+            UsageError: asked for pickled weights or to push.
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise UsageError("save_pretrained does not push; call push_to_hub.")
+        if not kwargs.get("safe_serialization", True):
+            raise UsageError("hfgen saves safetensors only.")
+        with hub.staged(Path(save_directory), merge=kwargs.get("variant") is not None) as staging:
+            super().save_pretrained(str(staging), **kwargs)
+            hub.strip_local_paths(staging)
+
+
+def postprocess(images: Tensor, output_type: str = "pil") -> Any:
+    """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
+    return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """The next image's own seed, from the caller's generator or the global one."""
+    device = generator.device if generator is not None else "cpu"
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
+@contextlib.contextmanager
+def evaluating(models: Any) -> Iterator[None]:
+    """Within, the networks are in eval mode: BatchNorm in training mode would mix the images of a batch."""
+    training = [model for model in models if model.training]
+    for model in training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in training:
+            model.train()
+
+
+def _not_none(hint: Any) -> type:
+    """The class of an optional component: `X | None` -> `X`."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return parts[0] if parts else hint
+
+
+def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
+    """`{"generator.width": 8, "scheduler": {"temperature": 1}}` -> `{"generator": {...}, "scheduler": {...}}`.
+
+    >>> nest_options({"generator.width": 8, "scheduler": {"temperature": 1}})
+    {'generator': {'width': 8}, 'scheduler': {'temperature': 1}}
+    """
+    nested: dict[str, Config] = {}
+    for key, value in options.items():
+        name, dot, option = key.partition(".")
+        if not dot and not isinstance(value, Mapping):
+            raise UsageError(f"{key!r} is no option of the model; write COMPONENT.{key}.")
+        nested.setdefault(name, {}).update({option: value} if dot else value)
+    return nested
+
+
+def _provenance(index: Config) -> str:
+    origin = index.get("_hfgen")
+    if not isinstance(origin, dict) or "distribution" not in origin:
+        return ""
+    return f", which was saved by the distribution {str(origin['distribution'])!r}"

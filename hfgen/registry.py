@@ -1,0 +1,170 @@
+"""Entry points -> families.
+
+A family is a pipeline class registered by an entry point of the group `hfgen.families`. Its name is what people
+type; the class name (`ep.attr`) is what `model_index.json` holds. Both are metadata, so that listing imports
+nothing, and a plugin that fails to import hurts only who asks for it.
+"""
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hfgen.errors import PluginError, UsageError, did_you_mean
+
+GROUP = "hfgen.families"
+BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
+
+
+@dataclass(frozen=True)
+class Family:
+    """A registered family: metadata only, until `load()` imports its class."""
+
+    name: str
+    class_name: str
+    module: str
+    distribution: str
+    version: str
+    pipeline_class: type | None = None  # given where the family was registered by hand
+
+    @property
+    def is_built_in(self) -> bool:
+        return self.distribution == BUILT_IN
+
+    @property
+    def source(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    def load(self) -> type:
+        """Import and return the pipeline class.
+
+        Raises:
+            PluginError: the module fails to import, or holds no such pipeline class.
+        """
+        if self.pipeline_class is not None:
+            return self.pipeline_class
+        try:
+            entry_point = importlib.metadata.EntryPoint(self.name, f"{self.module}:{self.class_name}", GROUP)
+            pipeline_class = entry_point.load()
+        except Exception as error:
+            raise PluginError(
+                f"Family {self.name!r} of {self.source} failed to import: {type(error).__name__}: {error}\n"
+                f"Mend or remove that distribution, or leave it out with HFGEN_PLUGINS."
+            ) from error
+        _require_pipeline(self, pipeline_class)
+        return pipeline_class
+
+
+def list_families() -> list[Family]:
+    """All enabled families, built-ins first, conflicting ones included; imports none of them."""
+    entry_points = importlib.metadata.entry_points(group=GROUP)
+    installed = [_from_entry_point(entry_point) for entry_point in entry_points]
+    enabled = _enabled_distributions()
+    families = [f for f in installed if f.is_built_in or enabled is None or f.distribution in enabled]
+    return sorted([*families, *_registered.values()], key=lambda f: (not f.is_built_in, f.name, f.distribution))
+
+
+def get_family(name: str) -> Family:
+    """The family that `name` stands for.
+
+    Raises:
+        PluginError: no enabled distribution registers the name, or two do.
+    """
+    families = list_families()
+    named = _undisputed([f for f in families if f.name == name], f"the family name {name!r}")
+    if named is None:
+        raise PluginError(
+            f"No family is called {name!r}.{did_you_mean(name, {f.name for f in families})}\n"
+            "`hfgen list models` shows what is installed."
+        )
+    return named
+
+
+def find_by_class(class_name: str) -> Family | None:
+    """The family whose pipeline class bears this name, as `model_index.json` stores it; None if there is none."""
+    named = [f for f in list_families() if f.class_name == class_name]
+    return _undisputed(named, f"the pipeline class {class_name!r}")
+
+
+def family_of(pipeline_class: type) -> Family | None:
+    """The family that registers this very class."""
+    for family in list_families():
+        if (family.module, family.class_name) == (pipeline_class.__module__, pipeline_class.__name__):
+            return family
+    return None
+
+
+def register_family(name: str, pipeline_class: type) -> None:
+    """Register a class by hand, for notebooks and tests; a later call with the same class is harmless.
+
+    Raises:
+        UsageError: the name or the class name is taken, or the class is no `HFGenPipeline`.
+    """
+    family = Family(
+        name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class
+    )
+    _require_pipeline(family, pipeline_class)
+    for other in list_families():
+        taken = other.name == name or other.class_name == family.class_name
+        if taken and other.pipeline_class is not pipeline_class:
+            raise UsageError(f"{name!r} ({family.class_name}) is taken by {other.name!r} of {other.source}.")
+    _registered[name] = family
+
+
+_registered: dict[str, Family] = {}
+
+
+def conflict(family: Family, families: Iterable[Family]) -> str | None:
+    """Why `family` cannot be had under its name or class name; None where it can."""
+    for other in families:
+        same = other.name == family.name or other.class_name == family.class_name
+        if same and other.distribution != family.distribution and not family.is_built_in:
+            return f"clashes with {other.name!r} of {other.source}"
+    return None
+
+
+def _undisputed(families: list[Family], what: str) -> Family | None:
+    built_in = [f for f in families if f.is_built_in]
+    families = built_in or families
+    if len(families) > 1:
+        claims = ", ".join(sorted(f"{f.source} ({f.module})" for f in families))
+        raise PluginError(
+            f"{len(families)} distributions claim {what}: {claims}.\n"
+            "Remove one, or name those to use: HFGEN_PLUGINS=distribution,..."
+        )
+    return families[0] if families else None
+
+
+def _enabled_distributions() -> set[str] | None:
+    listed = os.environ.get("HFGEN_PLUGINS")
+    if listed is None:
+        return None
+    return {_normalized(name) for name in listed.split(",") if name.strip()}
+
+
+def _from_entry_point(entry_point: importlib.metadata.EntryPoint) -> Family:
+    name, version = _distribution(entry_point)
+    return Family(entry_point.name, entry_point.attr, entry_point.module, name, version)
+
+
+def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    distribution = entry_point.dist
+    if distribution is None:
+        return "unknown distribution", ""
+    return _normalized(distribution.name), distribution.version
+
+
+@functools.cache
+def _normalized(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def _require_pipeline(family: Family, pipeline_class: Any) -> None:
+    from hfgen.pipeline import HFGenPipeline
+
+    if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, HFGenPipeline)):
+        raise PluginError(
+            f"Family {family.name!r} of {family.source} is no HFGenPipeline: {family.module}:{family.class_name}."
+        )

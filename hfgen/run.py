@@ -1,0 +1,159 @@
+"""One training run, from a resolved config to a finished run folder."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hfgen import checkpoint, run_folder
+from hfgen.arguments import RunConfig
+from hfgen.card import write_card
+from hfgen.data import Images, load_images
+from hfgen.errors import HFGenError, UsageError
+from hfgen.noise import key
+from hfgen.pipeline import HFGenPipeline
+from hfgen.plots import plot_losses
+from hfgen.trainer import Trainer
+
+Facts = dict[str, Any]
+
+
+def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> Facts:
+    """Train, and leave a run folder that `HFGenPipeline.from_pretrained` reads.
+
+    Args:
+        say: called with each line for the user.
+
+    Returns:
+        the summary of the run: folder, steps, seconds, last metrics.
+    """
+    images = find_images(config)
+    pipeline = build(config, pipeline_class, images)
+    for line in describe(config, pipeline, images):
+        say(line)
+    trainer = Trainer(pipeline, images, config.arguments, folder, config.components.get("objective"))
+    resume_from = config.arguments.resume_from_checkpoint
+    place = checkpoint.find_checkpoint(resume_from, folder) if resume_from else None
+    if place is not None:
+        trainer.resume(place)
+        say(f"resumed from {place}, step {trainer.step}")
+    if trainer.accelerator.is_main_process:
+        writable(folder, lambda: run_folder.write_start(folder, full_config(config, pipeline), facts(trainer)))
+        say(f"run folder {folder}")
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        plot_losses(run_folder.read_metrics(folder), folder / "plots" / "loss.png")
+        write_card(folder)
+    return summary(trainer, folder)
+
+
+def find_images(config: RunConfig) -> Images:
+    """The data set that the arguments name."""
+    a = config.arguments
+    name = a.dataset_name or a.train_data_dir
+    if not name:
+        raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
+    return load_images(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+
+
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images) -> HFGenPipeline:
+    """The untrained pipeline for these images; the same weights in every process."""
+    a = config.arguments
+    if a.class_conditional and images.num_classes is None:
+        raise UsageError(f"{images.name} has no class labels, which class_conditional needs.")
+    overrides = {name: options for name, options in config.components.items() if name != "objective"}
+    torch.manual_seed(key(a.seed, "weights"))
+    return pipeline_class.build(
+        a.resolution or images.resolution(),
+        images.channels,
+        images.num_classes if a.class_conditional else None,
+        **overrides,
+    )
+
+
+def full_config(config: RunConfig, pipeline: HFGenPipeline) -> Facts:
+    """The config with every component's own options spelled out, so that it stays true when defaults change."""
+    flat = config.to_dict()
+    for name, component in pipeline.components.items():
+        if component is not None:
+            flat[name] = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def describe(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Iterator[str]:
+    """What was inferred from the data, and what is trained."""
+    resolution = config.arguments.resolution or images.resolution()
+    notes = "".join(f"; {note}" for note in images.notes)
+    labels = f", {images.num_classes} classes" if images.num_classes else ""
+    yield f"{images.name}: {len(images):,} images, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    for row in component_rows(pipeline):
+        yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
+
+
+def component_rows(pipeline: HFGenPipeline) -> list[Facts]:
+    """Name, class and number of parameters of each network."""
+    return [
+        {
+            "name": name,
+            "class_name": type(model).__name__,
+            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        }
+        for name, model in pipeline.models().items()
+    ]
+
+
+def facts(trainer: Trainer) -> Facts:
+    """What env.json says beside versions and hardware."""
+    images = trainer.batches.images
+    return {
+        "global_batch_size": trainer.layout.global_batch_size,
+        "num_processes": trainer.layout.num_processes,
+        "components": component_rows(trainer.pipeline),
+        "data": {
+            "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
+            "dataset_id": images.dataset_id,
+            "count": len(images),
+            "channels": images.channels,
+            "resolution": trainer.batches.resolution,
+        },
+    }
+
+
+def summary(trainer: Trainer, folder: Path) -> Facts:
+    last = run_folder.read_metrics(folder)[-1]
+    return {"output_dir": str(folder), "steps": trainer.step, "seconds": last["seconds"], "metrics": last}
+
+
+def writable(folder: Path, write: Any) -> None:
+    """Run `write`; what keeps it from writing is one clear error."""
+    try:
+        write()
+    except OSError as error:
+        raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error
+
+
+def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) -> str:
+    """Build everything and take two steps, writing nothing; return the resolved config as YAML."""
+    images = find_images(config)
+    pipeline = build(config, pipeline_class, images)
+    for line in describe(config, pipeline, images):
+        say(line)
+    resolved = yaml.safe_dump(full_config(config, pipeline), sort_keys=False)
+    trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
+    micro_batches = next(trainer.batches.steps(0, 1))
+    trainer.train_step(micro_batches)
+    start = time.perf_counter()
+    trainer.train_step(micro_batches)
+    seconds = time.perf_counter() - start
+    say(
+        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s just now, "
+        f"so about {seconds * trainer.last_step / 60:.1f} min in all. Nothing was written."
+    )
+    return resolved

@@ -1,0 +1,91 @@
+"""The scheduler of one-step families: the prior p(z), and how a sample is drawn from it."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from hfgen.errors import UsageError
+from hfgen.noise import Noise
+
+
+class PriorScheduler(SchedulerMixin, ConfigMixin):
+    """Draws latents from the prior; one step, so `timesteps == [0]`.
+
+    Args:
+        latent_shape: shape of one latent, without the batch.
+        distribution: `"normal"` is N(0, 1) in each element, `"uniform"` is U(-1, 1).
+        temperature: the standard deviation that a normal prior is sampled with, as in Glow (Kingma & Dhariwal 2018,
+            section 6: 0.7). Training always draws at temperature 1.
+        truncation: elements of a normal prior beyond this many standard deviations are drawn anew
+            (Brock et al. 2018, "the truncation trick"); None draws the whole distribution.
+
+    Raises:
+        UsageError: a value outside its range, or a truncation or temperature of a uniform prior.
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_shape: Sequence[int] = (100,),
+        distribution: Literal["normal", "uniform"] = "normal",
+        temperature: float = 1.0,
+        truncation: float | None = None,
+    ) -> None:
+        if distribution not in ("normal", "uniform"):
+            raise UsageError(f"scheduler.distribution is {distribution!r}; it can be 'normal' or 'uniform'.")
+        if not latent_shape or any(int(n) < 1 for n in latent_shape):
+            raise UsageError(f"scheduler.latent_shape is {list(latent_shape)}; it needs positive sizes.")
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise UsageError(f"scheduler.temperature is {temperature}; it must be at least 0.")
+        if truncation is not None and not truncation > 0:
+            raise UsageError(f"scheduler.truncation is {truncation}; it must be above 0.")
+        if distribution == "uniform" and (temperature != 1.0 or truncation is not None):
+            raise UsageError("scheduler: temperature and truncation belong to a normal prior, not a uniform one.")
+        self.timesteps = torch.zeros(1, dtype=torch.int64)
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str = "cpu") -> None:
+        """There is one step; any other number is an error."""
+        if num_inference_steps not in (None, 1):
+            raise UsageError(f"This model samples in one step; num_inference_steps={num_inference_steps}.")
+        self.timesteps = self.timesteps.to(device)
+
+    def sample_prior(self, noise: Noise) -> Tensor:
+        """Latents as training sees them, at temperature 1 and untruncated: (B, *latent_shape)."""
+        if self.config.distribution == "uniform":
+            return noise.uniform(*self.config.latent_shape) * 2 - 1
+        return noise.normal(*self.config.latent_shape)
+
+    def sample(self, noise: Noise) -> Tensor:
+        """Latents to sample images from: (B, *latent_shape), at the set temperature and truncation."""
+        if self.config.distribution == "uniform":
+            return self.sample_prior(noise)
+        if self.config.truncation is None:
+            return noise.normal(*self.config.latent_shape) * self.config.temperature
+        return self._truncated(noise) * self.config.temperature
+
+    def _truncated(self, noise: Noise) -> Tensor:
+        """The normal distribution on [-t, t] by its inverse distribution function: one draw per element."""
+        mass = math.erf(self.config.truncation / math.sqrt(2))
+        u = noise.uniform(*self.config.latent_shape).double() * 2 - 1
+        z = math.sqrt(2) * torch.erfinv(u * mass)
+        return z.clamp(-self.config.truncation, self.config.truncation).float()
+
+    def interpolate(self, start: Tensor, end: Tensor, t: float) -> Tensor:
+        """The latent a fraction t of the way: along the great circle for a normal prior (White 2016, "Sampling
+        generative networks", section 3), along the straight line for a uniform one. Shapes (B, *latent_shape)."""
+        if self.config.distribution == "uniform":
+            return torch.lerp(start, end, t)
+        a, b = start.flatten(1), end.flatten(1)
+        cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
+        omega = torch.arccos(cosine)[:, None]
+        near = omega.sin().abs() < 1e-4
+        weight_a = torch.where(near, torch.full_like(omega, 1 - t), torch.sin((1 - t) * omega) / omega.sin())
+        weight_b = torch.where(near, torch.full_like(omega, t), torch.sin(t * omega) / omega.sin())
+        return (weight_a * a + weight_b * b).reshape(start.shape)

@@ -1,0 +1,405 @@
+"""The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers.optimization import SchedulerType, get_scheduler
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from hfgen import checkpoint, grid
+from hfgen.arguments import TrainingArguments
+from hfgen.batches import Batches, Layout
+from hfgen.data import Images
+from hfgen.ema import ModelEMA
+from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError, did_you_mean
+from hfgen.launch import check_world_size
+from hfgen.noise import StepNoise, key
+from hfgen.objective import Objective, Update, build_objective
+from hfgen.pipeline import HFGenPipeline
+from hfgen.progress import Progress
+from hfgen.run_folder import Metrics
+from hfgen.stop_signal import StopSignal
+
+
+class Trainer:
+    """Trains a pipeline's components on images, in one process or many.
+
+    Args:
+        pipeline: as `HFGenPipeline.build` makes it; trained in place.
+        images: the data, as `load_images` found them.
+        arguments: the training arguments.
+        folder: the run folder; None trains without writing anything.
+        objective_options: options of the family's objective.
+
+    Raises:
+        UsageError: the arguments contradict the data or the machine.
+        HFGenError: another number of processes than was asked for.
+    """
+
+    def __init__(
+        self,
+        pipeline: HFGenPipeline,
+        images: Images,
+        arguments: TrainingArguments,
+        folder: Path | None = None,
+        objective_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipeline, self.arguments, self.folder = pipeline, arguments, folder
+        self.accelerator = make_accelerator(arguments, folder)
+        self.progress = Progress(self.accelerator.is_main_process)
+        self.batches = self._batches(images)
+        self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
+        self.step = 0
+        self._prepare_models(objective_options or {})
+        self.emas = {
+            name: ModelEMA(pipeline.models()[name], arguments.ema_decay)
+            for name in pipeline.ema_components
+            if arguments.use_ema
+        }
+        self.metrics: Metrics | None = None
+        self.sums: dict[str, Tensor] = {}
+        self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
+
+    def _batches(self, images: Images) -> Batches:
+        a = self.arguments
+        return Batches(
+            images,
+            a.resolution or images.resolution(),
+            self.layout,
+            a.seed,
+            self.accelerator.device,
+            center_crop=a.center_crop,
+            random_flip=a.random_flip,
+            class_conditional=a.class_conditional,
+            memory_limit=a.data_memory_limit * 2**30,
+            num_workers=a.dataloader_num_workers,
+            progress=self.progress.decoding,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        accelerator = self.accelerator
+        a = self.arguments
+        return Layout(
+            a.train_batch_size,
+            accelerator.num_processes,
+            accelerator.process_index,
+            a.gradient_accumulation_steps,
+        )
+
+    def _prepare_models(self, objective_options: Mapping[str, Any]) -> None:
+        """Each network is prepared on its own: one DDP wrapper round two would expect both to step together."""
+        components = dict(self.pipeline.components)
+        self.models: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Any] = {}
+        self.lr_schedulers: list[Any] = []
+        for name, model in self.pipeline.models().items():
+            if self.arguments.channels_last:
+                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.train()
+            optimizer = make_optimizer(model, self.arguments)
+            self.lr_schedulers.append(self._lr_scheduler(optimizer))
+            prepared, self.optimizers[name] = self.accelerator.prepare(model, optimizer)
+            self.models[name] = components[name] = prepared
+        self.objective = build_objective(self.pipeline.objective_class, components, objective_options)
+
+    def _lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Counted in optimizer steps, whatever the number of processes."""
+        names = [s.value for s in SchedulerType]
+        if self.arguments.lr_scheduler not in names:
+            name = self.arguments.lr_scheduler
+            raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
+        return get_scheduler(
+            self.arguments.lr_scheduler, optimizer, self.arguments.lr_warmup_steps, self.last_step
+        )
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train to the last step; then draw the final grid and save the pipeline.
+
+        Raises:
+            CheckError: a loss is not finite.
+            Interrupted: SIGINT or SIGTERM, after a checkpoint.
+        """
+        with self.progress.training(self.step, self.last_step):
+            for _ in self.steps():
+                pass
+        self._save_pipeline()
+        self.accelerator.end_training()
+
+    def steps(self) -> Iterator[int]:
+        """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
+        self.clock = time.perf_counter()
+        if self.folder is not None and self.accelerator.is_main_process:
+            self.metrics = Metrics(self.folder, resumed_step=self.step)
+        with StopSignal() as stop:
+            for micro_batches in self.batches.steps(self.step, self.last_step):
+                self.train_step(micro_batches)
+                self.step += 1
+                self._account()
+                self._stop_if_asked(stop)
+                yield self.step
+            self._stop_if_asked(stop)
+
+    def train_step(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """One step of every optimizer that the objective yields.
+
+        The micro-batches advance together: each optimizer steps on the mean gradient of all of them before any goes
+        on to its next loss. So k accumulated micro-batches equal one batch, for alternating objectives too.
+        """
+        noises = [self._noise(micro) for micro in range(len(micro_batches))]
+        torch.manual_seed(key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index))
+        running = [self.objective.training_step(batch) for batch in micro_batches]
+        while (component := self._backward(running, noises)) is not None:
+            self._optimize(component)
+        for lr_scheduler in self.lr_schedulers:
+            lr_scheduler.step()
+        for ema in self.emas.values():
+            ema.step()
+
+    def _noise(self, micro: int) -> StepNoise:
+        layout = self.layout
+        rows, size = layout.rows(micro), layout.global_batch_size
+        return StepNoise(self.arguments.seed, self.step, rows, size, self.accelerator.device)
+
+    def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> str | None:
+        """Advance each micro-batch to its next loss and accumulate gradients; the component to step, None at the end."""
+        component = None
+        for micro, training_step in enumerate(running):
+            self.objective.noise = noises[micro]
+            with self._gradients_synchronised(micro == len(running) - 1):
+                update = next(training_step, None)
+                if update is None:
+                    continue
+                self.accelerator.backward(update.loss / len(running))
+            component = update.component
+            self._log_update(update, len(running))
+        return component
+
+    @contextlib.contextmanager
+    def _gradients_synchronised(self, synchronised: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for model in self.models.values() if not synchronised else ():
+                stack.enter_context(self.accelerator.no_sync(model))
+            yield
+
+    def _optimize(self, component: str) -> None:
+        if component not in self.optimizers:
+            raise HFGenError(f"The objective updates {component!r}; the networks are {', '.join(self.optimizers)}.")
+        if self.arguments.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.models[component].parameters(), self.arguments.max_grad_norm)
+        self.optimizers[component].step()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    # --- what is due after a step -------------------------------------------------------------------------------
+
+    def _log_update(self, update: Update, micro_batches: int) -> None:
+        for name, value in {f"{update.component}_loss": update.loss, **update.metrics}.items():
+            value = value.detach() / micro_batches
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _account(self) -> None:
+        """Metrics, sample grid, checkpoint, each when it is due; nothing is written of a loss that is not finite."""
+        a = self.arguments
+        self.summed_steps += 1
+        last = self.step == self.last_step
+        checkpoint_due = a.checkpointing_steps and (last or self.step % a.checkpointing_steps == 0)
+        grid_due = last or (a.validation_steps and self.step % a.validation_steps == 0)
+        if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
+            self._write_metrics()
+        if checkpoint_due:
+            self._save_checkpoint()
+        if grid_due:
+            self._save_grid()
+        self.progress.advance(self.step)
+
+    def _write_metrics(self) -> None:
+        names = sorted(self.sums)
+        if not names:
+            return
+        means = torch.stack([self.sums[name].float() for name in names]) / self.summed_steps
+        means = self.accelerator.reduce(means, "mean")
+        values = dict(zip(names, means.tolist(), strict=True))
+        self._require_finite(values)
+        now = time.perf_counter()
+        self.seconds += now - self.clock
+        speed = self.summed_steps * self.layout.global_batch_size / (now - self.clock)
+        line = {
+            "step": self.step,
+            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+            **values,
+            "learning_rate": self.lr_schedulers[0].get_last_lr()[0],
+            "images_per_second": round(speed, 2),
+            "seconds": round(self.seconds, 3),
+        }
+        if self.metrics is not None:
+            self.metrics.write(line)
+        self.accelerator.log(values, step=self.step)
+        self.progress.report(line)
+        self.sums, self.summed_steps, self.clock = {}, 0, now
+
+    def _require_finite(self, values: Mapping[str, float]) -> None:
+        broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
+        if not broken:
+            return
+        kept = checkpoint.list_checkpoints(self.folder)[-1:] if self.folder else []
+        where = f"The last good checkpoint is {kept[0]}." if kept else "No checkpoint was written yet."
+        raise CheckError(
+            f"{broken[0]} is {values[broken[0]]} within the {self.summed_steps} steps up to {self.step}; "
+            f"the training stopped. {where}\nTry a lower --learning_rate, --max_grad_norm 1, or --mixed_precision no."
+        )
+
+    def _save_grid(self) -> None:
+        if self.folder is not None and self.accelerator.is_main_process:
+            with self.averaged() as pipeline:
+                images = grid.draw(pipeline, range(self.arguments.num_validation_images))
+            grid.save_image(grid.image_grid(images), self.folder / "samples" / f"step_{self.step:06d}.png")
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[HFGenPipeline]:
+        """Within, the pipeline is the one to sample from: averaged weights, their statistics, full precision."""
+        with contextlib.ExitStack() as stack:
+            for model in self.pipeline.models().values():
+                stack.enter_context(_without_autocast(model))
+            for ema in self.emas.values():
+                stack.enter_context(ema.applied())
+            if self.emas:
+                self.pipeline.objective_class.refresh_statistics(self.pipeline)
+            yield self.pipeline
+
+    # --- saving and resuming ------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        if self.folder is None:
+            return
+        self._equalise_buffers()
+        if self.accelerator.is_main_process:
+            with self._saving("checkpoint"):
+                checkpoint.save_checkpoint(self.folder, self.step, self)
+            checkpoint.delete_old(self.folder, self.arguments.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _equalise_buffers(self) -> None:
+        """Each process has its own BatchNorm statistics; the main one's are saved, so all go on from those."""
+        if self.accelerator.num_processes > 1:
+            for model in self.pipeline.models().values():
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
+
+    def _save_pipeline(self) -> None:
+        self._equalise_buffers()
+        if self.folder is not None and self.accelerator.is_main_process:
+            with self._saving("model"), self.averaged() as pipeline:
+                pipeline.save_pretrained(self.folder)
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def _saving(self, what: str) -> Iterator[None]:
+        assert self.folder is not None
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            kept = checkpoint.list_checkpoints(self.folder)[-1:]
+            where = f"The last complete checkpoint is {kept[0]}." if kept else "There is no complete checkpoint yet."
+            raise HFGenError(
+                f"The {what} of step {self.step} could not be saved in {self.folder}: {error}\n"
+                f"{where} Nothing half-written was left. Make room, then resume:\n  {resume_command(self.folder)}"
+            ) from error
+
+    def resume(self, place: Path) -> None:
+        """Go on from a checkpoint: weights, averages, optimizers, step. Data order and noise follow from the step."""
+        self.step = checkpoint.load_checkpoint(place, self)
+        if self.step > self.last_step:
+            raise UsageError(f"The checkpoint {place} is beyond the last step, {self.last_step}.")
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside tensors."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "seed": self.arguments.seed,
+            "global_batch_size": self.layout.global_batch_size,
+            "images": len(self.batches.images),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """The rest of a checkpoint's `state()`."""
+        self.seconds = state["seconds"]
+        for lr_scheduler in self.lr_schedulers:
+            lr_scheduler.last_epoch = state["step"]
+            lr_scheduler._last_lr = [group["lr"] for group in lr_scheduler.optimizer.param_groups]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _stop_if_asked(self, stop: StopSignal) -> None:
+        if self.accelerator.num_processes > 1:
+            asked = torch.tensor([stop.number or 0], device=self.accelerator.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            stop.number = int(asked) or None
+        if stop.number is None:
+            return
+        self._write_metrics()
+        self._save_checkpoint()
+        if self.folder is None:
+            raise Interrupted(f"Stopped at step {self.step}.", stop.number)
+        raise Interrupted(
+            f"Stopped at step {self.step} of {self.last_step}; a checkpoint was saved. Go on with:\n"
+            f"  {resume_command(self.folder)}",
+            stop.number,
+        )
+
+
+def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
+    """Accelerate's view of this machine; on a CPU two processes form one world only with `cpu=True`."""
+    AcceleratorState._reset_state()  # a process may train twice, with another precision
+    trackers = None if arguments.report_to == "none" or folder is None else arguments.report_to.split(",")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=arguments.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        log_with=trackers,
+        project_dir=None if folder is None else str(folder / "logs"),
+    )
+    check_world_size(accelerator.num_processes)
+    if trackers:
+        accelerator.init_trackers("hfgen")
+    return accelerator
+
+
+def make_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, which without weight decay is Adam; fused, one kernel for all tensors."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=arguments.learning_rate,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        eps=arguments.adam_epsilon,
+        weight_decay=arguments.adam_weight_decay,
+        fused=True,
+    )
+
+
+@contextlib.contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Accelerate puts mixed precision into an instance attribute `forward`; without it the class's own is called."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.__dict__["forward"] = wrapped
+
+
+def resume_command(folder: Path) -> str:
+    return f"hfgen train --config {folder}/config.yaml --output_dir {folder} --resume_from_checkpoint latest"
