@@ -29,7 +29,7 @@ The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `see
 ```python
 from hfgen import HFGenPipeline
 
-pipeline = HFGenPipeline.from_pretrained({{ repository }})
+pipeline = HFGenPipeline.from_pretrained("{{ folder }}")
 images = pipeline(seeds=range(16)).images
 ```
 
@@ -42,7 +42,7 @@ or `hfgen sample {{ folder }} --seed 0 --num_images 64 --output grid.png`.
 {% for row in components -%}
 | {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
 {% endfor %}
-Images: {{ shape }}, in one step from a prior unless the class says otherwise.
+Images: {{ shape }}.
 
 ## How it was trained
 
@@ -120,8 +120,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "weights": " (averaged weights)" if averaged else "",
-        "repository": '"."  # this folder, or the id of its repository',
-        "folder": "FOLDER_OR_REPOSITORY",
+        "folder": folder.name,
         "components": environment["components"],
         "shape": "{channels} x {resolution} x {resolution}".format(**data),
         "steps": f"{last['step']:,}",
@@ -129,11 +128,18 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "batch": environment["global_batch_size"],
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
-        "config": yaml.safe_dump(config, sort_keys=False).strip(),
+        "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
         "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
         "licence_note": licence,
         "references": pipeline_class.references,
     }
+
+
+def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A card is public: of a local path it tells the last name only."""
+    names = ("dataset_name", "train_data_dir")
+    local = {n: Path(config[n]).name for n in names if config[n] and Path(config[n]).exists()}
+    return {**config, **local}
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusers.utils import make_image_grid
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -17,8 +16,11 @@ def image_grid(images: Sequence[Image.Image]) -> Image.Image:
     """Row by row, about as many rows as columns; the last row is filled with black."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    blank = Image.new(images[0].mode, images[0].size)
-    return make_image_grid([*images, *[blank] * (rows * columns - len(images))], rows, columns)
+    width, height = images[0].size
+    grid = Image.new(images[0].mode, (columns * width, rows * height))  # diffusers' make_image_grid is always RGB
+    for index, image in enumerate(images):
+        grid.paste(image, (index % columns * width, index // columns * height))
+    return grid
 
 
 def draw(

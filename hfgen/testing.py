@@ -1,0 +1,379 @@
+"""The laws that every family obeys. A plugin's whole test file:
+
+    from hfgen.testing import FamilyTests
+
+    class TestMyFamily(FamilyTests):
+        family = "my-family"
+        overrides = {"network.width": 4}  # tiny: the laws build, train and load it many times
+
+Needs pytest. A law that a family cannot obey is declared with its reason in `expected_failures`.
+"""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hfgen import registry
+from hfgen.arguments import TrainingArguments, resolve
+from hfgen.batches import Layout
+from hfgen.data import load_images
+from hfgen.errors import UsageError
+from hfgen.noise import SeededNoise, StepNoise
+from hfgen.objective import build_objective
+from hfgen.pipeline import HFGenPipeline
+from hfgen.trainer import Trainer
+
+BATCH = 4
+
+
+class FamilyTests:
+    """Subclass it, say which family, and give it the tiniest config.
+
+    Attributes:
+        family: the registered name.
+        overrides: options of its components, as `HFGenPipeline.build` takes them.
+        sample_size, in_channels: shape of the images.
+        num_classes: of a family that can be class-conditional, else None.
+        training: further training arguments.
+        expected_failures: name of a law -> why this family cannot obey it.
+        tolerance: how far a sample may be from itself in another batch or process, of a range of 2.
+    """
+
+    family: ClassVar[str]
+    overrides: ClassVar[dict[str, Any]] = {}
+    sample_size: ClassVar[int] = 16
+    in_channels: ClassVar[int] = 1
+    num_classes: ClassVar[int | None] = None
+    training: ClassVar[dict[str, Any]] = {}
+    expected_failures: ClassVar[dict[str, str]] = {}
+    tolerance: ClassVar[float] = 1e-5
+
+    @pytest.fixture(autouse=True)
+    def _expected_failures(self, request: pytest.FixtureRequest) -> None:
+        reason = self.expected_failures.get(request.node.originalname)
+        if reason is not None:
+            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> str:
+        """Name of a data set of 24 images of blobs, with labels."""
+        return str(make_data(tmp_path / "blobs.npz", self.sample_size, self.in_channels, self.num_classes))
+
+    def build(self, num_classes: int | None = None) -> HFGenPipeline:
+        """The tiny pipeline, the same at each call, its weights moved off their initial values."""
+        torch.manual_seed(0)
+        pipeline = self.pipeline_class().build(self.sample_size, self.in_channels, num_classes, **self.overrides)
+        for parameter in (p for model in pipeline.models().values() for p in model.parameters()):
+            parameter.data.add_(torch.randn_like(parameter) * 0.02)
+        return pipeline
+
+    def pipeline_class(self) -> Any:
+        return registry.get_family(self.family).load()
+
+    def trainer(self, data: str, folder: Path | None = None, **arguments: Any) -> Trainer:
+        settings = {"train_batch_size": BATCH, "max_train_steps": 4, "checkpointing_steps": 2, **self.training}
+        settings |= {"num_validation_images": 4, "class_conditional": self.num_classes is not None, **arguments}
+        config = resolve([("law", settings)], self.family, self.pipeline_class())
+        return Trainer(self.build(self.num_classes), load_images(data), config.arguments, folder)
+
+    # --- laws ---------------------------------------------------------------------------------------------------
+
+    def test_is_registered(self) -> None:
+        """Under its name and class name; in a module that saved files can name; described, with references."""
+        family, cls = registry.get_family(self.family), self.pipeline_class()
+        assert registry.find_by_class(cls.__name__) == family
+        assert registry.family_of(cls) == family
+        assert issubclass(cls, HFGenPipeline)
+        assert cls.description
+        assert cls.references
+        for component in cls.component_classes().values():
+            assert inspect.isclass(component)
+            assert component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
+        assert set(cls.ema_components) <= set(cls.component_classes())
+
+    def test_training_defaults_are_training_arguments(self) -> None:
+        resolve([], self.family, self.pipeline_class())
+
+    def test_config_round_trip(self) -> None:
+        """A component built from its own config has that config, before and after JSON."""
+        for name, component in self.build(self.num_classes).components.items():
+            config = public(component.config)
+            again = type(component).from_config(json.loads(json.dumps(config)))
+            assert public(again.config) == json.loads(json.dumps(config)), name
+
+    def test_unknown_options_are_refused(self) -> None:
+        name = next(iter(self.pipeline_class().component_classes()))
+        with pytest.raises(UsageError, match="no_such_option"):
+            self.pipeline_class().build(self.sample_size, self.in_channels, **{f"{name}.no_such_option": 1})
+        with pytest.raises(UsageError, match="no_such_component"):
+            self.pipeline_class().build(self.sample_size, self.in_channels, **{"no_such_component.x": 1})
+
+    def test_buffers_are_persistent(self) -> None:
+        """A buffer that is not saved comes back as whatever `__init__` makes of it, or as nothing."""
+        for name, model in self.build(self.num_classes).models().items():
+            unsaved = {n for n, _ in model.named_buffers()} - set(model.state_dict())
+            assert not unsaved, f"{name}: {unsaved}"
+
+    def test_call_contract(self) -> None:
+        """PIL, numpy, torch; as many images as asked for, of the data's shape, mode and range; the same twice."""
+        pipeline, size = self.build(self.num_classes), self.sample_size
+        images = pipeline(batch_size=3, generator=torch.Generator().manual_seed(0)).images
+        assert [image.size for image in images] == [(size, size)] * 3
+        assert {image.mode for image in images} == {{1: "L", 3: "RGB", 4: "RGBA"}[self.in_channels]}
+        array = pipeline(seeds=[1, 2], output_type="np").images
+        assert array.shape == (2, size, size, self.in_channels)
+        tensor = pipeline(seeds=[1, 2], output_type="pt", return_dict=False)[0]
+        assert tensor.shape == (2, self.in_channels, size, size)
+        assert 0 <= tensor.min() <= tensor.max() <= 1
+        assert tensor.std() > 0
+        torch.testing.assert_close(tensor, pipeline(seeds=[1, 2], output_type="pt").images)
+
+    def test_wrong_calls_are_refused(self) -> None:
+        pipeline = self.build()
+        with pytest.raises(UsageError, match="either generator or seeds"):
+            pipeline(seeds=[1], generator=torch.Generator())
+        with pytest.raises(UsageError, match="at least one image"):
+            pipeline(batch_size=0)
+        with pytest.raises(UsageError, match="not class-conditional"):
+            pipeline(class_labels=[0])
+
+    def test_a_seed_is_a_picture(self) -> None:
+        """Whatever the batch size and the order, and whichever images stand beside it."""
+        pipeline = self.build(self.num_classes)
+        seeds = [5, 1, 7, 3]
+        together = pipeline(seeds=seeds, output_type="pt").images
+        alone = torch.cat([pipeline(seeds=[seed], output_type="pt").images for seed in reversed(seeds)]).flip(0)
+        assert (together - alone).abs().max() <= self.tolerance
+        assert (together[0] - together[1]).abs().max() > self.tolerance, "different seeds, the same picture"
+
+    def test_image_i_of_a_generator_is_a_picture(self) -> None:
+        pipeline = self.build(self.num_classes)
+        few = pipeline(batch_size=2, generator=torch.Generator().manual_seed(3), output_type="pt").images
+        more = pipeline(batch_size=5, generator=torch.Generator().manual_seed(3), output_type="pt").images
+        assert (few - more[:2]).abs().max() <= self.tolerance
+
+    def test_class_labels_matter(self) -> None:
+        """The label changes the picture of a seed; drawn labels are the seed's own; others are refused."""
+        if self.num_classes is None:
+            pytest.skip("not a class-conditional family")
+        pipeline = self.build(self.num_classes)
+        zero, one = (pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1))
+        assert (zero - one).abs().max() > self.tolerance
+        with pytest.raises(UsageError, match="class_labels must lie in"):
+            pipeline(class_labels=[self.num_classes])
+
+    def test_every_parameter_gets_a_gradient(self, data: str) -> None:
+        """And no gradient or loss is anything but finite; each update names a network."""
+        trainer = self.trainer(data)
+        pipeline, reached = trainer.pipeline, set()
+        objective = build_objective(pipeline.objective_class, pipeline.components, {})
+        objective.noise = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH)
+        for component, loss, _ in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
+            assert loss.ndim == 0
+            assert loss.dtype == torch.float32
+            assert torch.isfinite(loss)
+            loss.backward()
+            for name, parameter in pipeline.models()[component].named_parameters():
+                if parameter.grad is not None:
+                    assert parameter.grad.isfinite().all()
+                    reached.add(f"{component}.{name}")
+        trainable = {
+            f"{component}.{name}"
+            for component, model in pipeline.models().items()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        assert reached == trainable
+
+    def test_two_steps_change_the_weights(self, data: str) -> None:
+        trainer = self.trainer(data, max_train_steps=2)
+        before = weights(trainer)
+        trainer.train()
+        assert all(not torch.equal(before[name], after) for name, after in weights(trainer).items())
+        for ema in trainer.emas.values():
+            assert all(tensor.isfinite().all() for tensor in ema.state_dict().values())
+
+    def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
+        """By `HFGenPipeline`, in a process that has imported nothing else: whole, as a variant, in shards, as dtype."""
+        pipeline = self.build(self.num_classes)
+        pipeline.save_pretrained(tmp_path / "whole")
+        pipeline.save_pretrained(tmp_path / "variant", variant="other")
+        pipeline.save_pretrained(tmp_path / "shards", max_shard_size=4096)
+        report = load_in_subprocess(tmp_path)
+        expected = pipeline(seeds=[0, 1], output_type="np").images
+        for name in ("whole", "variant", "shards"):
+            assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() <= self.tolerance, name
+        assert report["class"] == type(pipeline).__name__
+        assert set(report["dtypes"]) == {"torch.float64"}
+
+    def test_a_run_leaves_what_it_promises(self, data: str, tmp_path: Path) -> None:
+        """A folder that loads, whose card is filled in, and whose last grid its seeds draw again."""
+        from hfgen import run
+
+        settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}
+        config = resolve([("law", {**settings, **self._components()})], self.family, self.pipeline_class())
+        folder = tmp_path / "run"
+        run.train(config, self.pipeline_class(), folder, say=lambda line: None)
+        for name in ("model_index.json", "config.yaml", "metrics.jsonl", "env.json", "plots/loss.png"):
+            assert (folder / name).is_file(), name
+        card = (folder / "README.md").read_text()
+        assert "More Information" not in card
+        assert "{{" not in card
+        assert str(tmp_path) not in card
+        grid = np.asarray(Image.open(folder / "samples" / "step_000002.png"))
+        tile = np.asarray(HFGenPipeline.from_pretrained(folder)(seeds=[3]).images[0])
+        difference = np.abs(grid[self.sample_size :, self.sample_size :].astype(int) - tile).max()
+        assert difference <= 1, "a tile redrawn differs by more than a rounding step"
+
+    def test_resume_is_exact(self, data: str, tmp_path: Path) -> None:
+        """Two steps, a checkpoint and two more are bit for bit four steps: weights, averages, optimizers."""
+        whole = self.trainer(data, tmp_path / "whole")
+        whole.train()
+        halted = self.trainer(data, tmp_path / "halted")
+        next(steps := halted.steps())
+        next(steps)
+        steps.close()
+        resumed = self.trainer(data, tmp_path / "halted")
+        resumed.resume(tmp_path / "halted" / "checkpoints" / "checkpoint-2")
+        assert resumed.step == 2
+        resumed.train()
+        for name, tensor in state(whole).items():
+            assert torch.equal(tensor, state(resumed)[name]), name
+
+    def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
+        """torchrun's two processes form one world and hold equal weights after training."""
+        folder = tmp_path / "run"
+        arguments = ["--model", self.family, "--dataset_name", data, "--output_dir", str(folder), *self._options()]
+        arguments += ["--train_batch_size", str(BATCH), "--max_train_steps", "3", "--num_validation_images", "4"]
+        run_two_processes(TWO_PROCESSES, arguments, tmp_path)
+        ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert ranks[0]["world"] == ranks[1]["world"] == 2
+        for name, tensor in ranks[0]["weights"].items():
+            assert torch.equal(tensor, ranks[1]["weights"][name]), name
+        assert json.loads((folder / "env.json").read_text())["global_batch_size"] == 2 * BATCH
+        HFGenPipeline.from_pretrained(folder)
+
+    def _components(self) -> dict[str, Any]:
+        from hfgen.pipeline import nest_options
+
+        return nest_options(self.overrides)
+
+    def _options(self) -> list[str]:
+        options = {f"{c}.{k}": v for c, block in self._components().items() for k, v in block.items()}
+        return [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+
+
+# --- what the laws use ----------------------------------------------------------------------------------------------
+
+LOAD = """
+import json, pathlib, sys
+from hfgen import HFGenPipeline
+folder = pathlib.Path(sys.argv[1])
+import numpy, torch
+for name, options in {"whole": {}, "variant": {"variant": "other"}, "shards": {}}.items():
+    pipeline = HFGenPipeline.from_pretrained(folder / name, **options)
+    numpy.save(folder / f"{name}.npy", pipeline(seeds=[0, 1], output_type="np").images)
+double = HFGenPipeline.from_pretrained(folder / "whole", dtype=torch.float64)
+dtypes = {str(p.dtype) for model in double.models().values() for p in model.parameters()}
+print(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
+"""
+
+TWO_PROCESSES = """
+import pathlib, sys
+import torch
+from accelerate import PartialState
+from hfgen import trainer
+from hfgen.train import main
+
+folder, kept = pathlib.Path(sys.argv.pop(1)), []
+original = trainer.Trainer.train
+def train(self):
+    original(self)
+    kept.append({f"{c}.{n}": t.clone() for c, m in self.pipeline.models().items() for n, t in m.state_dict().items()})
+trainer.Trainer.train = train
+try:
+    main()
+except SystemExit as stop:
+    if stop.code:
+        raise
+state = PartialState()
+torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
+state.destroy_process_group()
+"""
+
+
+def make_data(path: Path, size: int, channels: int, num_classes: int | None = None, count: int = 24) -> Path:
+    """An .npz of bright blobs at random places, with labels 0 .. num_classes - 1 in turn."""
+    random = np.random.default_rng(0)
+    centre = random.uniform(0.3, 0.7, (count, 2, 1, 1)) * size
+    y, x = np.mgrid[:size, :size]
+    blobs = np.exp(-((x - centre[:, :1, 0]) ** 2 + (y - centre[:, 1:, 0]) ** 2) / size)
+    images = (blobs[..., None] * random.uniform(128, 255, (count, 1, 1, channels))).astype(np.uint8)
+    labels = np.arange(count) % (num_classes or 2)
+    np.savez(path, images=images[..., 0] if channels == 1 else images, labels=labels)
+    return path
+
+
+def public(config: Any) -> dict[str, Any]:
+    """A config without what diffusers adds to it."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """A copy of each network's trainable parameters."""
+    return {
+        f"{component}.{name}": parameter.detach().clone()
+        for component, model in trainer.pipeline.models().items()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def state(trainer: Trainer) -> dict[str, Tensor]:
+    """Everything that a training leaves behind: weights, buffers, averages, optimizer moments."""
+    found = {}
+    for component, model in trainer.pipeline.models().items():
+        found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
+        for index, entry in trainer.optimizers[component].state_dict()["state"].items():
+            found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    for component, ema in trainer.emas.items():
+        found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
+    return found
+
+
+def load_in_subprocess(folder: Path) -> dict[str, Any]:
+    """What a process says that has imported nothing but hfgen and loads what was saved in `folder`."""
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment())
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
+    """Run a script under torchrun on two CPU processes; return what it wrote."""
+    path = folder / "two_processes.py"
+    path.write_text(script, encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher += ["--master_addr", "127.0.0.1", str(path), str(folder)]
+    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=quiet_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def quiet_environment() -> dict[str, str]:
+    """This process's environment, for a child on the loopback device and one thread."""
+    extra = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **extra}
+
+
+__all__ = ["FamilyTests", "SeededNoise", "TrainingArguments", "make_data"]
