@@ -9,7 +9,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +136,7 @@ class RunConfig:
         return {"model": self.model, **flat, **self.components}
 
 
-def resolve(layers: list[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
     """Merge layers of settings, each named for error messages, over the family's defaults.
 
     A layer is flat, but for one dictionary per component and one for the `objective`.

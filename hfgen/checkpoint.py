@@ -1,10 +1,10 @@
 """Checkpoints: a pipeline folder with the trainer's state beside it, written whole or not at all.
 
-    checkpoint-500/
-        model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
-        trainer/state.json                      step and what a resumed run must agree on
-        trainer/<component>.optimizer.{safetensors,json}
-        trainer/<component>.ema.safetensors
+checkpoint-500/
+    model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
+    trainer/state.json                      step and what a resumed run must agree on
+    trainer/<component>.optimizer.{safetensors,json}
+    trainer/<component>.ema.safetensors
 """
 
 import json
@@ -71,7 +71,11 @@ def _tensors(trainer: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
         state = optimizer.state_dict()["state"]
         yield (
             f"{name}.optimizer.safetensors",
-            {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()},
+            {
+                f"{index}.{key}": torch.as_tensor(value)
+                for index, entry in state.items()
+                for key, value in entry.items()
+            },
         )
     for name, ema in trainer.emas.items():
         yield f"{name}.ema.safetensors", ema.state_dict()
@@ -96,7 +100,9 @@ def load_checkpoint(place: Path, trainer: Any) -> int:
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if isinstance(error, HFGenError):
             raise
-        raise HFGenError(f"The checkpoint {place} is damaged: {error}\nRemove it to go on from an older one.") from error
+        raise HFGenError(
+            f"The checkpoint {place} is damaged: {error}\nRemove it to go on from an older one."
+        ) from error
     trainer.load_extra_state(state)
     return state["step"]
 
@@ -127,8 +133,8 @@ def _load_optimizer(optimizer: Any, stem: Path) -> None:
     for group, saved in zip(current, groups, strict=True):
         group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, entry in state.items():
-        entry.update({name: _laid_out_like(parameters[index], value) for name, value in entry.items()})
+    for number, entry in state.items():
+        entry.update({name: _laid_out_like(parameters[number], value) for name, value in entry.items()})
     optimizer.load_state_dict({"state": state, "param_groups": current})
 
 

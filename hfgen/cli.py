@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _report("Stopped; nothing further was saved.", 130)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}\nThis is unexpected; --debug before the verb shows where it came from."
+        text = (
+            f"{type(error).__name__}: {error}\nThis is unexpected; --debug before the verb shows where it came from."
+        )
         code = _report(text, 1)
     sys.exit(code if isinstance(code, int) else 0)
 

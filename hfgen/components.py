@@ -15,6 +15,7 @@ from hfgen.errors import LoadError, PluginError
 from hfgen.registry import list_families
 
 CORE_MODULES = ("hfgen.scheduler",)
+COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
 STACK = ("diffusers", "transformers")
 
 
@@ -26,17 +27,12 @@ def component_class(library: str, class_name: str) -> type:
     """
     module = _stack_module(library) if library in STACK else _family_module(library)
     found = getattr(module, class_name, None)
-    if not _is_component(found):
+    if not (isinstance(found, type) and issubclass(found, COMPONENT_BASES)):
         raise LoadError(
             f"No component class {class_name!r} in {library!r}, which the repository names.\n"
             "Its files were saved by another version of that package, or are not what they claim to be."
         )
     return found
-
-
-def _is_component(found: Any) -> bool:
-    components = (ModelMixin, SchedulerMixin, PreTrainedModel)
-    return isinstance(found, type) and issubclass(found, components)
 
 
 def _stack_module(library: str) -> Any:

@@ -358,7 +358,10 @@ def _power_of_two(side: int) -> int:
 
 
 def decode_all(
-    images: Images, resolution: int, center_crop: bool, progress: Callable[[Sequence[int]], Iterable[int]] = iter
+    images: Images,
+    resolution: int,
+    center_crop: bool,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Tensor:
     """All images in memory: uint8, shape (N, C, resolution, resolution)."""
     pixels = torch.empty((len(images), images.channels, resolution, resolution), dtype=torch.uint8)

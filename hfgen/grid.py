@@ -35,9 +35,7 @@ def draw(
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
         labels = None if class_labels is None else class_labels[part]
-        images += pipeline(
-            seeds=seeds[part], class_labels=labels, num_inference_steps=num_inference_steps
-        ).images
+        images += pipeline(seeds=seeds[part], class_labels=labels, num_inference_steps=num_inference_steps).images
     return images
 
 

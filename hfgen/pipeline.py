@@ -74,9 +74,9 @@ class HFGenPipeline(DiffusionPipeline):
                 raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
             nested[name] = check_options(classes[name], options, prefix=name)
         configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
-        pipeline = cls(**{
-            name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()
-        })
+        pipeline = cls(
+            **{name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()}
+        )
         for model in pipeline.models().values():
             model.eval()
         return pipeline
@@ -103,8 +103,8 @@ class HFGenPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw images.
+    ) -> Any:
+        """Draw images: an `ImagePipelineOutput`, or a tuple without `return_dict`.
 
         Image i of a seed is the same picture whatever the batch size, the order or the number of processes.
 
@@ -279,7 +279,7 @@ class HFGenPipeline(DiffusionPipeline):
             origin |= {"family": family.name, "distribution": family.distribution}
         return origin
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save into a folder: all of it or nothing.
 
         Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what

@@ -102,9 +102,7 @@ def register_family(name: str, pipeline_class: type) -> None:
     Raises:
         UsageError: the name or the class name is taken, or the class is no `HFGenPipeline`.
     """
-    family = Family(
-        name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class
-    )
+    family = Family(name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class)
     _require_pipeline(family, pipeline_class)
     for other in list_families():
         taken = other.name == name or other.class_name == family.class_name

@@ -153,7 +153,7 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) ->
     trainer.train_step(micro_batches)
     seconds = time.perf_counter() - start
     say(
-        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s just now, "
-        f"so about {seconds * trainer.last_step / 60:.1f} min in all. Nothing was written."
+        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
+        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all. Nothing was written."
     )
     return resolved

@@ -14,7 +14,16 @@ import yaml
 from hfgen.errors import UsageError
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
-STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
+STACK = (
+    "hfgen",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "huggingface_hub",
+    "safetensors",
+)
 
 
 def choose(model: str, dataset: str, output_dir: str | None, resume: bool) -> Path:
@@ -93,6 +102,7 @@ class Metrics:
     """`metrics.jsonl`: one line per logged step; a resumed run goes on without gaps or doubles."""
 
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS
         kept = [line for line in read_metrics(folder) if line["step"] <= resumed_step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

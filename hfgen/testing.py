@@ -81,8 +81,17 @@ class FamilyTests:
         return registry.get_family(self.family).load()
 
     def trainer(self, data: str, folder: Path | None = None, **arguments: Any) -> Trainer:
-        settings = {"train_batch_size": BATCH, "max_train_steps": 4, "checkpointing_steps": 2, **self.training}
-        settings |= {"num_validation_images": 4, "class_conditional": self.num_classes is not None, **arguments}
+        settings = {
+            "train_batch_size": BATCH,
+            "max_train_steps": 4,
+            "checkpointing_steps": 2,
+            **self.training,
+        }
+        settings |= {
+            "num_validation_images": 4,
+            "class_conditional": self.num_classes is not None,
+            **arguments,
+        }
         config = resolve([("law", settings)], self.family, self.pipeline_class())
         return Trainer(self.build(self.num_classes), load_images(data), config.arguments, folder)
 
@@ -204,7 +213,7 @@ class FamilyTests:
             assert all(tensor.isfinite().all() for tensor in ema.state_dict().values())
 
     def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
-        """By `HFGenPipeline`, in a process that has imported nothing else: whole, as a variant, in shards, as dtype."""
+        """By `HFGenPipeline`, in a process that has imported nothing else: whole, a variant, in shards, as a dtype."""
         pipeline = self.build(self.num_classes)
         pipeline.save_pretrained(tmp_path / "whole")
         pipeline.save_pretrained(tmp_path / "variant", variant="other")
@@ -220,7 +229,12 @@ class FamilyTests:
         """A folder that loads, whose card is filled in, and whose last grid its seeds draw again."""
         from hfgen import run
 
-        settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}
+        settings = {
+            "dataset_name": data,
+            "train_batch_size": BATCH,
+            "max_train_steps": 2,
+            "num_validation_images": 4,
+        }
         config = resolve([("law", {**settings, **self._components()})], self.family, self.pipeline_class())
         folder = tmp_path / "run"
         run.train(config, self.pipeline_class(), folder, say=lambda line: None)
@@ -253,8 +267,23 @@ class FamilyTests:
     def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
         """torchrun's two processes form one world and hold equal weights after training."""
         folder = tmp_path / "run"
-        arguments = ["--model", self.family, "--dataset_name", data, "--output_dir", str(folder), *self._options()]
-        arguments += ["--train_batch_size", str(BATCH), "--max_train_steps", "3", "--num_validation_images", "4"]
+        arguments = [
+            "--model",
+            self.family,
+            "--dataset_name",
+            data,
+            "--output_dir",
+            str(folder),
+            *self._options(),
+        ]
+        arguments += [
+            "--train_batch_size",
+            str(BATCH),
+            "--max_train_steps",
+            "3",
+            "--num_validation_images",
+            "4",
+        ]
         run_two_processes(TWO_PROCESSES, arguments, tmp_path)
         ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert ranks[0]["world"] == ranks[1]["world"] == 2
@@ -341,7 +370,7 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that a training leaves behind: weights, buffers, averages, optimizer moments."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
         for index, entry in trainer.optimizers[component].state_dict()["state"].items():

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError, did_you_mean
 from hfgen.launch import check_world_size
 from hfgen.noise import StepNoise, key
-from hfgen.objective import Objective, Update, build_objective
+from hfgen.objective import Update, build_objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
@@ -116,9 +116,7 @@ class Trainer:
         if self.arguments.lr_scheduler not in names:
             name = self.arguments.lr_scheduler
             raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
-        return get_scheduler(
-            self.arguments.lr_scheduler, optimizer, self.arguments.lr_warmup_steps, self.last_step
-        )
+        return get_scheduler(self.arguments.lr_scheduler, optimizer, self.arguments.lr_warmup_steps, self.last_step)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -135,7 +133,7 @@ class Trainer:
         self._save_pipeline()
         self.accelerator.end_training()
 
-    def steps(self) -> Iterator[int]:
+    def steps(self) -> Generator[int, None, None]:
         """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
         self.clock = time.perf_counter()
         if self.folder is not None and self.accelerator.is_main_process:
@@ -171,7 +169,7 @@ class Trainer:
         return StepNoise(self.arguments.seed, self.step, rows, size, self.accelerator.device)
 
     def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> str | None:
-        """Advance each micro-batch to its next loss and accumulate gradients; the component to step, None at the end."""
+        """Advance each micro-batch to its next loss, accumulate gradients; the component to step, None at the end."""
         component = None
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]

@@ -1,7 +1,6 @@
 """hfgen sample TARGET"""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,11 @@ from hfgen.errors import HFGenError, UsageError
 @click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), default="samples.png", show_default=True,
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default="samples.png",
+    show_default=True,
     help="grid.png (any image format), a FOLDER for single images, .npz for an array, .webp for a latent walk.",
 )
 @click.option("--num_frames", type=click.IntRange(2), default=60, show_default=True, help="Frames of a latent walk.")
@@ -33,7 +36,9 @@ from hfgen.errors import HFGenError, UsageError
 def command(target: str, seed: int, num_images: int, seeds: str | None, output: Path, as_json: bool, **o: Any) -> None:
     """Draw images from TARGET, a run folder, a checkpoint or a repository."""
     walk = output.suffix == ".webp"
-    numbers = parse_numbers(seeds) if seeds else [seed + i for i in range(8 if walk and num_images == 64 else num_images)]
+    numbers = (
+        parse_numbers(seeds) if seeds else [seed + i for i in range(8 if walk and num_images == 64 else num_images)]
+    )
     kind = kind_of(output)
     refuse_to_overwrite(output, o["overwrite"])
     labels = parse_numbers(o["class_labels"]) if o["class_labels"] else None
@@ -114,11 +119,11 @@ def write_array(pipeline: Any, numbers: list[int], labels: list[int] | None, out
     """`images` uint8 (N, H, W) or (N, H, W, C), `seeds` (N,), and `labels` (N,) where they were given."""
     import numpy as np
 
-    arrays = {"images": np.stack([np.asarray(image) for image in _draw(pipeline, numbers, labels, o)])}
+    arrays: dict[str, Any] = {"images": np.stack([np.asarray(image) for image in _draw(pipeline, numbers, labels, o)])}
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(output, seeds=np.asarray(numbers), **arrays)
+    np.savez_compressed(output, **arrays, seeds=np.asarray(numbers))
     return len(numbers)
 
 

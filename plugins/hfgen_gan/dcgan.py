@@ -5,6 +5,7 @@ The networks are those that "DCGAN" means today (the Torch and PyTorch versions 
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         widths = [base_channels * 2**i for i in reversed(range(doublings))]
         stem = nn.ConvTranspose2d(latent_dim + (num_classes or 0), widths[0], base, bias=False)
         self.blocks = nn.ModuleList([_block(stem, nn.ReLU(), batch_norm_momentum)])
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layer = nn.ConvTranspose2d(width_in, width_out, 4, 2, 1, bias=False)
             self.blocks.append(_block(layer, nn.ReLU(), batch_norm_momentum))
         self.to_image = nn.ConvTranspose2d(widths[-1], out_channels, 4, 2, 1, bias=False)
@@ -90,7 +91,7 @@ class DCGANDiscriminator(ModelMixin, ConfigMixin):
         first = nn.Conv2d(in_channels + (num_classes or 0), widths[0], 4, 2, 1, bias=False)
         self.from_image = nn.Sequential(first, nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList()
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layer = nn.Conv2d(width_in, width_out, 4, 2, 1, bias=False)
             self.blocks.append(_block(layer, nn.LeakyReLU(0.2), batch_norm_momentum))
         self.to_logit = nn.Conv2d(widths[-1], 1, base, bias=False)
@@ -241,14 +242,21 @@ class DCGANPipeline(HFGenPipeline):
     _optional_components = ["discriminator"]
 
     def __init__(
-        self, generator: DCGANGenerator, scheduler: PriorScheduler, discriminator: DCGANDiscriminator | None = None
+        self,
+        generator: DCGANGenerator,
+        scheduler: PriorScheduler,
+        discriminator: DCGANDiscriminator | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
 
     @classmethod
     def default_configs(
-        cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
+        cls,
+        sample_size: int,
+        in_channels: int,
+        num_classes: int | None,
+        overrides: Mapping[str, dict[str, Any]],
     ) -> dict[str, dict[str, Any]]:
         """Both networks for the data's shape; the prior has the generator's `latent_dim`."""
         shape = {"sample_size": sample_size, "num_classes": num_classes}
