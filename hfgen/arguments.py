@@ -151,7 +151,8 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
             if isinstance(value, Mapping):
                 components.setdefault(key, {}).update(_typed_block(family, key, value, source))
             elif key != "model":
-                flat[_known_field(key, source, family)] = _typed(HINTS[ALIASES.get(key, key)], value, key, source)
+                name = _known_field(key, source, family)
+                flat[name] = _typed(HINTS[name], value, name, source)
     return RunConfig(model, TrainingArguments(**flat), components)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,7 +48,8 @@ def save_checkpoint(folder: Path, step: int, trainer: Any) -> Path:
     """Write checkpoint `step` of a run folder: under another name first, then moved into place."""
     place = folder / "checkpoints" / f"{PREFIX}{step}"
     temporary = place.with_name(f".{place.name}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for killed in place.parent.glob(f".{PREFIX}*.saving"):
+        shutil.rmtree(killed, ignore_errors=True)
     try:
         trainer.pipeline.save_pretrained(temporary)
         (temporary / "trainer").mkdir()
@@ -97,7 +99,7 @@ def load_checkpoint(place: Path, trainer: Any) -> int:
             _load_optimizer(optimizer, place / "trainer" / f"{name}.optimizer")
         for name, ema in trainer.emas.items():
             ema.load_state_dict(load_file(place / "trainer" / f"{name}.ema.safetensors"), state["step"])
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, HFGenError):
             raise
         raise HFGenError(

@@ -4,12 +4,13 @@ What a user may name: the built-in `mnist-mini`, a folder of images (with or wit
 file of parquet, an `.npz` or `.npy` file, an id on the Hub.
 """
 
+import contextlib
 import functools
 import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class Images:
 
     @property
     def num_classes(self) -> int | None:
-        return None if self.labels is None else int(self.labels.max()) + 1
+        if self.labels is None:
+            return None
+        return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
 
     def resolution(self) -> int:
         """The side of the images, where they are square and of one size.
@@ -82,13 +85,8 @@ class Images:
         Raises:
             HFGenError: it cannot be read.
         """
-        try:
-            image = to_mode(self.open_image(index), self.mode)
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
-            raise HFGenError(
-                f"{self.name}: image {index} cannot be read: {error}\nMend or remove that file."
-            ) from error
-        pixels = np.array(resize(image, resolution, center_crop))
+        with _told(self.name, index), self.open_image(index) as image:
+            pixels = np.array(resize(to_mode(image, self.mode), resolution, center_crop))
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -266,12 +264,9 @@ def _inspect(
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     for index in evenly_spaced(count, SCANNED):
-        try:
-            image = open_image(index)
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
-            raise HFGenError(f"{name}: image {index} cannot be read: {error}\nMend or remove that file.") from error
-        modes[_true_mode(image)] += 1
-        sizes[image.size] += 1
+        with _told(name, index), open_image(index) as image:
+            modes[_true_mode(image)] += 1
+            sizes[image.size] += 1
     notes = []
     if any(mode.startswith("I") for mode in modes):
         notes.append("16-bit images are scaled to 8 bits")
@@ -279,6 +274,15 @@ def _inspect(
     if len(modes) > 1:
         notes.append(f"modes {', '.join(sorted(modes))} are brought to {mode}")
     return mode, sizes, notes
+
+
+@contextlib.contextmanager
+def _told(name: str, index: int) -> Iterator[None]:
+    """Whatever PIL raises within is one error that names the image."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise HFGenError(f"{name}: image {index} cannot be read: {error}\nMend or remove that file.") from error
 
 
 def evenly_spaced(count: int, at_most: int) -> Iterable[int]:

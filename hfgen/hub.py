@@ -108,7 +108,7 @@ def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
     """Each component that the index names has a readable config and readable weights, before any is loaded."""
-    from diffusers import ModelMixin
+    from diffusers import ModelMixin, SchedulerMixin
 
     from hfgen import components
 
@@ -116,7 +116,7 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
         if name.startswith("_") or not _is_pair_of_strings(value) or name in kwargs:
             continue
         class_ = getattr(components, value[1])
-        config = "scheduler_config.json" if not issubclass(class_, torch.nn.Module) else "config.json"
+        config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
         if not (Path(folder) / name / config).is_file():
             raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
         if issubclass(class_, ModelMixin):
@@ -200,6 +200,8 @@ def staged(folder: Path, merge: bool = False) -> Iterator[Path]:
     """
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(".saving-*"):
+        shutil.rmtree(killed, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         yield staging
@@ -223,7 +225,11 @@ def _move_into_place(entry: Path, place: Path, merge: bool) -> None:
     else:
         old = entry.with_name(f"{entry.name}.old")
         os.replace(place, old)
-        os.replace(entry, place)
+        try:
+            os.replace(entry, place)
+        except OSError:
+            os.replace(old, place)
+            raise
 
 
 def strip_local_paths(folder: Path) -> None:

@@ -3,7 +3,17 @@
 import os
 import re
 
+import torch
+from accelerate import PartialState
+
 from hfgen.errors import HFGenError
+
+
+def join_processes() -> PartialState:
+    """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_world_size(state.num_processes)
+    return state
 
 
 def check_world_size(num_processes: int) -> None:

@@ -54,6 +54,7 @@ class Family:
                 f"Mend or remove that distribution, or leave it out with HFGEN_PLUGINS."
             ) from error
         _require_pipeline(self, pipeline_class)
+        _require_pipeline(self, pipeline_class)
         return pipeline_class
 
 

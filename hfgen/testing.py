@@ -392,9 +392,9 @@ def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
     """Run a script under torchrun on two CPU processes; return what it wrote."""
     path = folder / "two_processes.py"
     path.write_text(script, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    launcher += ["--master_addr", "127.0.0.1", str(path), str(folder)]
-    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=quiet_environment())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    launcher += ["--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1", str(path), str(folder), *arguments]
+    done = subprocess.run(launcher, capture_output=True, text=True, env=quiet_environment(), timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

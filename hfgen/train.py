@@ -6,9 +6,6 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     # Run as a file, Python puts this folder first on the path, where `hfgen` itself could not be found.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    plugins = Path(sys.path[0]) / "plugins"
-    if plugins.is_dir():
-        sys.path.insert(1, str(plugins))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from hfgen.batches import Batches, Layout
 from hfgen.data import Images
 from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError, did_you_mean
-from hfgen.launch import check_world_size
+from hfgen.launch import join_processes
 from hfgen.noise import StepNoise, key
 from hfgen.objective import Update, build_objective
 from hfgen.pipeline import HFGenPipeline
@@ -54,6 +54,7 @@ class Trainer:
         self.pipeline, self.arguments, self.folder = pipeline, arguments, folder
         self.accelerator = make_accelerator(arguments, folder)
         self.progress = Progress(self.accelerator.is_main_process)
+        self.layout = self._layout()
         self.batches = self._batches(images)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step = 0
@@ -83,16 +84,10 @@ class Trainer:
             progress=self.progress.decoding,
         )
 
-    @property
-    def layout(self) -> Layout:
-        accelerator = self.accelerator
-        a = self.arguments
-        return Layout(
-            a.train_batch_size,
-            accelerator.num_processes,
-            accelerator.process_index,
-            a.gradient_accumulation_steps,
-        )
+    def _layout(self) -> Layout:
+        accelerator, a = self.accelerator, self.arguments
+        accumulation = a.gradient_accumulation_steps
+        return Layout(a.train_batch_size, accelerator.num_processes, accelerator.process_index, accumulation)
 
     def _prepare_models(self, objective_options: Mapping[str, Any]) -> None:
         """Each network is prepared on its own: one DDP wrapper round two would expect both to step together."""
@@ -112,11 +107,12 @@ class Trainer:
 
     def _lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         """Counted in optimizer steps, whatever the number of processes."""
-        names = [s.value for s in SchedulerType]
-        if self.arguments.lr_scheduler not in names:
-            name = self.arguments.lr_scheduler
+        name = self.arguments.lr_scheduler
+        names = {kind.value for kind in SchedulerType} - {"piecewise_constant"}  # which needs rules of its own
+        if name not in names:
             raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
-        return get_scheduler(self.arguments.lr_scheduler, optimizer, self.arguments.lr_warmup_steps, self.last_step)
+        warmup = self.arguments.lr_warmup_steps
+        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=self.last_step)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -130,8 +126,9 @@ class Trainer:
         with self.progress.training(self.step, self.last_step):
             for _ in self.steps():
                 pass
-        self._save_pipeline()
-        self.accelerator.end_training()
+        with StopSignal():  # what is finished is saved whole, signal or not
+            self._save_pipeline()
+            self.accelerator.end_training()
 
     def steps(self) -> Generator[int, None, None]:
         """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
@@ -360,7 +357,8 @@ class Trainer:
 
 
 def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
-    """Accelerate's view of this machine; on a CPU two processes form one world only with `cpu=True`."""
+    """Accelerate's view of this machine."""
+    join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     trackers = None if arguments.report_to == "none" or folder is None else arguments.report_to.split(",")
     accelerator = Accelerator(
@@ -370,7 +368,6 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
         log_with=trackers,
         project_dir=None if folder is None else str(folder / "logs"),
     )
-    check_world_size(accelerator.num_processes)
     if trackers:
         accelerator.init_trackers("hfgen")
     return accelerator

@@ -70,7 +70,7 @@ def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
     if overwrite:
         return
     in_use = any(output.glob("seed_*.png")) if output.is_dir() else output.exists()
-    if in_use and output != Path("samples.png"):
+    if in_use:
         raise UsageError(f"--output {output} exists; nothing was drawn. Give another name, or --overwrite.")
 
 

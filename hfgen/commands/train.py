@@ -80,21 +80,19 @@ def _recipe(target: str) -> Path:
 
 def _folder(resolved: RunConfig) -> Path:
     """The main process chooses; the others are told, since a folder that it has made is no longer free."""
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    from hfgen.trainer import make_accelerator
+    from hfgen.launch import join_processes
 
-    make_accelerator(resolved.arguments, None)
-    a = resolved.arguments
+    processes, a = join_processes(), resolved.arguments
     dataset = a.dataset_name or a.train_data_dir or "data"
     chosen: list[Any] = [None]
-    if PartialState().is_main_process:
+    if processes.is_main_process:
         try:
             chosen = [run_folder.choose(resolved.model, dataset, a.output_dir, bool(a.resume_from_checkpoint))]
         except UsageError as error:
             chosen = [error]
-    if PartialState().num_processes > 1:
+    if processes.num_processes > 1:
         broadcast_object_list(chosen)
     if isinstance(chosen[0], UsageError):
         raise chosen[0]

@@ -1,0 +1,104 @@
+"""Results -> Markdown: results/<name>.md of each results/<name>.json, and the tables in README.md.
+
+    python benchmarks/report.py
+
+Numbers are never edited by hand: measure again, then run this.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PLACE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def write_tables(results: Path, name: str) -> str:
+    """Render results/<name>.json; return the name of the Markdown file beside it."""
+    result = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+    (results / f"{name}.md").write_text("\n".join(table(result)) + "\n", encoding="utf-8")
+    return f"{name}.md"
+
+
+def table(result: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of the Markdown of one result."""
+    bases = list(result["ratios"])
+    heads = ["variant", "ms", "fastest block", *(f"x {base} (by fastest)" for base in bases), *facts_of(result)]
+    yield "| " + " | ".join([*heads, "clean/all blocks"]) + " |"
+    yield "|" + "---|" * (len(heads) + 1)
+    for name in result["variants"]:
+        yield "| " + " | ".join(row(result, name, bases)) + " |"
+    yield ""
+    yield from map(goal_line, result["goals"])
+    yield from footer(result)
+
+
+def row(result: Mapping[str, Any], name: str, bases: list[str]) -> list[str]:
+    variant = result["variants"][name]
+    found = [result["ratios"][base][name] for base in bases]
+    return [
+        name,
+        number(variant["median_ms"], "no result"),
+        number(variant["min_ms"]),
+        *(f"{number(ratio['median'])} ({number(ratio['min'])})" for ratio in found),
+        *(str(variant["facts"].get(fact, "-")) for fact in facts_of(result)),
+        f"{variant['clean']}/{variant['all']}",
+    ]
+
+
+def facts_of(result: Mapping[str, Any]) -> list[str]:
+    """The names of the facts that any variant has, in order."""
+    return list(dict.fromkeys(fact for v in result["variants"].values() for fact in v["facts"]))
+
+
+def number(value: float | None, missing: str = "-") -> str:
+    """Three digits, whole from 100 up."""
+    if value is None:
+        return missing
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def goal_line(goal: Mapping[str, Any]) -> str:
+    against = f" against {goal['baseline']}" if goal["baseline"] else ""
+    what = {"ratio": ">= {} x", "extra_ms": "<= {} ms more", "ms": "<= {} ms"}[goal["kind"]].format(goal["value"])
+    verdict = {True: "met", False: "missed", None: "no result: too few clean blocks"}[goal["met"]]
+    measured = "" if goal["measured"] is None else f" ({number(goal['measured'])})"
+    return f"- Goal {goal['variant']}{against} {what}: **{verdict}**{measured}"
+
+
+def footer(result: Mapping[str, Any]) -> Iterator[str]:
+    env, settings = result["environment"], dict(result["settings"])
+    if settings.pop("kept_dirty"):
+        yield "- **Provisional**: blocks during which other processes were busy are counted too (`--keep_dirty`)."
+    limit = settings.pop("dirty_above_cores")
+    yield f"- A block is clean where other processes used at most {limit} cores. " + plain(settings)
+    kinds = ", ".join(env["instruction_sets"])
+    memory, threads = env["memory_gib"], settings.get("threads", env["threads"])
+    yield f"- {env['processor']} ({kinds}), {env['cores']} cores, {threads} threads, {memory} GiB; {env['platform']}"
+    versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
+    yield f"- Python {env['python']}, {versions}"
+    yield f"- {result['date']}, commit {result['commit']}: `{result['command']}`"
+
+
+def plain(settings: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in settings.items())
+
+
+def fill_readme() -> None:
+    """Put each recorded table between its two marks in README.md."""
+    readme, results = HERE / "README.md", HERE / "results"
+
+    def recorded(match: re.Match[str]) -> str:
+        file = results / f"{match[2]}.md"
+        text = file.read_text(encoding="utf-8") if file.exists() else "Not recorded yet.\n"
+        return match[1] + text + match[3]
+
+    readme.write_text(PLACE.sub(recorded, readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for file in sorted((HERE / "results").glob("*.json")):
+        write_tables(file.parent, file.stem)
+    fill_readme()

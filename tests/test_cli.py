@@ -1,0 +1,208 @@
+"""The command line as a person meets it: what it prints, and what it says of bad input."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfgen import cli
+from hfgen.testing import make_data
+
+TINY = ["--generator.base_channels", "4", "--generator.latent-dim=6", "--discriminator.base_channels", "4"]
+
+
+@pytest.fixture
+def hfgen(capsys, monkeypatch):
+    """Runs the command line in this process; returns exit code, stdout, stderr."""
+    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "blobs.npz", 16, 1, num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run folder of a conditional model, made by the command line."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["train", "dcgan", "--dataset-name", data, "--output_dir", folder, *TINY, "--max_steps", "2"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(w) for w in [*words, "--batch_size", "8", "--class_conditional", "--num_validation_images", 9]])
+    assert not stop.value.code
+    return folder
+
+
+# --- what works -----------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_verb(hfgen):
+    code, out, _ = hfgen("--help")
+    assert code == 0
+    assert all(verb in out for verb in ("train", "sample", "list", "info", "plugins"))
+
+
+def test_list_and_glob_and_json(hfgen):
+    assert hfgen("list")[1].startswith("dcgan")
+    assert hfgen("list", "models", "zz*") == (0, "", "")
+    assert {row["name"] for row in json.loads(hfgen("list", "datasets", "--json")[1])} == {"mnist-mini"}
+    assert "dcgan-mnist" in hfgen("list", "recipes")[1]
+    assert "dcgan" in hfgen("list", "plugins")[1]
+
+
+def test_plugins_check(hfgen):
+    code, out, _ = hfgen("plugins", "--check")
+    assert code == 0
+    assert re.search(r"dcgan\s+DCGANPipeline\s+hfgen \S+\s+ok", out)
+
+
+def test_info_of_each_kind_of_target(hfgen, trained, data):
+    family = json.loads(hfgen("info", "dcgan", "--json")[1])
+    assert family["components"]["generator"]["options"]["base_channels"] == "int = 64"
+    assert list(family["objective"]["options"]) == ["loss"]
+    run = json.loads(hfgen("info", trained, "--json")[1])
+    assert run["pipeline"] == "DCGANPipeline"
+    assert run["last_metrics"]["step"] == 2
+    assert json.loads(hfgen("info", data, "--json")[1])["classes"] == 3
+    assert json.loads(hfgen("info", "dcgan-mnist", "--json")[1])["model"] == "dcgan"
+
+
+def test_dry_run_writes_nothing_and_prints_a_config_that_resolves(hfgen, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = hfgen("train", "dcgan", "--dataset_name", data, *TINY, "--batch_size", 8, "--dry_run")
+    assert code == 0
+    assert "Nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "c.yaml").write_text(out)
+    code, again, _ = hfgen("train", "--config", "c.yaml", "--dry_run")
+    assert (code, again) == (0, out)
+
+
+def test_the_saved_config_repeats_the_run(hfgen, trained, tmp_path):
+    code, out, _ = hfgen("train", "--config", trained / "config.yaml", "--output_dir", tmp_path / "again", "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 2
+    for name in ("generator", "discriminator"):
+        file = f"{name}/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "again" / file).read_bytes() == (trained / file).read_bytes()
+
+
+def test_sample_a_grid_and_redraw_a_tile(hfgen, trained, tmp_path):
+    assert hfgen("sample", trained, "-n", 9, "--output", tmp_path / "grid.png")[:2] == (0, f"{tmp_path}/grid.png\n")
+    hfgen("sample", trained, "--seeds", 7, "--output", tmp_path / "tile.png", "--batch-size", 1)
+    grid, tile = (np.asarray(Image.open(tmp_path / name), int) for name in ("grid.png", "tile.png"))
+    assert grid.shape == (48, 48)
+    assert np.abs(grid[32:48, 16:32] - tile).max() <= 1
+    last = np.asarray(Image.open(trained / "samples" / "step_000002.png"), int)
+    assert np.abs(last - grid).max() <= 1, "the grid of the training is that of seeds 0 to 8"
+
+
+def test_sample_a_folder_an_array_and_a_walk(hfgen, trained, tmp_path):
+    hfgen("sample", trained, "--seeds", "3,5-6", "--output", tmp_path / "folder")
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [f"seed_00000{i}.png" for i in (3, 5, 6)]
+    hfgen("sample", trained, "-n", 4, "--class_labels", "0,2", "--output", tmp_path / "a.npz")
+    arrays = np.load(tmp_path / "a.npz")
+    assert (arrays["images"].shape, arrays["images"].dtype) == ((4, 16, 16), np.uint8)
+    assert (arrays["labels"].tolist(), arrays["seeds"].tolist()) == ([0, 2, 0, 2], [0, 1, 2, 3])
+    hfgen("sample", trained, "--seeds", "1,2", "--num_frames", 6, "--output", tmp_path / "walk.webp")
+    with Image.open(tmp_path / "walk.webp") as walk:
+        assert (walk.n_frames, walk.width) == (6, 224)
+
+
+def test_samples_may_be_trained_on(hfgen, trained, tmp_path):
+    """What `sample` writes, `train` reads: an array."""
+    hfgen("sample", trained, "-n", 4, "--output", tmp_path / "a.npz")
+    assert json.loads(hfgen("info", tmp_path / "a.npz", "--json")[1])["images"] == 4
+
+
+# --- what does not --------------------------------------------------------------------------------------------------
+
+NO_DATA = "./no-such-folder"
+BAD = {
+    "no model": (["train"], 2, "Which model?"),
+    "unknown model": (["train", "dcgam", "--dataset_name", "mnist-mini"], 1, "Did you mean 'dcgan'"),
+    "unknown option": (["train", "dcgan", "--lerning_rate", "1"], 2, "--learning_rate"),
+    "unknown verb": (["trian"], 2, "train"),
+    "unknown component": (["train", "dcgan", "--generater.x", "1"], 2, "Did you mean 'generator'"),
+    "unknown key": (["train", "dcgan", "--generator.base_chanels", "8"], 2, "Did you mean 'base_chan"),
+    "option without value": (["train", "dcgan", "--generator.base_channels"], 2, "needs a value"),
+    "not a number": (["train", "dcgan", "--seed", "x"], 2, "not a valid integer"),
+    "not a choice": (["train", "dcgan", "--mixed_precision", "tf32"], 2, "fp16"),
+    "no data": (["train", "dcgan"], 2, "Which data?"),
+    "no such data": (["train", "dcgan", "--dataset_name", NO_DATA], 2, "does not exist"),
+    "wrong split": (["train", "dcgan", "--dataset_name", "mnist-mini", "--dataset_split", "dev"], 2, "no split 'dev'"),
+    "no such size": (
+        ["train", "dcgan", "--dataset_name", "mnist-mini", "--resolution", "30"],
+        2,
+        "Near sizes: 20, 24, 28, 32",
+    ),
+    "batch too large": (["train", "dcgan", "--dataset_name", "mnist-mini", "--batch_size", "10001"], 2, "larger than"),
+    "no such config": (["train", "--config", "missing.yaml"], 2, "no config file missing.yaml"),
+    "no such recipe": (["train", "missing.yaml"], 2, "no config file missing.yaml"),
+    "no such checkpoint": (
+        ["train", "dcgan", "--dataset_name", "mnist-mini", "--resume_from_checkpoint", "x"],
+        2,
+        "'x' is no checkpoint",
+    ),
+    "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
+    "no such target": (["info", "./nowhere"], 1, "is no folder"),
+    "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "no list of numbers"),
+    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "no image format"),
+    "bad list": (["list", "modles"], 2, "models"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_calls_say_what_and_exit_rightly(hfgen, tmp_path, monkeypatch, name):
+    """One message of at most six lines, the right code, no traceback, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    words, expected_code, text = BAD[name]
+    code, out, err = hfgen(*words)
+    assert (code, out) == (expected_code, ""), err
+    assert text in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_calls_on_a_trained_model(hfgen, trained, tmp_path):
+    assert "class_labels must lie in 0..2" in hfgen("sample", trained, "--class_labels", 7)[2]
+    (tmp_path / "taken.png").touch()
+    code, _, err = hfgen("sample", trained, "--output", tmp_path / "taken.png")
+    assert (code, "exists; nothing was drawn" in err) == (2, True)
+    code, _, err = hfgen("train", "dcgan", "--dataset_name", "mnist-mini", "--output_dir", trained)
+    assert (code, "is not empty; nothing was written" in err) == (2, True)
+    assert (trained / "model_index.json").is_file()
+
+
+def test_an_unknown_key_in_a_config_file_is_named(hfgen, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: dcgan\nlerning_rate: 1\n")
+    code, _, err = hfgen("train", "--config", tmp_path / "c.yaml")
+    assert code == 2
+    assert "c.yaml: unknown key 'lerning_rate'. Did you mean 'learning_rate'" in err
+
+
+def test_debug_shows_the_traceback(hfgen, monkeypatch):
+    monkeypatch.setenv("HFGEN_DEBUG", "0")
+    code, _, err = hfgen("--debug", "train", "dcgam")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_the_console_script_is_installed():
+    from importlib.metadata import entry_points
+
+    [script] = [e for e in entry_points(group="console_scripts") if e.name == "hfgen"]
+    assert script.value == "hfgen.cli:main"
+    assert sys.version_info >= (3, 11)
