@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN ?= runs/demo
 
 .PHONY: install demo test lint types check-example clean
 
@@ -15,9 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/hfgen train dcgan --dataset_name mnist-mini --output_dir $(RUN)
-	$(BIN)/hfgen sample $(RUN) --num_images 64 --output $(RUN)/grid.png --overwrite
-	@echo "Look at $(RUN)/grid.png and $(RUN)/README.md"
+	run=$$($(BIN)/hfgen train dcgan --dataset_name mnist-mini) && \
+	$(BIN)/hfgen sample $$run --num_images 64 --output $$run/grid.png && \
+	echo "Look at $$run/grid.png and $$run/README.md"
 
 test: install
 	$(BIN)/python -m pytest

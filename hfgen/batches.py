@@ -95,7 +95,8 @@ class Batches:
     def _resident(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         assert self.pixels is not None
         for epoch, indices in self._indices(first, last):
-            yield self._finish(self.pixels[indices.to(self.pixels.device)], epoch, indices)
+            pixels = self.pixels.index_select(0, indices.to(self.pixels.device))  # whole rows; [] goes by element
+            yield self._finish(pixels, epoch, indices)
 
     def _streamed(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         order = self._indices(first, last)

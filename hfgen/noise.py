@@ -21,6 +21,16 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed what networks draw from on this device.
+
+    `torch.manual_seed` seeds every kind of device, and formats a stack trace for each that was not used yet: 0.5 ms.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 class Noise(Protocol):
     """What a scheduler or a family draws from; `len` is the batch size B."""
 

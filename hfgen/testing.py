@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen import registry
-from hfgen.arguments import TrainingArguments, resolve
+from hfgen.arguments import resolve
 from hfgen.batches import Layout
 from hfgen.data import load_images
 from hfgen.errors import UsageError
-from hfgen.noise import SeededNoise, StepNoise
+from hfgen.noise import StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.trainer import Trainer
@@ -403,6 +403,3 @@ def quiet_environment() -> dict[str, str]:
     """This process's environment, for a child on the loopback device and one thread."""
     extra = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
     return {**os.environ, **extra}
-
-
-__all__ = ["FamilyTests", "SeededNoise", "TrainingArguments", "make_data"]

@@ -87,6 +87,12 @@ def test_entry_of_another_shape(folder, value):
     refuse(folder, "'generator' is no component")
 
 
+@pytest.mark.parametrize("value", MIXED, ids=repr)
+def test_entry_of_mixed_types_that_is_no_component(folder, value):
+    edit(folder / "model_index.json", extra=value)
+    refuse(folder, "'extra' is no component")
+
+
 @pytest.mark.parametrize("name", ["generator", "scheduler"])
 def test_entry_missing(folder, name):
     for value in ([None, None], None):
@@ -94,6 +100,12 @@ def test_entry_missing(folder, name):
         del index[name]
         (folder / "model_index.json").write_text(json.dumps(index | ({name: value} if value else {})))
         refuse(folder, f"expected .*'{name}'.* but only")
+
+
+def test_hfgen_says_which_class_where_the_index_names_another(folder):
+    """A folder that plain diffusers reads bears the name of diffusers' class."""
+    edit(folder / "model_index.json", _class_name="DDPMPipeline")
+    assert type(HFGenPipeline.from_pretrained(folder)).__name__ == "ToyPipeline"
 
 
 def test_unknown_component_class(folder):
