@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 READABLE = [INDEX, "README.md", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+DEEP, VARIANT = "*/*/*", "*/*.*.safetensors"  # checkpoints of a run; weights of another variant
 
 # --- finding ----------------------------------------------------------------------------------------------------
 
@@ -50,9 +52,15 @@ def download(repo_id: str, **kwargs: Any) -> str:
     """
     known = ("revision", "token", "cache_dir", "force_download", "local_files_only")
     options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
+    unwanted = [DEEP] if kwargs.get("variant") else [DEEP, VARIANT]
     try:
         return snapshot_download(
-            repo_id, allow_patterns=READABLE, library_name="hfgen", library_version=__version__, **options
+            repo_id,
+            allow_patterns=READABLE,
+            ignore_patterns=unwanted,
+            library_name="hfgen",
+            library_version=__version__,
+            **options,
         )
     except RevisionNotFoundError as error:
         raise LoadError(f"The repository {repo_id!r} has no revision {options.get('revision')!r}.") from error
@@ -65,8 +73,12 @@ def download(repo_id: str, **kwargs: Any) -> str:
         raise LoadError(
             f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached."
         ) from error
+    except httpx2.TransportError:  # dropped or reset: there the client does not fall back to its cache
+        return download(repo_id, **{**kwargs, "local_files_only": True, "force_download": False})
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}") from error
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+        hint = "\nThe token is not valid; `hf auth login` stores another." if refused else ""
+        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}{hint}") from error
 
 
 def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -88,7 +100,7 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def check_index(index: Any) -> None:
     """Refuse an index of any other shape than a pipeline's; flatten a class name that names a code file."""
     class_name = index.get("_class_name") if isinstance(index, dict) else None
-    if isinstance(class_name, list) and len(class_name) == 2:
+    if isinstance(class_name, list) and _is_pair_of_strings(class_name):
         class_name = index["_class_name"] = class_name[1]
     if not isinstance(class_name, str):
         raise LoadError(f"{INDEX} names no pipeline class.")
@@ -100,10 +112,18 @@ def check_index(index: Any) -> None:
             raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")
 
 
+def check_entries(index: Mapping[str, Any], components: Iterable[str]) -> None:
+    """Refuse an index whose entry of a component is neither a pair of strings nor the pair of an absent one."""
+    for name in components:
+        value = index.get(name, [None, None])
+        if not _is_pair_of_strings(value) and value != [None, None]:
+            raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")
+
+
 def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, library, class name) of each component of an index, absent optional ones left out."""
     entries = [(n, v) for n, v in index.items() if not n.startswith("_") and _is_pair_of_strings(v)]
-    return [(name, library, class_name) for name, (library, class_name) in entries if library != "hfgen.components"]
+    return [(name, library, class_name) for name, (library, class_name) in entries]
 
 
 def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
@@ -119,8 +139,26 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
         config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
         if not (Path(folder) / name / config).is_file():
             raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
+        _check_config(Path(folder) / name / config)
         if issubclass(class_, ModelMixin):
             saved_keys(Path(folder) / name, kwargs.get("variant"))
+            _check_names(Path(folder) / name, kwargs.get("variant"))
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoadError(f"{path.parent.name}/{path.name} is damaged: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{path.parent.name}/{path.name} is damaged: it holds no dictionary.")
+
+
+def _check_names(folder: Path, variant: str | None) -> None:
+    """diffusers looks for the variant in the second part of each name."""
+    undotted = [path.name for path in folder.iterdir() if "." not in path.name]
+    if variant and undotted:
+        raise LoadError(f"A variant cannot be loaded beside {folder.name}/{undotted[0]}; move that file away.")
 
 
 def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: Mapping[str, Any]) -> None:
@@ -160,8 +198,11 @@ def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
 def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     dot_variant = f".{variant}" if variant else ""
     for shards in folder.glob(f"*.safetensors.index{dot_variant}.json"):
-        weight_map = json.loads(shards.read_text())["weight_map"]
-        return [folder / name for name in sorted(set(weight_map.values()))]
+        try:
+            weight_map = json.loads(shards.read_text(encoding="utf-8"))["weight_map"]
+            return [folder / name for name in sorted(set(weight_map.values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
     whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
     return [whole] if whole.is_file() else []
 
@@ -178,8 +219,8 @@ def clear_errors(target: str) -> Iterator[None]:
         yield
     except HFGenError as error:
         raise type(error)(f"{target}: {error}") from error.__cause__
-    except (OSError, ValueError, RuntimeError, IndexError, KeyError, SafetensorError) as error:
-        raise LoadError(f"{target} cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:
+        raise LoadError(f"{target} cannot be loaded: {_summary(error)}") from error
     finally:
         torch.set_default_dtype(dtype)
 
@@ -188,15 +229,21 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _summary(error: BaseException) -> str:
+    """In one line: torch names the tensors of a wrong shape from the second line on."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def staged(folder: Path, merge: bool = False) -> Iterator[Path]:
+def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
     """A folder to write into; on success its entries are moved into `folder`, on failure it vanishes.
 
     Args:
-        merge: add to the subfolders that are there (a further variant of the weights) instead of replacing them.
+        variant: of the weights: they join those that are in the subfolders, instead of replacing the subfolders.
     """
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +253,7 @@ def staged(folder: Path, merge: bool = False) -> Iterator[Path]:
     try:
         yield staging
         for entry in sorted(staging.iterdir(), key=lambda path: path.name == INDEX):
-            _move_into_place(entry, folder / entry.name, merge)
+            _move_into_place(entry, folder / entry.name, variant)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         for parent in created:
@@ -216,12 +263,16 @@ def staged(folder: Path, merge: bool = False) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _move_into_place(entry: Path, place: Path, merge: bool) -> None:
+def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
     if not place.is_dir():
         os.replace(entry, place)
-    elif merge:
-        for file in entry.iterdir():
-            os.replace(file, place / file.name)
+    elif variant:
+        names = {file.name for file in entry.iterdir()}
+        for pattern in (f"*.index.{variant}.json", f"*.{variant}-*.safetensors", f"*.{variant}.safetensors"):
+            for stale in {path.name for path in place.glob(pattern)} - names:
+                (place / stale).unlink()
+        for name in names:
+            os.replace(entry / name, place / name)
     else:
         old = entry.with_name(f"{entry.name}.old")
         os.replace(place, old)

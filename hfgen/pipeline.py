@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hfgen import __version__, hub, registry
 from hfgen.arguments import check_options, signature_of
-from hfgen.components import component_class
+from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
@@ -221,20 +222,31 @@ class HFGenPipeline(DiffusionPipeline):
             if kwargs.pop(refused, None):
                 raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
         target = str(pretrained_model_name_or_path)
+        _check_dtype(kwargs.get("dtype"))
         kwargs["use_safetensors"] = True
         folder = hub.local_folder(target, **kwargs)
         with hub.clear_errors(target):
             family = cls._dispatch(hub.read_index(folder))
+            family._check_given(kwargs)
             hub.check_component_files(folder, family.load_config(folder), kwargs)
             pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
             hub.check_weights_are_complete(folder, pipeline, kwargs)
         return pipeline
 
     @classmethod
+    def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
+        """Refuse components given by keyword that are of another kind."""
+        for name, class_ in cls.component_classes().items():
+            kind = SchedulerMixin if issubclass(class_, SchedulerMixin) else nn.Module
+            given = kwargs.get(name)
+            if given is not None and not isinstance(given, kind):
+                raise UsageError(f"{name!r} was given as a {type(given).__name__}; it must be a {kind.__name__}.")
+
+    @classmethod
     def _dispatch(cls, index: Config) -> type[Self]:
         """The installed class that an index names: hfgen's own where it is said, else the pipeline's class name."""
         class_name = index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
-        if cls.__name__ == class_name:
+        if cls.__name__ == class_name and cls is not HFGenPipeline:
             return cls  # a class that its user has imported needs no registration
         family = registry.find_by_class(class_name)
         if family is None:
@@ -253,9 +265,9 @@ class HFGenPipeline(DiffusionPipeline):
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         hub.check_index(index)
+        hub.check_entries(index, cls.component_classes())
         for name, library, class_name in hub.component_entries(index):
-            component_class(library, class_name)
-            index[name] = ["hfgen.components", f"{library}:{class_name}"]
+            index[name] = redirect(library, class_name, cls.__module__.partition(".")[0])
         return loaded
 
     @classmethod
@@ -270,6 +282,10 @@ class HFGenPipeline(DiffusionPipeline):
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)
         index["_hfgen"] = self._origin()
+        for name, library, class_name in hub.component_entries(index):
+            if library not in STACK:  # diffusers shortens `a.ddpm.net` to `ddpm`
+                part = getattr(self, name)
+                index[name] = [type(getattr(part, "_orig_mod", part)).__module__, class_name]
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def _origin(self) -> dict[str, str]:
@@ -294,9 +310,12 @@ class HFGenPipeline(DiffusionPipeline):
             raise UsageError("save_pretrained does not push; call push_to_hub.")
         if not kwargs.get("safe_serialization", True):
             raise UsageError("hfgen saves safetensors only.")
-        with hub.staged(Path(save_directory), merge=kwargs.get("variant") is not None) as staging:
-            super().save_pretrained(str(staging), **kwargs)
-            hub.strip_local_paths(staging)
+        try:
+            with hub.staged(Path(save_directory), kwargs.get("variant")) as staging:
+                super().save_pretrained(str(staging), **kwargs)
+                hub.strip_local_paths(staging)
+        except SafetensorError as error:
+            raise OSError(f"{save_directory} could not be written: {error}") from error
 
 
 def postprocess(images: Tensor, output_type: str = "pil") -> Any:
@@ -321,6 +340,13 @@ def evaluating(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
+
+
+def _check_dtype(dtype: Any) -> None:
+    """diffusers would load in float32 and say so in the log only."""
+    for value in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
+        if value is not None and not isinstance(value, torch.dtype):
+            raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
 
 
 def _not_none(hint: Any) -> type:

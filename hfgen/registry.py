@@ -8,6 +8,7 @@ nothing, and a plugin that fails to import hurts only who asks for it.
 import functools
 import importlib.metadata
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,11 @@ class Family:
         try:
             entry_point = importlib.metadata.EntryPoint(self.name, f"{self.module}:{self.class_name}", GROUP)
             pipeline_class = entry_point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"Family {self.name!r} of {self.source} failed to import: {type(error).__name__}: {error}\n"
                 f"Mend or remove that distribution, or leave it out with HFGEN_PLUGINS."
             ) from error
-        _require_pipeline(self, pipeline_class)
         _require_pipeline(self, pipeline_class)
         return pipeline_class
 
@@ -80,6 +80,11 @@ def get_family(name: str) -> Family:
             f"No family is called {name!r}.{did_you_mean(name, {f.name for f in families})}\n"
             "`hfgen list models` shows what is installed."
         )
+    clash = conflict(named, families)
+    if clash:
+        raise PluginError(
+            f"Family {name!r} of {named.source} {clash}: one of the two must go, or be left out with HFGEN_PLUGINS."
+        )
     return named
 
 
@@ -103,8 +108,9 @@ def register_family(name: str, pipeline_class: type) -> None:
     Raises:
         UsageError: the name or the class name is taken, or the class is no `HFGenPipeline`.
     """
+    if not _is_pipeline(pipeline_class):
+        raise UsageError(f"{name!r} cannot be registered: {pipeline_class!r} is no HFGenPipeline class.")
     family = Family(name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class)
-    _require_pipeline(family, pipeline_class)
     for other in list_families():
         taken = other.name == name or other.class_name == family.class_name
         if taken and other.pipeline_class is not pipeline_class:
@@ -126,7 +132,7 @@ def conflict(family: Family, families: Iterable[Family]) -> str | None:
 
 def _undisputed(families: list[Family], what: str) -> Family | None:
     built_in = [f for f in families if f.is_built_in]
-    families = built_in or families
+    families = list({(f.distribution, f.module, f.class_name): f for f in built_in or families}.values())
     if len(families) > 1:
         claims = ", ".join(sorted(f"{f.source} ({f.module})" for f in families))
         raise PluginError(
@@ -145,25 +151,30 @@ def _enabled_distributions() -> set[str] | None:
 
 def _from_entry_point(entry_point: importlib.metadata.EntryPoint) -> Family:
     name, version = _distribution(entry_point)
-    return Family(entry_point.name, entry_point.attr, entry_point.module, name, version)
+    module, _, class_name = entry_point.value.partition("[")[0].partition(":")  # `.attr` fails where it is malformed
+    return Family(entry_point.name, class_name.strip(), module.strip(), name, version)
 
 
 def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
     distribution = entry_point.dist
-    if distribution is None:
+    if distribution is None or not distribution.name:
         return "unknown distribution", ""
-    return _normalized(distribution.name), distribution.version
+    return _normalized(distribution.name), distribution.version or ""
 
 
 @functools.cache
 def _normalized(name: str) -> str:
-    return name.strip().lower().replace("_", "-").replace(".", "-")
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _require_pipeline(family: Family, pipeline_class: Any) -> None:
-    from hfgen.pipeline import HFGenPipeline
-
-    if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, HFGenPipeline)):
+    if not _is_pipeline(pipeline_class):
         raise PluginError(
             f"Family {family.name!r} of {family.source} is no HFGenPipeline: {family.module}:{family.class_name}."
         )
+
+
+def _is_pipeline(pipeline_class: Any) -> bool:
+    from hfgen.pipeline import HFGenPipeline
+
+    return isinstance(pipeline_class, type) and issubclass(pipeline_class, HFGenPipeline)

@@ -14,6 +14,7 @@ import pytest
 from hfgen.registry import GROUP
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
+NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __name__ + ' '\n"
 
 
 def install(
@@ -36,6 +37,7 @@ def install(
         path.write_text(source, encoding="utf-8")
         for package in path.parents[: name.count(".")]:
             (package / "__init__.py").touch()
+    importlib.invalidate_caches()
 
 
 def install_toy(site: Path, name: str = "toy", module: str = "toy_family", source: str = TOY) -> None:
@@ -43,6 +45,14 @@ def install_toy(site: Path, name: str = "toy", module: str = "toy_family", sourc
     title = name.capitalize()
     source = source.replace("Toy", title)
     install(site, f"{name}-plugin", {name: f"{module}:{title}Pipeline"}, {module: source})
+
+
+def install_family(site: Path, distribution: str, families: Mapping[str, str], version: str = "1.0") -> None:
+    """A distribution of empty pipeline classes, whose module notes its import in $IMPORTED; name -> class name."""
+    module = distribution.lower().replace("-", "_").replace(".", "_")
+    classes = "".join(f"class {name}(HFGenPipeline): pass\n" for name in families.values())
+    targets = {name: f"{module}:{class_name}" for name, class_name in families.items()}
+    install(site, distribution, targets, {module: f"{NOTED}from hfgen import HFGenPipeline\n{classes}"}, version)
 
 
 @contextlib.contextmanager

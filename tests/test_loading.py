@@ -16,7 +16,6 @@ from hfgen import HFGenPipeline, PriorScheduler
 
 CHILD = str(Path(__file__).with_name("load_cases.py"))
 TOKEN = "hf_of_the_reader"
-BUG = pytest.mark.xfail(strict=True, reason="a bug of the core, reported")
 
 BOTH = {"generator": "float32", "critic": "float32"}
 PLAIN = {"weights": "main", "temperature": 1.0, "dtypes": BOTH}
@@ -61,7 +60,6 @@ ERRORS = {
     "custom_pipeline": ("org/code", {"custom_pipeline": "pipeline"}, "UsageError", "custom_pipeline"),
     "dropped": ("org/dropped", {}, "LoadError", "org/dropped"),
 }
-BROKEN = {"wrong_token", "dropped"}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +181,7 @@ def test_loads_a_commit(loads, pipelines):
     assert_loaded(loads["commit"], pipelines["other"])
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=BUG if case in BROKEN else ()) for case in ERRORS])
+@pytest.mark.parametrize("case", ERRORS)
 def test_error_names_the_thing(loads, case):
     _, _, error, words = ERRORS[case]
     assert loads[case].get("error") == error, loads[case]
@@ -226,13 +224,11 @@ def test_only_readable_files_are_fetched(loads, hub):
     assert not [name for name in asked if not name.endswith((".json", ".safetensors", "README.md"))]
 
 
-@BUG
 def test_checkpoints_are_not_fetched(loads, hub):
     """A pushed run folder may hold gigabytes of them."""
     assert not [name for name in hub.files_asked() if name.startswith("checkpoints/")]
 
 
-@BUG
 def test_another_variant_is_not_fetched(loads, hub):
     asked = [request.path for request in hub.requests_of("as_saved@hub")]
     assert not [path for path in asked if path.endswith(".other.safetensors")]
@@ -293,7 +289,6 @@ def test_another_class_of_family_is_refused(folders):
         bare.from_pretrained(folders / "toy")
 
 
-@BUG
 def test_a_class_that_its_user_has_imported_needs_no_registration(site, tmp_path):
     (site / "own_module.py").write_text(TOY.replace("Toy", "Own"))
     import own_module

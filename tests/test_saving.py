@@ -13,7 +13,6 @@ from plugin_site import TOY, install_toy, on_path, toy_installed
 from hfgen import HFGenPipeline, registry
 from hfgen.errors import UsageError
 
-BUG = pytest.mark.xfail(strict=True, reason="a bug of the core, reported")
 SHARDED = {"max_shard_size": 64}
 SMALLER_THAN_THE_WEIGHTS = 700
 
@@ -95,7 +94,6 @@ def test_saving_over_other_shards_leaves_none(old, new, tmp_path, first, second)
     assert holds(tmp_path / "folder", new)
 
 
-@BUG
 @pytest.mark.parametrize(("first", "second"), [(SHARDED, {}), ({}, SHARDED), (SHARDED, {"max_shard_size": 400})])
 def test_saving_a_variant_over_its_other_shards_leaves_none(old, new, tmp_path, first, second):
     for name, steps in {"folder": (first, second), "fresh": (second,)}.items():
@@ -105,7 +103,6 @@ def test_saving_a_variant_over_its_other_shards_leaves_none(old, new, tmp_path, 
     assert set(files(tmp_path / "folder")) == set(files(tmp_path / "fresh"))
 
 
-@BUG
 def test_a_variant_saved_again_is_the_one_that_loads(old, new, tmp_path):
     """Not the shards of the older save."""
     old.save_pretrained(tmp_path, variant="ema", **SHARDED)
@@ -140,7 +137,6 @@ def test_a_failing_first_save_leaves_nothing(old, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@BUG
 def test_a_full_disk_is_an_os_error(old, tmp_path):
     with pytest.raises(OSError, match="File too large"), file_size_limit(SMALLER_THAN_THE_WEIGHTS):
         old.save_pretrained(tmp_path)
@@ -177,7 +173,6 @@ def test_what_save_does_not_do(old, tmp_path, options):
     assert not (tmp_path / "folder").exists()
 
 
-@BUG
 def test_a_deep_component_module_is_kept_or_refused(tmp_path):
     """Check D: diffusers saves `deep.ddpm.net.DeepGenerator` as `["ddpm", "DeepGenerator"]`, which nobody finds."""
     site, folder = tmp_path / "site", tmp_path / "folder"
