@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def kernel(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
     """Sum of the Gaussian kernels exp(-|x_i - y_j|^2 / (2 sigma D)) over sigma: (N, D), (M, D) -> (N, M)."""
     squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     exponent = -squares.clamp(min=0) / (2 * x.shape[1])  # of equal points, rounding can leave less than 0
-    return sum((exponent / sigma).exp() for sigma in bandwidths)
+    return torch.stack([(exponent / sigma).exp() for sigma in bandwidths]).sum(0)
 
 
 class GMMNObjective(Objective):
@@ -69,8 +70,8 @@ class GMMNObjective(Objective):
     Large batches tell more. Of several processes or accumulated micro-batches, each compares its own share.
 
     Args:
-        bandwidths: sigma of each Gaussian kernel, per pixel in [-1, 1]. The default is the authors' 2, 5, 10, 20, 40,
-            80, which are for 784 pixels in [0, 1].
+        bandwidths: sigma of each Gaussian kernel, per pixel in [-1, 1]. The default is, rounded, the authors' 2, 5,
+            10, 20, 40, 80 for 784 pixels in [0, 1].
     """
 
     def __init__(

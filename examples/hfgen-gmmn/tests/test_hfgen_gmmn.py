@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from hfgen_gmmn import GMMNPipeline, squared_mmd
 
 from hfgen.errors import UsageError
 from hfgen.testing import FamilyTests
-from hfgen_gmmn import GMMNPipeline, squared_mmd
 
 
 class TestGMMN(FamilyTests):
@@ -18,7 +18,7 @@ class TestGMMN(FamilyTests):
 def test_mmd_of_a_sample_with_itself_is_zero():
     x = torch.rand(16, 1, 4, 4) * 2 - 1
     assert squared_mmd(x, x).item() == 0
-    assert squared_mmd(x, x[torch.randperm(16)]).item() == pytest.approx(0, abs=1e-6)
+    assert squared_mmd(x, x[torch.randperm(16)]).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_mmd_of_two_points():

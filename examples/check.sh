@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# A plugin's life, as its author and its users meet it: hfgen and examples/hfgen-gmmn as wheels in a clean environment,
+# listed, trained, sampled, tested, and missed after it is gone. PYTHON chooses the interpreter (default: python3).
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+unset HFGEN_PLUGINS PYTHONPATH
+export PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { printf 'examples/check.sh: %s\n' "$*" >&2; exit 1; }
+
+step "build both wheels, from a copy: setuptools leaves build/ behind, and would pack an old one"
+mkdir "$work/source" "$work/empty"
+git -C "$repo" ls-files -z --cached --others --exclude-standard |
+    tar -C "$repo" --create --null --ignore-failed-read --files-from - | tar -C "$work/source" --extract
+"${PYTHON:-python3}" -m venv "$work/venv"
+export PATH="$work/venv/bin:$PATH"
+pip wheel -qq --no-deps --wheel-dir "$work/wheels" "$work/source" "$work/source/examples/hfgen-gmmn"
+ls "$work/wheels"
+
+step "install them in a clean environment"
+constraints=()
+if [ -f "$repo/constraints.txt" ]; then constraints=(-c "$repo/constraints.txt"); fi
+pip install -qq "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
+pip check
+cd "$work/empty" # so that the wheels are what is tested
+
+step "list"
+hfgen list | grep '^gmmn '
+hfgen plugins --check
+
+step "train, sample, load in a fresh process"
+hfgen train gmmn --dataset_name mnist-mini --max_train_steps 30 --output_dir run
+hfgen sample run --num_images 16 --output grid.png
+python - <<'PYTHON'
+from hfgen import HFGenPipeline
+
+pipeline = HFGenPipeline.from_pretrained("run")
+images = pipeline(seeds=range(16)).images
+assert (type(pipeline).__name__, len(images), images[0].size) == ("GMMNPipeline", 16, (28, 28))
+PYTHON
+
+step "the plugin's own tests"
+cp -R "$work/source/examples/hfgen-gmmn/tests" .
+pytest -q -W error --timeout=300 tests
+
+step "without the plugin, the same folder is one clear error"
+pip uninstall -qq --yes hfgen-gmmn
+status=0
+message=$(hfgen sample run --output again.png 2>&1) || status=$?
+printf '%s\n' "$message"
+[ "$status" = 1 ] || fail "exit code $status instead of 1"
+grep -q "GMMNPipeline.*hfgen-gmmn" <<<"$message" || fail "the error names neither the class nor its distribution"
+[ ! -e again.png ] || fail "an image was drawn without the family"
+
+step "all of it holds"
