@@ -18,7 +18,6 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from hfgen_gan.dcgan import DCGANPipeline
 from interleave import Goal, Variant, measure, options, record
 from PIL import Image
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ import hfgen
 from hfgen import checkpoint, grid
 from hfgen.arguments import resolve
 from hfgen.data import Images, decode_all
+from hfgen_gan.dcgan import DCGANPipeline
 
 SIZE, BATCH, LATENTS = 64, 64, 100
 Run = Callable[[int], None]

@@ -219,8 +219,10 @@ def _accepts(hint: Any, value: Any) -> bool:
         return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     if hint is type(None):
         return value is None
-    if origin is not None and isinstance(origin, type) and issubclass(origin, typing.Collection):
-        return isinstance(value, (list, tuple, dict))
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, typing.Sequence)):
+        return isinstance(value, (list, tuple)) and all(_accepts(typing.get_args(hint)[0], part) for part in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
     return True
 
 
@@ -230,6 +232,8 @@ def _readable(hint: Any) -> str:
         return " or ".join(_readable(part) for part in typing.get_args(hint) if part is not type(None))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if origin is not None:
+        return f"a list, each {_readable(typing.get_args(hint)[0])}" if typing.get_args(hint) else str(hint)
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
 
 

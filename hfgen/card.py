@@ -26,6 +26,8 @@ The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `see
 
 ## Use
 
+`pip install {{ packages }}`, then
+
 ```python
 from hfgen import HFGenPipeline
 
@@ -129,7 +131,8 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
         "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
-        "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
+        "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
+        "versions": _versions(environment),
         "licence_note": licence,
         "references": pipeline_class.references,
     }
@@ -140,6 +143,12 @@ def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     names = ("dataset_name", "train_data_dir")
     local = {n: Path(config[n]).name for n in names if config[n] and Path(config[n]).exists()}
     return {**config, **local}
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    plugin = environment["plugin"]
+    versions = {plugin["distribution"]: plugin["version"]} if plugin else {}
+    return ", ".join(f"{name} {version}" for name, version in {**versions, **environment["versions"]}.items())
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:

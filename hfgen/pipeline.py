@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -78,6 +80,8 @@ class HFGenPipeline(DiffusionPipeline):
         pipeline = cls(
             **{name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()}
         )
+        if num_classes is not None and pipeline.num_classes != num_classes:
+            raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
         for model in pipeline.models().values():
             model.eval()
         return pipeline
@@ -229,7 +233,8 @@ class HFGenPipeline(DiffusionPipeline):
             family = cls._dispatch(hub.read_index(folder))
             family._check_given(kwargs)
             hub.check_component_files(folder, family.load_config(folder), kwargs)
-            pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
+            with _no_bar_but_on_a_terminal():
+                pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
             hub.check_weights_are_complete(folder, pipeline, kwargs)
         return pipeline
 
@@ -290,9 +295,9 @@ class HFGenPipeline(DiffusionPipeline):
 
     def _origin(self) -> dict[str, str]:
         family = registry.family_of(type(self))
-        origin = {"version": __version__, "pipeline": type(self).__name__}
+        origin = {"hfgen": __version__, "pipeline": type(self).__name__}
         if family is not None:
-            origin |= {"family": family.name, "distribution": family.distribution}
+            origin |= {"family": family.name, "distribution": family.distribution, "version": family.version}
         return origin
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -340,6 +345,18 @@ def evaluating(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
+
+
+@contextlib.contextmanager
+def _no_bar_but_on_a_terminal() -> Iterator[None]:
+    hide = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
 
 
 def _check_dtype(dtype: Any) -> None:

@@ -9,13 +9,14 @@ import torch
 import yaml
 
 from hfgen import checkpoint, run_folder
-from hfgen.arguments import RunConfig
+from hfgen.arguments import RunConfig, signature_of
 from hfgen.card import write_card
 from hfgen.data import Images, load_images
 from hfgen.errors import HFGenError, UsageError
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_losses
+from hfgen.registry import family_of
 from hfgen.trainer import Trainer
 
 Facts = dict[str, Any]
@@ -75,12 +76,14 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images
 
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline) -> Facts:
-    """The config with every component's own options spelled out, so that it stays true when defaults change."""
+    """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
     flat = config.to_dict()
     for name, component in pipeline.components.items():
         if component is not None:
             flat[name] = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
-    return flat
+    parameters = signature_of(pipeline.objective_class)
+    defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
+    return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
 
 
 def _plain(value: Any) -> Any:
@@ -115,6 +118,7 @@ def facts(trainer: Trainer) -> Facts:
     return {
         "global_batch_size": trainer.layout.global_batch_size,
         "num_processes": trainer.layout.num_processes,
+        "plugin": _plugin(trainer.pipeline),
         "components": component_rows(trainer.pipeline),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
@@ -124,6 +128,11 @@ def facts(trainer: Trainer) -> Facts:
             "resolution": trainer.batches.resolution,
         },
     }
+
+
+def _plugin(pipeline: HFGenPipeline) -> dict[str, str]:
+    family = family_of(type(pipeline))
+    return {} if family is None else {"distribution": family.distribution, "version": family.version}
 
 
 def summary(trainer: Trainer, folder: Path) -> Facts:

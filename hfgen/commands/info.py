@@ -58,7 +58,10 @@ def family_facts(name: str) -> dict[str, Any]:
 
 def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
     """`base_channels: int = 64`, as it is written in the class."""
-    return {name: str(p).partition(": ")[2].replace("typing.", "") for name, p in signature.items()}
+    return {
+        name: str(p).partition(": ")[2].replace("typing.", "").replace("collections.abc.", "")
+        for name, p in signature.items()
+    }
 
 
 def pipeline_facts(target: str) -> dict[str, Any]:

@@ -248,6 +248,9 @@ class DCGANPipeline(HFGenPipeline):
         discriminator: DCGANDiscriminator | None = None,
     ) -> None:
         super().__init__()
+        shape, latent_dim = list(scheduler.config.latent_shape), generator.config.latent_dim
+        if shape != [latent_dim]:
+            raise UsageError(f"scheduler.latent_shape is {shape}, but generator.latent_dim is {latent_dim}.")
         self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
 
     @classmethod

@@ -1,19 +1,7 @@
-"""The laws that every family obeys. A plugin's whole test file:
-
-    from hfgen.testing import FamilyTests
-
-    class TestMyFamily(FamilyTests):
-        family = "my-family"
-        overrides = {"network.width": 4}  # tiny: the laws build, train and load it many times
-
-Needs pytest. A law that a family cannot obey is declared with its reason in `expected_failures`.
-"""
+"""The laws, and the state that they compare."""
 
 import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +19,7 @@ from hfgen.errors import UsageError
 from hfgen.noise import StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
+from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
 from hfgen.trainer import Trainer
 
 BATCH = 4
@@ -45,6 +34,7 @@ class FamilyTests:
         sample_size, in_channels: shape of the images.
         num_classes: of a family that can be class-conditional, else None.
         training: further training arguments.
+        objective: options of its objective.
         expected_failures: name of a law -> why this family cannot obey it.
         tolerance: how far a sample may be from itself in another batch or process, of a range of 2.
     """
@@ -55,11 +45,14 @@ class FamilyTests:
     in_channels: ClassVar[int] = 1
     num_classes: ClassVar[int | None] = None
     training: ClassVar[dict[str, Any]] = {}
+    objective: ClassVar[dict[str, Any]] = {}
     expected_failures: ClassVar[dict[str, str]] = {}
     tolerance: ClassVar[float] = 1e-5
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest) -> None:
+        unknown = [name for name in self.expected_failures if not hasattr(self, name)]
+        assert not unknown, f"expected_failures names no law: {unknown}"
         reason = self.expected_failures.get(request.node.originalname)
         if reason is not None:
             request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
@@ -93,7 +86,7 @@ class FamilyTests:
             **arguments,
         }
         config = resolve([("law", settings)], self.family, self.pipeline_class())
-        return Trainer(self.build(self.num_classes), load_images(data), config.arguments, folder)
+        return Trainer(self.build(self.num_classes), load_images(data), config.arguments, folder, self.objective)
 
     # --- laws ---------------------------------------------------------------------------------------------------
 
@@ -126,6 +119,16 @@ class FamilyTests:
             self.pipeline_class().build(self.sample_size, self.in_channels, **{f"{name}.no_such_option": 1})
         with pytest.raises(UsageError, match="no_such_component"):
             self.pipeline_class().build(self.sample_size, self.in_channels, **{"no_such_component.x": 1})
+
+    def test_class_conditioning_is_declared_or_refused(self) -> None:
+        """A family that ignored the labels would train, and its card would say class-conditional."""
+        if self.num_classes is not None:
+            assert self.build(self.num_classes).num_classes == self.num_classes
+            return
+        try:
+            assert self.build(3).num_classes == 3
+        except UsageError:
+            return
 
     def test_buffers_are_persistent(self) -> None:
         """A buffer that is not saved comes back as whatever `__init__` makes of it, or as nothing."""
@@ -185,7 +188,7 @@ class FamilyTests:
         """And no gradient or loss is anything but finite; each update names a network."""
         trainer = self.trainer(data)
         pipeline, reached = trainer.pipeline, set()
-        objective = build_objective(pipeline.objective_class, pipeline.components, {})
+        objective = build_objective(pipeline.objective_class, pipeline.components, self.objective)
         objective.noise = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH)
         for component, loss, _ in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
             assert loss.ndim == 0
@@ -298,47 +301,12 @@ class FamilyTests:
         return nest_options(self.overrides)
 
     def _options(self) -> list[str]:
-        options = {f"{c}.{k}": v for c, block in self._components().items() for k, v in block.items()}
+        blocks = {**self._components(), "objective": self.objective}
+        options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()} | self.training
         return [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
 
 
 # --- what the laws use ----------------------------------------------------------------------------------------------
-
-LOAD = """
-import json, pathlib, sys
-from hfgen import HFGenPipeline
-folder = pathlib.Path(sys.argv[1])
-import numpy, torch
-for name, options in {"whole": {}, "variant": {"variant": "other"}, "shards": {}}.items():
-    pipeline = HFGenPipeline.from_pretrained(folder / name, **options)
-    numpy.save(folder / f"{name}.npy", pipeline(seeds=[0, 1], output_type="np").images)
-double = HFGenPipeline.from_pretrained(folder / "whole", dtype=torch.float64)
-dtypes = {str(p.dtype) for model in double.models().values() for p in model.parameters()}
-print(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
-"""
-
-TWO_PROCESSES = """
-import pathlib, sys
-import torch
-from accelerate import PartialState
-from hfgen import trainer
-from hfgen.train import main
-
-folder, kept = pathlib.Path(sys.argv.pop(1)), []
-original = trainer.Trainer.train
-def train(self):
-    original(self)
-    kept.append({f"{c}.{n}": t.clone() for c, m in self.pipeline.models().items() for n, t in m.state_dict().items()})
-trainer.Trainer.train = train
-try:
-    main()
-except SystemExit as stop:
-    if stop.code:
-        raise
-state = PartialState()
-torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
-state.destroy_process_group()
-"""
 
 
 def make_data(path: Path, size: int, channels: int, num_classes: int | None = None, count: int = 24) -> Path:
@@ -378,28 +346,3 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     for component, ema in trainer.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     return found
-
-
-def load_in_subprocess(folder: Path) -> dict[str, Any]:
-    """What a process says that has imported nothing but hfgen and loads what was saved in `folder`."""
-    command = [sys.executable, "-W", "ignore", "-c", LOAD, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment())
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
-    """Run a script under torchrun on two CPU processes; return what it wrote."""
-    path = folder / "two_processes.py"
-    path.write_text(script, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    launcher += ["--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1", str(path), str(folder), *arguments]
-    done = subprocess.run(launcher, capture_output=True, text=True, env=quiet_environment(), timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def quiet_environment() -> dict[str, str]:
-    """This process's environment, for a child on the loopback device and one thread."""
-    extra = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **extra}

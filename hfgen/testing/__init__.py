@@ -1,0 +1,19 @@
+"""The laws that every family obeys. A plugin's whole test file:
+
+    from hfgen.testing import FamilyTests
+
+    class TestMyFamily(FamilyTests):
+        family = "my-family"
+        overrides = {"network.width": 4}  # tiny: the laws build, train and load it many times
+
+Needs pytest. A law that a family cannot obey is declared with its reason in `expected_failures`.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("hfgen.testing.laws")  # so that a failing law shows its values
+
+from hfgen.testing.laws import FamilyTests, make_data, state, weights  # noqa: E402
+from hfgen.testing.processes import quiet_environment  # noqa: E402
+
+__all__ = ["FamilyTests", "make_data", "quiet_environment", "state", "weights"]
