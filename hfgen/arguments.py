@@ -219,7 +219,7 @@ def _accepts(hint: Any, value: Any) -> bool:
         return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     if hint is type(None):
         return value is None
-    if origin is tuple or (isinstance(origin, type) and issubclass(origin, typing.Sequence)):
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
         return isinstance(value, (list, tuple)) and all(_accepts(typing.get_args(hint)[0], part) for part in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,8 @@ def family_facts(name: str) -> dict[str, Any]:
 
 def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
     """`base_channels: int = 64`, as it is written in the class."""
-    return {
-        name: str(p).partition(": ")[2].replace("typing.", "").replace("collections.abc.", "")
-        for name, p in signature.items()
-    }
+    written = {name: str(p).partition(": ")[2] for name, p in signature.items()}
+    return {name: re.sub(r"\b(typing|collections\.abc)\.", "", text) for name, text in written.items()}
 
 
 def pipeline_facts(target: str) -> dict[str, Any]:

@@ -302,8 +302,11 @@ class FamilyTests:
 
     def _options(self) -> list[str]:
         blocks = {**self._components(), "objective": self.objective}
-        options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()} | self.training
-        return [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+        options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()}
+        words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+        for key, value in self.training.items():
+            words += [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+        return words
 
 
 # --- what the laws use ----------------------------------------------------------------------------------------------
