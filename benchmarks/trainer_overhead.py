@@ -136,10 +136,7 @@ def main() -> None:
             Variant("hfgen Trainer", trainer_loop(images, stack)),
         ]
         blocks = measure(variants, arguments)
-    goals = [
-        Goal("hfgen Trainer", "extra_ms", 0.25, "bare loop"),
-        Goal("hfgen Trainer", "ratio", 0.65, "bare loop"),
-    ]
+    goals = [Goal("hfgen Trainer", "extra_ms", 0.25, "bare loop"), Goal("hfgen Trainer", "ratio", 0.65, "bare loop")]
     network = f"{PIXELS}-{HIDDEN}-{PIXELS}"
     used = {"network": network, "batch": BATCH, "threads": 1, "ms": "per step"}
     record("trainer_overhead", variants, blocks, arguments, ["bare loop"], goals, used)

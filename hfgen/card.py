@@ -82,7 +82,7 @@ def write_card(folder: Path) -> Path:
     data = card_data(config, environment, pipeline_class)
     card = ModelCard.from_template(data, template_str=TEMPLATE, **_text(folder, facts, pipeline_class))
     path = folder / "README.md"
-    path.write_text(str(card), encoding="utf-8")
+    run_folder.write_text(path, str(card))
     return path
 
 
@@ -115,14 +115,14 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
     averaged = config["use_ema"] and pipeline_class.ema_components
     licence = "" if config.get("license") else " No licence was chosen for this model yet."
     return {
-        "title": folder.name,
+        "title": folder.resolve().name,
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
         "data": f"{data['count']:,} images of {data['name']}",
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "weights": " (averaged weights)" if averaged else "",
-        "folder": folder.name,
+        "folder": folder.resolve().name,
         "components": environment["components"],
         "shape": "{channels} x {resolution} x {resolution}".format(**data),
         "steps": f"{last['step']:,}",

@@ -3,7 +3,7 @@
 checkpoint-500/
     model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
     trainer/state.json                      step and what a resumed run must agree on
-    trainer/<component>.optimizer.{safetensors,json}
+    trainer/<component>.optimizer.safetensors
     trainer/<component>.ema.safetensors
 """
 
@@ -40,8 +40,19 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
         return next(reversed(list_checkpoints(output_dir)), None)
     for folder in (Path(resume_from), output_dir / "checkpoints" / resume_from):
         if (folder / "trainer" / "state.json").is_file():
+            _require_newest(folder, output_dir)
             return folder
     raise UsageError(f"{resume_from!r} is no checkpoint.\nGive the folder of one, or `latest`.")
+
+
+def _require_newest(place: Path, output_dir: Path) -> None:
+    """Of two branches in one folder the abandoned one would count as the newest."""
+    newer = [p for p in list_checkpoints(output_dir) if step_of(p) > step_of(place)]
+    if newer and newer[0].resolve().parent == place.resolve().parent:
+        raise UsageError(
+            f"{output_dir} holds newer checkpoints than {place.name}, up to {newer[-1].name}.\n"
+            "Move them away, or resume into another --output_dir."
+        )
 
 
 def save_checkpoint(folder: Path, step: int, trainer: Any) -> Path:
@@ -55,10 +66,8 @@ def save_checkpoint(folder: Path, step: int, trainer: Any) -> Path:
         (temporary / "trainer").mkdir()
         for name, tensors in _tensors(trainer):
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "trainer" / name)
-        for name, optimizer in trainer.optimizers.items():
-            groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-            _write_json(temporary / "trainer" / f"{name}.optimizer.json", groups)
-        _write_json(temporary / "trainer" / "state.json", trainer.state())
+        state = json.dumps(trainer.state(), indent=2, default=float)
+        (temporary / "trainer" / "state.json").write_text(state + "\n", encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)
         temporary.rename(place)
     except BaseException:
@@ -96,14 +105,15 @@ def load_checkpoint(place: Path, trainer: Any) -> int:
         for name, model in trainer.pipeline.models().items():
             _load_weights(model, place / name)
         for name, optimizer in trainer.optimizers.items():
-            _load_optimizer(optimizer, place / "trainer" / f"{name}.optimizer")
+            _load_optimizer(optimizer, place / "trainer" / f"{name}.optimizer.safetensors")
         for name, ema in trainer.emas.items():
             ema.load_state_dict(load_file(place / "trainer" / f"{name}.ema.safetensors"), state["step"])
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, HFGenError):
             raise
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HFGenError(
-            f"The checkpoint {place} is damaged: {error}\nRemove it to go on from an older one."
+            f"The checkpoint {place} is damaged: {first_line}\nRemove it to go on from an older one."
         ) from error
     trainer.load_extra_state(state)
     return state["step"]
@@ -117,27 +127,34 @@ def _load_weights(model: torch.nn.Module, folder: Path) -> None:
 
 
 def _check_same_run(place: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    for name in ("seed", "global_batch_size", "images"):
+    for name in ("seed", "global_batch_size", "images", "class_conditional", "use_ema", "networks"):
         if saved[name] != current[name]:
+            then, now = _difference(saved[name], current[name])
             raise UsageError(
-                f"The checkpoint {place} was written with {name} {saved[name]}, this run has {current[name]}.\n"
+                f"The checkpoint {place} was written with {name} {then}, this run has {now}.\n"
                 "Resume with the same settings, or start a new run."
             )
 
 
-def _load_optimizer(optimizer: Any, stem: Path) -> None:
+def _difference(then: Any, now: Any) -> tuple[Any, Any]:
+    """Of two dictionaries, the parts that differ."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return then, now
+    differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    parts = {name: _difference(then.get(name), now.get(name)) for name in differing}
+    return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
+
+
+def _load_optimizer(optimizer: Any, file: Path) -> None:
+    """The moments; learning rate and the like are those of the run that resumes."""
     state: dict[int, dict[str, Any]] = {}
-    for key, value in load_file(stem.with_suffix(".optimizer.safetensors")).items():
+    for key, value in load_file(file).items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    groups = json.loads(stem.with_suffix(".optimizer.json").read_text())
-    current = optimizer.state_dict()["param_groups"]
-    for group, saved in zip(current, groups, strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, entry in state.items():
         entry.update({name: _laid_out_like(parameters[number], value) for name, value in entry.items()})
-    optimizer.load_state_dict({"state": state, "param_groups": current})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -151,7 +168,3 @@ def delete_old(folder: Path, limit: int | None) -> None:
     """Keep the newest `limit` checkpoints; None or 0 keeps all."""
     for old in list_checkpoints(folder)[: -limit or None] if limit else []:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, default=float) + "\n", encoding="utf-8")

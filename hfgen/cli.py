@@ -9,7 +9,9 @@ import click
 from hfgen import __version__
 from hfgen.arguments import ALIASES
 from hfgen.commands import info, list_, plugins, sample, train
-from hfgen.errors import HFGenError
+from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
+
+AGREED = (UsageError, PluginError, CheckError, Interrupted)
 
 
 def normalize(name: str) -> str:
@@ -38,10 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        if _rank() == 0:
+            error.show()
         code = error.exit_code
     except HFGenError as error:
-        code = _report(str(error), error.exit_code)
+        code = _report(str(error), error.exit_code, agreed=isinstance(error, AGREED))
     except (KeyboardInterrupt, click.Abort):
         code = _report("Stopped; nothing further was saved.", 130)
     except Exception as error:
@@ -52,9 +55,14 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report(message: str, code: int) -> int:
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _report(message: str, code: int, agreed: bool = False) -> int:
+    """Of several processes one tells what all met; what only one may have met, each tells for itself."""
     if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
-        click.echo(f"hfgen: {message}", err=True)
+    if _rank() == 0 or not agreed:
+        click.echo(f"hfgen: {message}" if _rank() == 0 else f"hfgen[{_rank()}]: {message}", err=True)
     return code

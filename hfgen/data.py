@@ -6,9 +6,12 @@ file of parquet, an `.npz` or `.npy` file, an id on the Hub.
 
 import contextlib
 import functools
+import glob
 import io
 import os
 import sys
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from hfgen.data_names import BUILT_IN_FOLDERS as BUILT_IN
@@ -86,7 +89,8 @@ class Images:
             HFGenError: it cannot be read.
         """
         with _told(self.name, index), self.open_image(index) as image:
-            pixels = np.array(resize(to_mode(image, self.mode), resolution, center_crop))
+            upright = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
+            pixels = np.array(resize(to_mode(upright, self.mode), resolution, center_crop))
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -165,7 +169,7 @@ def _source(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
     if not path.is_dir():
         return [name], {}
     kind = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
-    return [kind], {"data_dir": str(path)}
+    return [kind], {"data_dir": glob.escape(str(path))}
 
 
 def _looks_local(name: str) -> bool:
@@ -214,6 +218,8 @@ def _labels(name: str, dataset: Any, wanted: str | None) -> tuple[Tensor | None,
         return None, None
     values = np.asarray(dataset[column][:])
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
+        if wanted is None:
+            return None, None  # what happens to be called label need not be one
         raise UsageError(f"{name}: the labels in {column!r} are not class numbers 0, 1, 2 ...")
     return torch.from_numpy(values.astype(np.int64)), getattr(dataset.features[column], "names", None)
 
@@ -234,8 +240,8 @@ def _from_arrays(name: str, path: Path) -> Images:
         )
     if pixels.ndim == 4 and pixels.shape[3] == 1:
         pixels = pixels[..., 0]
-    if labels is not None and (labels.shape != pixels.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise UsageError(f"{name}: labels are {labels.dtype} of shape {labels.shape}; expected one integer per image.")
+    if labels is not None and (labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise UsageError(f"{name}: labels are {labels.dtype} of shape {labels.shape}; expected a class 0, 1 ... each.")
     open_image = functools.partial(_open_array, pixels)
     mode, sizes, notes = _inspect(name, len(pixels), open_image)
     if pixels.dtype == np.uint16:
@@ -246,9 +252,10 @@ def _from_arrays(name: str, path: Path) -> Images:
 
 def _load_arrays(name: str, path: Path) -> dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{name} cannot be read: {error}") from error
 
 
@@ -266,7 +273,7 @@ def _inspect(
     for index in evenly_spaced(count, SCANNED):
         with _told(name, index), open_image(index) as image:
             modes[_true_mode(image)] += 1
-            sizes[image.size] += 1
+            sizes[_upright_size(image)] += 1
     notes = []
     if any(mode.startswith("I") for mode in modes):
         notes.append("16-bit images are scaled to 8 bits")
@@ -287,6 +294,13 @@ def _told(name: str, index: int) -> Iterator[None]:
 
 def evenly_spaced(count: int, at_most: int) -> Iterable[int]:
     return range(count) if count <= at_most else (i * count // at_most for i in range(at_most))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if "exif" not in image.info:  # asking a PNG that has none would decode it
+        return image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if turned else image.size
 
 
 def _true_mode(image: Image.Image) -> str:
@@ -362,10 +376,7 @@ def _power_of_two(side: int) -> int:
 
 
 def decode_all(
-    images: Images,
-    resolution: int,
-    center_crop: bool,
-    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    images: Images, resolution: int, center_crop: bool, progress: Callable[[Sequence[int]], Iterable[int]] = iter
 ) -> Tensor:
     """All images in memory: uint8, shape (N, C, resolution, resolution)."""
     pixels = torch.empty((len(images), images.channels, resolution, resolution), dtype=torch.uint8)

@@ -43,5 +43,9 @@ def save_image(image: Image.Image, path: Path) -> None:
     """Write under another name first, so that a half-written picture never bears the real one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
-    os.replace(temporary, path)
+    try:
+        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

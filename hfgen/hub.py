@@ -197,10 +197,14 @@ def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
 
 def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     dot_variant = f".{variant}" if variant else ""
-    for shards in folder.glob(f"*.safetensors.index{dot_variant}.json"):
+    shards = folder / f"diffusion_pytorch_model.safetensors.index{dot_variant}.json"  # the one that diffusers reads
+    if shards.is_file():
         try:
             weight_map = json.loads(shards.read_text(encoding="utf-8"))["weight_map"]
-            return [folder / name for name in sorted(set(weight_map.values()))]
+            names = sorted(set(weight_map.values()))
+            if not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
+                raise ValueError("it names other files than safetensors beside it")
+            return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
     whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
@@ -248,6 +252,7 @@ def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for killed in folder.glob(".saving-*"):
+        _restore(killed, folder)
         shutil.rmtree(killed, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
@@ -261,6 +266,14 @@ def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
                 parent.rmdir()  # only if empty
         raise
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def _restore(killed: Path, folder: Path) -> None:
+    """A save that was killed between its two renames left the former component among what it was writing."""
+    for old in killed.glob("*.old"):
+        place = folder / old.name.removesuffix(".old")
+        if not place.exists():
+            os.replace(old, place)
 
 
 def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
@@ -278,7 +291,7 @@ def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
         os.replace(place, old)
         try:
             os.replace(entry, place)
-        except OSError:
+        except BaseException:
             os.replace(old, place)
             raise
 

@@ -1,12 +1,17 @@
-"""How many processes were asked for, and whether that many came together."""
+"""The processes that train together: whether as many came as were asked for, and their Accelerator."""
 
 import os
 import re
+from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
-from hfgen.errors import HFGenError
+from hfgen.arguments import TrainingArguments
+from hfgen.errors import HFGenError, UsageError, did_you_mean
 
 
 def join_processes() -> PartialState:
@@ -64,3 +69,33 @@ def _parent_command() -> list[str]:
         return parent.cmdline() if parent is not None else []
     except psutil.Error:
         return []
+
+
+def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
+    """Accelerate's view of this machine."""
+    join_processes()
+    AcceleratorState._reset_state()  # a process may train twice, with another precision
+    if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
+    trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=arguments.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        log_with=trackers,
+        project_dir=None if folder is None else str(folder / "logs"),
+    )
+    accelerator.gradient_accumulation_steps = 1  # accumulated here, whatever the launcher was told
+    return accelerator
+
+
+def tracker_names(report_to: str) -> list[str]:
+    """The trackers of a comma-separated list; `all` are those that are installed."""
+    installed = [str(kind.value) for kind in get_available_trackers()]
+    wanted = installed if report_to == "all" else [name.strip() for name in report_to.split(",")]
+    for name in wanted:
+        if name not in installed:
+            known = {str(kind.value) for kind in LoggerType} - {"all"}
+            hint = f"pip install {name}" if name in known else did_you_mean(name, known).strip()
+            raise UsageError(f"report_to: the tracker {name!r} is not installed here. {hint}")
+    return wanted

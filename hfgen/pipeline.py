@@ -16,7 +16,7 @@ from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hfgen import __version__, hub, registry
+from hfgen import __version__, components, hub, registry
 from hfgen.arguments import check_options, signature_of
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
@@ -77,6 +77,7 @@ class HFGenPipeline(DiffusionPipeline):
                 raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
             nested[name] = check_options(classes[name], options, prefix=name)
         configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
+        _refuse_another_shape(configs, nested)
         pipeline = cls(
             **{name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()}
         )
@@ -195,8 +196,9 @@ class HFGenPipeline(DiffusionPipeline):
             if class_labels is not None:
                 raise UsageError("This model is not class-conditional; it takes no class_labels.")
             return None
+        drawn = noise.integers(self.num_classes)  # always, so that the latents after it are a seed's own
         if class_labels is None:
-            return noise.integers(self.num_classes)
+            return drawn
         labels = torch.as_tensor(class_labels, dtype=torch.int64, device=noise.device)
         labels = labels.expand(len(noise)) if labels.ndim == 0 else labels
         if len(labels) != len(noise):
@@ -273,7 +275,16 @@ class HFGenPipeline(DiffusionPipeline):
         hub.check_entries(index, cls.component_classes())
         for name, library, class_name in hub.component_entries(index):
             index[name] = redirect(library, class_name, cls.__module__.partition(".")[0])
+            cls._check_role(name, getattr(components, index[name][1]))
         return loaded
+
+    @classmethod
+    def _check_role(cls, name: str, found: type) -> None:
+        """A network is of the annotated class; a scheduler may be swapped for another."""
+        annotated = cls.component_classes().get(name, found)
+        expected = SchedulerMixin if issubclass(annotated, SchedulerMixin) else annotated
+        if not issubclass(found, expected):
+            raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {expected.__name__}.")
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -364,6 +375,18 @@ def _check_dtype(dtype: Any) -> None:
     for value in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
         if value is not None and not isinstance(value, torch.dtype):
             raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
+
+
+def _refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, Config]) -> None:
+    """The networks are for the data's shape; an option cannot say otherwise."""
+    for name, options in overrides.items():
+        for key in ("sample_size", "in_channels", "out_channels", "num_classes"):
+            derived = configs.get(name, {}).get(key, ...)
+            if key in options and derived is not ... and options[key] != derived:
+                raise UsageError(
+                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from the\n"
+                    "images, --resolution and --class_conditional, and cannot be set."
+                )
 
 
 def _not_none(hint: Any) -> type:

@@ -19,23 +19,14 @@ class Progress:
     def decoding(self, items: Sequence[int]) -> Iterable[int]:
         """The items, with a bar where there are many."""
         return tqdm(
-            items,
-            "decoding",
-            unit="image",
-            disable=not (self.visible and self.terminal),
-            leave=False,
-            delay=1,
+            items, "decoding", unit="image", disable=not (self.visible and self.terminal), leave=False, delay=1
         )
 
     @contextlib.contextmanager
     def training(self, first: int, last: int) -> Iterator[None]:
         """Within, `advance` moves the bar."""
         self.bar = tqdm(
-            total=last,
-            initial=first,
-            desc="training",
-            unit="step",
-            disable=not (self.visible and self.terminal),
+            total=last, initial=first, desc="training", unit="step", disable=not (self.visible and self.terminal)
         )
         self.last = last
         try:

@@ -111,9 +111,13 @@ def register_family(name: str, pipeline_class: type) -> None:
     if not _is_pipeline(pipeline_class):
         raise UsageError(f"{name!r} cannot be registered: {pipeline_class!r} is no HFGenPipeline class.")
     family = Family(name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class)
+    family_key = (name, family.class_name, family.module)
     for other in list_families():
         taken = other.name == name or other.class_name == family.class_name
-        if taken and other.pipeline_class is not pipeline_class:
+        again = other.pipeline_class is not None and (other.name, other.class_name, other.module) == family_key
+        if (
+            taken and not again and other.pipeline_class is not pipeline_class
+        ):  # a notebook's cell that runs again makes a new class of the same name
             raise UsageError(f"{name!r} ({family.class_name}) is taken by {other.name!r} of {other.source}.")
     _registered[name] = family
 

@@ -1,5 +1,6 @@
 """One training run, from a resolved config to a finished run folder."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +43,15 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         trainer.resume(place)
         say(f"resumed from {place}, step {trainer.step}")
     if trainer.accelerator.is_main_process:
-        writable(folder, lambda: run_folder.write_start(folder, full_config(config, pipeline), facts(trainer)))
+        start = full_config(config, pipeline, images)
+        with writable(folder):
+            run_folder.write_start(folder, start, facts(trainer), resumed=bool(resume_from))
         say(f"run folder {folder}")
     trainer.train()
     if trainer.accelerator.is_main_process:
-        plot_losses(run_folder.read_metrics(folder), folder / "plots" / "loss.png")
-        write_card(folder)
+        with writable(folder):
+            plot_losses(run_folder.read_metrics(folder), folder / "plots" / "loss.png")
+            write_card(folder)
     return summary(trainer, folder)
 
 
@@ -65,22 +69,26 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
         raise UsageError(f"{images.name} has no class labels, which class_conditional needs.")
-    overrides = {name: options for name, options in config.components.items() if name != "objective"}
+    overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     torch.manual_seed(key(a.seed, "weights"))
-    return pipeline_class.build(
-        a.resolution or images.resolution(),
-        images.channels,
-        images.num_classes if a.class_conditional else None,
-        **overrides,
-    )
+    size, channels, num_classes = data_shape(config, images)
+    return pipeline_class.build(size, channels, num_classes, **overrides)
 
 
-def full_config(config: RunConfig, pipeline: HFGenPipeline) -> Facts:
+def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]:
+    """Side, channels and classes of what is trained on."""
+    a = config.arguments
+    return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
+
+
+def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Facts:
     """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
-    flat = config.to_dict()
+    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), config.components)
     for name, component in pipeline.components.items():
         if component is not None:
-            flat[name] = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
+            options = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
+            # what follows from the data is left for the data to say again
+            flat[name] = {k: v for k, v in options.items() if derived.get(name, {}).get(k, ...) != v}
     parameters = signature_of(pipeline.objective_class)
     defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
     return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
@@ -140,10 +148,11 @@ def summary(trainer: Trainer, folder: Path) -> Facts:
     return {"output_dir": str(folder), "steps": trainer.step, "seconds": last["seconds"], "metrics": last}
 
 
-def writable(folder: Path, write: Any) -> None:
-    """Run `write`; what keeps it from writing is one clear error."""
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Within, what keeps the run folder from being written is one clear error."""
     try:
-        write()
+        yield
     except OSError as error:
         raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error
 
@@ -154,7 +163,7 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) ->
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
-    resolved = yaml.safe_dump(full_config(config, pipeline), sort_keys=False)
+    resolved = yaml.safe_dump(full_config(config, pipeline, images), sort_keys=False)
     trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
     micro_batches = next(trainer.batches.steps(0, 1))
     trainer.train_step(micro_batches)

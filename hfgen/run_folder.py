@@ -14,26 +14,21 @@ import yaml
 from hfgen.errors import UsageError
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
-STACK = (
-    "hfgen",
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "huggingface_hub",
-    "safetensors",
-)
+STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
 
-def choose(model: str, dataset: str, output_dir: str | None, resume: bool) -> Path:
-    """The folder of a run: the given one, or the first free of runs/MODEL-DATASET, -2, -3 (the last used, to resume).
+def choose(model: str, dataset: str, output_dir: str | None, resume: str | None) -> Path:
+    """The folder of a run: the given one, or the first free of runs/MODEL-DATASET, -2, -3.
+
+    To resume, it is the one that the checkpoint lies in, or the last used one for `latest`.
 
     Raises:
         UsageError: the given folder is in use and the run is not resumed, or it is a file.
     """
     if output_dir is None:
-        return _numbered(Path("runs") / f"{model}-{_slug(dataset)}", resume)
+        if resume and Path(resume).parent.name == "checkpoints":
+            return Path(resume).parent.parent
+        return _numbered(Path("runs") / f"{model}-{_slug(dataset)}", bool(resume))
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output_dir {output_dir} is a file.")
@@ -42,6 +37,8 @@ def choose(model: str, dataset: str, output_dir: str | None, resume: bool) -> Pa
             f"output_dir {output_dir} is not empty; nothing was written.\n"
             "Give another folder, or go on with that run: --resume_from_checkpoint latest"
         )
+    if resume and folder.is_dir() and any(folder.iterdir()) and not (folder / ENVIRONMENT).is_file():
+        raise UsageError(f"output_dir {output_dir} is not empty and no run of hfgen; nothing was written.")
     return folder
 
 
@@ -60,11 +57,30 @@ def _slug(dataset: str) -> str:
     return "-".join(stem.split()) or "data"
 
 
-def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """The resolved config, from which the run can be repeated, and the environment."""
+def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], resumed: bool) -> None:
+    """The resolved config, from which the run can be repeated, and the environment.
+
+    Raises:
+        UsageError: another run took the folder since it was chosen.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    (folder / ENVIRONMENT).write_text(json.dumps({**environment(), **facts}, indent=2) + "\n", encoding="utf-8")
+    try:
+        (folder / ENVIRONMENT).open("a" if resumed else "x").close()
+    except FileExistsError as error:
+        raise UsageError(f"{folder} was taken by another run just now; start again.") from error
+    write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+    write_text(folder / ENVIRONMENT, json.dumps({**environment(), **facts}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file: on a full disk, or killed, the old one stays."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def environment() -> dict[str, Any]:
@@ -105,7 +121,7 @@ class Metrics:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS
         kept = [line for line in read_metrics(folder) if line["step"] <= resumed_step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

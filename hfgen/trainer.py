@@ -1,17 +1,14 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
+import json
+import shlex
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
-from diffusers.optimization import SchedulerType, get_scheduler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -20,10 +17,11 @@ from hfgen.arguments import TrainingArguments
 from hfgen.batches import Batches, Layout
 from hfgen.data import Images
 from hfgen.ema import ModelEMA
-from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError, did_you_mean
-from hfgen.launch import join_processes
+from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
+from hfgen.launch import make_accelerator
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective
+from hfgen.optimizers import make_lr_scheduler, make_optimizer, unwrapped
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
@@ -67,6 +65,7 @@ class Trainer:
             if arguments.use_ema
         }
         self.metrics: Metrics | None = None
+        self.saved_step = -1
         self.sums: dict[str, Tensor] = {}
         self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
 
@@ -98,24 +97,18 @@ class Trainer:
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: list[Any] = []
         for name, model in self.pipeline.models().items():
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                model.to(self.accelerator.device)  # a network that is used as it is
+                continue
             if self.arguments.channels_last:
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             model.train()
             optimizer = make_optimizer(model, self.arguments)
-            self.lr_schedulers.append(self._lr_scheduler(optimizer))
+            self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.last_step))
             prepared, wrapped = self.accelerator.prepare(model, optimizer)
             self.models[name] = components[name] = prepared
             self.optimizers[name] = unwrapped(wrapped)
         self.objective = build_objective(self.pipeline.objective_class, components, objective_options)
-
-    def _lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Counted in optimizer steps, whatever the number of processes."""
-        name = self.arguments.lr_scheduler
-        names = {kind.value for kind in SchedulerType} - {"piecewise_constant"}  # which needs rules of its own
-        if name not in names:
-            raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
-        warmup = self.arguments.lr_warmup_steps
-        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=self.last_step)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -138,6 +131,8 @@ class Trainer:
         self.clock = time.perf_counter()
         if self.folder is not None and self.accelerator.is_main_process:
             self.metrics = Metrics(self.folder, resumed_step=self.step)
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("hfgen")
         with StopSignal() as stop:
             for micro_batches in self.batches.steps(self.step, self.last_step):
                 self.train_step(micro_batches)
@@ -174,25 +169,27 @@ class Trainer:
         component = None
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]
-            with self._gradients_synchronised(micro == len(running) - 1):
+            with contextlib.ExitStack() as stack:
+                for model in self.models.values() if len(running) > 1 else ():
+                    stack.enter_context(self.accelerator.no_sync(model))
                 update = next(training_step, None)
                 if update is None:
                     continue
+                self._require_component(update.component)
+                if len(running) > 1 and micro == len(running) - 1:
+                    # DDP would decide at the forward pass, which may lie before an earlier update.
+                    model = self.models[update.component]
+                    stack.enter_context(self.accelerator.trigger_sync_in_backward(model))
                 self.accelerator.backward(update.loss / len(running))
             component = update.component
             self._log_update(update, len(running))
         return component
 
-    @contextlib.contextmanager
-    def _gradients_synchronised(self, synchronised: bool) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for model in self.models.values() if not synchronised else ():
-                stack.enter_context(self.accelerator.no_sync(model))
-            yield
-
-    def _optimize(self, component: str) -> None:
+    def _require_component(self, component: str) -> None:
         if component not in self.optimizers:
             raise HFGenError(f"The objective updates {component!r}; the networks are {', '.join(self.optimizers)}.")
+
+    def _optimize(self, component: str) -> None:
         if self.arguments.max_grad_norm:
             self.accelerator.clip_grad_norm_(self.models[component].parameters(), self.arguments.max_grad_norm)
         self.optimizers[component].step()
@@ -216,6 +213,7 @@ class Trainer:
         if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
             self._write_metrics()
         if checkpoint_due:
+            self._require_finite_weights()
             self._save_checkpoint()
         if grid_due:
             self._save_grid()
@@ -241,7 +239,8 @@ class Trainer:
             "seconds": round(self.seconds, 3),
         }
         if self.metrics is not None:
-            self.metrics.write(line)
+            with self._saving("metrics"):
+                self.metrics.write(line)
         self.accelerator.log(values, step=self.step)
         self.progress.report(line)
         self.sums, self.summed_steps, self.clock = {}, 0, now
@@ -257,11 +256,17 @@ class Trainer:
             f"the training stopped. {where}\nTry a lower --learning_rate, --max_grad_norm 1, or --mixed_precision no."
         )
 
+    def _require_finite_weights(self) -> None:
+        """A finite loss may have had a gradient that was not; such weights never become the last good checkpoint."""
+        for name, model in self.pipeline.models().items():
+            if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+                self._require_finite({f"a weight of the {name}": float("nan")})
+
     def _save_grid(self) -> None:
         if self.folder is not None and self.accelerator.is_main_process:
-            with self.averaged() as pipeline:
+            with self._saving("sample grid"), self.averaged() as pipeline:
                 images = grid.draw(pipeline, range(self.arguments.num_validation_images))
-            grid.save_image(grid.image_grid(images), self.folder / "samples" / f"step_{self.step:06d}.png")
+                grid.save_image(grid.image_grid(images), self.folder / "samples" / f"step_{self.step:06d}.png")
         self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
@@ -279,8 +284,9 @@ class Trainer:
     # --- saving and resuming ------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
-        if self.folder is None:
+        if self.folder is None or self.saved_step == self.step:
             return
+        self.saved_step = self.step
         self._equalise_buffers()
         if self.accelerator.is_main_process:
             with self._saving("checkpoint"):
@@ -318,7 +324,7 @@ class Trainer:
             where = f"The last complete checkpoint is {kept[0]}." if kept else "There is no complete checkpoint yet."
             raise HFGenError(
                 f"The {what} of step {self.step} could not be saved in {self.folder}: {error}\n"
-                f"{where} Nothing half-written was left. Make room, then resume:\n  {resume_command(self.folder)}"
+                f"{where} Nothing half-written was left. Make room, then resume:\n  {self._resume_command()}"
             ) from error
 
     def resume(self, place: Path) -> None:
@@ -336,6 +342,9 @@ class Trainer:
             "seed": self.arguments.seed,
             "global_batch_size": self.layout.global_batch_size,
             "images": len(self.batches.images),
+            "class_conditional": self.arguments.class_conditional,
+            "use_ema": self.arguments.use_ema,
+            "networks": {name: public_config(model) for name, model in self.pipeline.models().items()},
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
@@ -344,7 +353,10 @@ class Trainer:
         self.seconds = state["seconds"]
         for lr_scheduler in self.lr_schedulers:
             lr_scheduler.last_epoch = state["step"]
-            lr_scheduler._last_lr = [group["lr"] for group in lr_scheduler.optimizer.param_groups]
+            groups = lr_scheduler.optimizer.param_groups
+            for group, base, factor in zip(groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True):
+                group["lr"] = base * factor(state["step"])  # all of get_scheduler's are a factor of the step
+            lr_scheduler._last_lr = [group["lr"] for group in groups]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -361,51 +373,20 @@ class Trainer:
             raise Interrupted(f"Stopped at step {self.step}.", stop.number)
         raise Interrupted(
             f"Stopped at step {self.step} of {self.last_step}; a checkpoint was saved. Go on with:\n"
-            f"  {resume_command(self.folder)}",
+            f"  {self._resume_command()}",
             stop.number,
         )
 
-
-def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
-    """Accelerate's view of this machine."""
-    join_processes()
-    AcceleratorState._reset_state()  # a process may train twice, with another precision
-    trackers = None if arguments.report_to == "none" or folder is None else arguments.report_to.split(",")
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=arguments.mixed_precision,
-        step_scheduler_with_optimizer=False,
-        log_with=trackers,
-        project_dir=None if folder is None else str(folder / "logs"),
-    )
-    if trackers:
-        accelerator.init_trackers("hfgen")
-    return accelerator
+    def _resume_command(self) -> str:
+        processes, folder = self.accelerator.num_processes, shlex.quote(str(self.folder))
+        start = "hfgen train" if processes == 1 else f"torchrun --nproc_per_node {processes} hfgen/train.py"
+        return f"{start} --config {folder}/config.yaml --output_dir {folder} --resume_from_checkpoint latest"
 
 
-def make_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay, which without weight decay is Adam; fused, one kernel for all tensors."""
-    return torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=arguments.learning_rate,
-        betas=(arguments.adam_beta1, arguments.adam_beta2),
-        eps=arguments.adam_epsilon,
-        weight_decay=arguments.adam_weight_decay,
-        fused=True,
-    )
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer itself where Accelerate's wrapper only hands calls through: no loss scaler, XLA or DeepSpeed.
-
-    In each step the wrapper searches the import path for `lomo_optim`, twice: 0.2 ms.
-    """
-    hands_through = (
-        type(optimizer) is AcceleratedOptimizer
-        and optimizer.scaler is None
-        and optimizer.accelerator_state.distributed_type != DistributedType.XLA
-    )
-    return optimizer.optimizer if hands_through else optimizer
+def public_config(model: nn.Module) -> dict[str, Any]:
+    """A component's config as JSON gives it back, without what diffusers adds."""
+    config = getattr(model, "config", {})
+    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
 
 
 @contextlib.contextmanager
@@ -417,7 +398,3 @@ def _without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.__dict__["forward"] = wrapped
-
-
-def resume_command(folder: Path) -> str:
-    return f"hfgen train --config {folder}/config.yaml --output_dir {folder} --resume_from_checkpoint latest"

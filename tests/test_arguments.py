@@ -5,7 +5,6 @@ import doctest
 
 import pytest
 
-from hfgen import arguments
 from hfgen.arguments import ALIASES, FIELDS, TrainingArguments, read_config_file, resolve
 from hfgen.errors import UsageError
 from hfgen.registry import get_family
@@ -97,4 +96,3 @@ def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0
     assert result.failed == 0
-    assert arguments.FIELDS

@@ -98,6 +98,26 @@ def test_the_saved_config_repeats_the_run(hfgen, trained, tmp_path):
         assert (tmp_path / "again" / file).read_bytes() == (trained / file).read_bytes()
 
 
+def test_the_saved_config_serves_other_data(hfgen, trained, tmp_path):
+    """Size and channels are the data's, so another resolution, or colour, needs no edit."""
+    colour = make_data(tmp_path / "colour.npz", 20, 3, num_classes=5)
+    words = ["train", "--config", trained / "config.yaml", "--dataset_name", colour, "--output_dir", tmp_path / "run"]
+    assert hfgen(*words)[0] == 0
+    components = json.loads((tmp_path / "run" / "generator" / "config.json").read_text())
+    assert (components["sample_size"], components["out_channels"], components["num_classes"]) == (20, 3, 5)
+
+
+def test_info_of_an_unfinished_run(hfgen, trained, tmp_path):
+    (tmp_path / "config.yaml").write_text((trained / "config.yaml").read_text())
+    assert json.loads(hfgen("info", tmp_path, "--json")[1])["unfinished_run"] == str(tmp_path)
+
+
+def test_errors_of_another_process_are_told_where_only_it_may_have_met_them(hfgen, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert hfgen("train", "dcgam")[2] == ""
+    assert hfgen("sample", "./nowhere")[2].startswith("hfgen[1]: ")
+
+
 def test_sample_a_grid_and_redraw_a_tile(hfgen, trained, tmp_path):
     assert hfgen("sample", trained, "-n", 9, "--output", tmp_path / "grid.png")[:2] == (0, f"{tmp_path}/grid.png\n")
     hfgen("sample", trained, "--seeds", 7, "--output", tmp_path / "tile.png", "--batch-size", 1)
@@ -158,6 +178,17 @@ BAD = {
     "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
     "no such target": (["info", "./nowhere"], 1, "is no folder"),
     "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "no list of numbers"),
+    "seeds that count down": (["sample", "./nowhere", "--seeds", "20-10"], 2, "write 10-20"),
+    "another shape": (
+        ["train", "dcgan", "--dataset_name", "mnist-mini", "--generator.out_channels", "3"],
+        2,
+        "cannot be set",
+    ),
+    "another latent": (
+        ["train", "dcgan", "--dataset_name", "mnist-mini", "--scheduler.latent_shape", "[7]"],
+        2,
+        "generator.latent_dim is 100",
+    ),
     "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "no image format"),
     "bad list": (["list", "modles"], 2, "models"),
 }

@@ -175,3 +175,42 @@ def test_columns_are_named_where_there_is_a_choice(tmp_path):
     assert len(load_images(str(path), image_column="after")) == 1
     with pytest.raises(UsageError, match="'befor' is no column of images"):
         load_images(str(path), image_column="befor")
+
+
+def test_a_camera_held_sideways_is_set_upright(tmp_path):
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[0] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn clockwise to see it
+    (tmp_path / "data").mkdir()
+    image.save(tmp_path / "data" / "a.png", exif=exif)
+    images = load_images(str(tmp_path / "data"))
+    assert list(images.sizes) == [(4, 8)]
+    assert images.decode(0, 4)[0, :, -1].tolist() == [255] * 4, "the top row is the right column now"
+
+
+def test_a_folder_whose_name_has_brackets(tmp_path):
+    (tmp_path / "Photos [2024]").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "Photos [2024]" / "a.png")
+    assert len(load_images(str(tmp_path / "Photos [2024]"))) == 1
+
+
+def test_a_text_column_called_label_is_no_obstacle(tmp_path):
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": Value("string")})
+    rows = {"image": [Image.new("L", (4, 4))], "label": ["a cat"]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    assert load_images(str(tmp_path / "a.parquet")).labels is None
+    with pytest.raises(UsageError, match="not class numbers"):
+        load_images(str(tmp_path / "a.parquet"), label_column="label")
+
+
+def test_a_truncated_npz_is_told(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 4, 4), np.uint8))
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="a.npz cannot be read"):
+        load_images(str(tmp_path / "a.npz"))

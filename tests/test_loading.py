@@ -30,10 +30,7 @@ CASES = {
         {"dtypes": {"generator": "float64", "critic": "bfloat16"}},
     ),
     "eager": ({"low_cpu_mem_usage": False}, {}),
-    "eager_dtype": (
-        {"low_cpu_mem_usage": False, "dtype": "float64"},
-        {"dtypes": dict.fromkeys(BOTH, "float64")},
-    ),
+    "eager_dtype": ({"low_cpu_mem_usage": False, "dtype": "float64"}, {"dtypes": dict.fromkeys(BOTH, "float64")}),
     "device_map": ({"device_map": "cpu"}, {}),
     "scheduler": ({"scheduler": {"latent_shape": [3], "temperature": 0.5}}, {"temperature": 0.5}),
     "no_critic": ({"critic": None}, {"dtypes": {"generator": "float32"}}),

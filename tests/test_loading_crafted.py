@@ -155,3 +155,18 @@ def test_a_file_that_diffusers_would_run_is_not(folder, name, monkeypatch):
     (folder / name).write_text("import os\nos.environ['PLANTED'] = 'ran'\n")
     refuse(folder, "contains custom code")
     assert "PLANTED" not in os.environ
+
+
+def test_a_component_of_another_role_is_refused(folder):
+    edit(folder / "model_index.json", generator=["toy_family", "ToyCritic"])
+    refuse(folder, "The component 'generator' is a ToyCritic; it must be a ToyGenerator")
+
+
+@pytest.mark.parametrize("name", ["evil.bin", "../outside.safetensors", "/etc/outside.safetensors"])
+def test_a_shard_index_names_safetensors_beside_it_only(folder, name):
+    """Also where a decoy index beside it names the real file."""
+    real = "diffusion_pytorch_model.safetensors"
+    for file, named in (("a.safetensors.index.json", real), (f"{real}.index.json", name)):
+        index = {"metadata": {"total_size": 1}, "weight_map": {"inner.weight": named}}
+        (folder / "generator" / file).write_text(json.dumps(index))
+    refuse(folder, "other files than safetensors")

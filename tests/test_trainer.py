@@ -19,8 +19,9 @@ from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.hub import staged
 from hfgen.registry import get_family
-from hfgen.run_folder import choose, read_metrics
+from hfgen.run_folder import choose, read_metrics, write_start
 from hfgen.testing import make_data, quiet_environment, state, weights
+from hfgen.testing.processes import run_two_processes
 
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
 
@@ -231,15 +232,22 @@ def test_run_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
     for _ in range(3):
-        folder = choose("m", "org/some data", None, resume=False)
+        folder = choose("m", "org/some data", None, resume=None)
         folder.mkdir(parents=True)
-        (folder / "x").touch()
+        (folder / "env.json").touch()
         names.append(str(folder))
     assert names == ["runs/m-some-data", "runs/m-some-data-2", "runs/m-some-data-3"]
-    assert str(choose("m", "org/some data", None, resume=True)) == "runs/m-some-data-3"
+    assert str(choose("m", "org/some data", None, resume="latest")) == "runs/m-some-data-3"
+    assert str(choose("m", "d", None, resume="runs/m-some-data-2/checkpoints/checkpoint-5")) == "runs/m-some-data-2"
     with pytest.raises(UsageError, match="is not empty; nothing was written"):
-        choose("m", "d", names[0], resume=False)
-    assert str(choose("m", "d", names[0], resume=True)) == names[0]
+        choose("m", "d", names[0], resume=None)
+    assert str(choose("m", "d", names[0], resume="latest")) == names[0]
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="no run of hfgen; nothing was written"):
+        choose("m", "d", "letters", resume="latest")
+    with pytest.raises(UsageError, match="taken by another run"):
+        write_start(tmp_path / names[0], {}, {}, resumed=False)
 
 
 # --- signals --------------------------------------------------------------------------------------------------------
@@ -298,3 +306,115 @@ def test_accelerate_launch_of_one_process_trains(data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(), timeout=200)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
+
+
+INVARIANT = """
+import pathlib, sys
+import torch
+from torch import nn
+from hfgen import trainer
+from hfgen.arguments import resolve
+from hfgen.data import load_images
+from hfgen.registry import get_family
+
+folder, data, size, micro = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+family = get_family("dcgan").load()
+settings = {"train_batch_size": size, "gradient_accumulation_steps": micro, "max_train_steps": 4}
+torch.manual_seed(0)
+pipeline = family.build(16, 1, **{"generator.base_channels": 4, "discriminator.base_channels": 4})
+for block in [*pipeline.generator.blocks, *pipeline.discriminator.blocks]:
+    block[1] = nn.Identity()
+run = trainer.Trainer(pipeline, load_images(data), resolve([("t", settings)], "dcgan", family).arguments)
+rank = run.accelerator.process_index
+run.train()
+weights = {f"{c}.{n}": p.detach().clone() for c, m in pipeline.models().items() for n, p in m.named_parameters()}
+torch.save(weights, folder / f"{size}-{micro}-{rank}.pt")
+"""
+
+
+def test_two_processes_and_micro_batches_compute_what_one_process_does(data, tmp_path):
+    """One global batch of 8, without BatchNorm: as one, and as 2 micro-batches of 2 images on 2 processes."""
+    (tmp_path / "one.py").write_text(INVARIANT)
+    command = [sys.executable, str(tmp_path / "one.py"), str(tmp_path), data, "8", "1"]
+    subprocess.run(command, check=True, env=quiet_environment(), timeout=200)
+    run_two_processes(INVARIANT, [data, "2", "2"], tmp_path)
+    whole = torch.load(tmp_path / "8-1-0.pt", weights_only=True)
+    for rank in (0, 1):
+        parts = torch.load(tmp_path / f"2-2-{rank}.pt", weights_only=True)
+        for name, tensor in whole.items():
+            torch.testing.assert_close(parts[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_weights_that_are_not_finite_never_become_a_checkpoint(make, tmp_path):
+    run = make(tmp_path / "run", checkpointing_steps=1, checkpoints_total_limit=1)
+    steps = run.steps()
+    next(steps)
+    original = run.train_step
+    run.train_step = lambda batches: (original(batches), run.pipeline.generator.to_image.weight.data.fill_(torch.nan))
+    with pytest.raises(CheckError, match="a weight of the generator is nan.*\n*.*checkpoint-1"):
+        next(steps)
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path / "run")] == ["checkpoint-1"]
+
+
+def test_a_changed_learning_rate_and_length_take_effect_on_resume(make, tmp_path):
+    """The schedule is a function of the step: linear over 8 steps, the third step has 1 - 2 / 8 of the rate."""
+    settings = {"lr_scheduler": "linear", "logging_steps": 1, "checkpointing_steps": 2}
+    make(tmp_path / "run", max_train_steps=2, learning_rate=1e-3, **settings).train()
+    longer = make(tmp_path / "run", max_train_steps=8, learning_rate=1e-2, adam_beta1=0.25, **settings)
+    longer.resume(tmp_path / "run" / "checkpoints" / "checkpoint-2")
+    group = longer.optimizers["generator"].param_groups[0]
+    assert (group["lr"], group["betas"][0]) == (pytest.approx(0.75e-2), 0.25)
+    next(steps := longer.steps())
+    steps.close()
+    assert group["lr"] == pytest.approx(1e-2 * 5 / 8)
+
+
+def test_an_older_checkpoint_does_not_fork_the_folder(make, tmp_path):
+    make(tmp_path / "run", checkpointing_steps=1, checkpoints_total_limit=0).train()
+    with pytest.raises(UsageError, match="holds newer checkpoints than checkpoint-1, up to checkpoint-4"):
+        checkpoint.find_checkpoint("checkpoint-1", tmp_path / "run")
+    assert checkpoint.find_checkpoint("latest", tmp_path / "run").name == "checkpoint-4"
+
+
+def test_another_network_s_checkpoint_is_no_damage(make, tmp_path):
+    make(tmp_path / "run", checkpointing_steps=4).train()
+    other = make(tmp_path / "run")
+    other.pipeline.generator.register_to_config(base_channels=5)
+    with pytest.raises(UsageError, match="networks {'generator': {'base_channels': 4}}, this run has .*5"):
+        other.resume(tmp_path / "run" / "checkpoints" / "checkpoint-4")
+
+
+def test_a_network_without_trainable_weights_is_used_as_it_is(make):
+    run = make()
+    run.pipeline.discriminator.requires_grad_(False)
+    again = trainer.Trainer(run.pipeline, run.batches.images, run.arguments)
+    assert list(again.optimizers) == ["generator"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"mixed_precision": "fp16"}, "fp16 needs an accelerator"), ({"report_to": "wandbb"}, "Did you mean 'wandb'")],
+)
+def test_what_this_machine_cannot_do_is_said_before_training(make, tmp_path, settings, message):
+    if torch.accelerator.is_available() and "mixed_precision" in settings:
+        pytest.skip("there is an accelerator")
+    with pytest.raises(UsageError, match=message):
+        make(tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_at_a_line_of_metrics_is_one_error(make, tmp_path):
+    run = make(tmp_path / "run", logging_steps=1, checkpointing_steps=0)
+    next(steps := run.steps())
+    run.metrics.path.unlink()
+    run.metrics.path.mkdir()
+    with pytest.raises(HFGenError, match="The metrics of step 2 could not be saved"):
+        next(steps)
+
+
+def test_a_component_is_back_after_a_kill_between_its_two_renames(tmp_path):
+    (tmp_path / ".saving-killed" / "network.old").mkdir(parents=True)
+    (tmp_path / ".saving-killed" / "network.old" / "config.json").write_text("{}")
+    with staged(tmp_path) as staging:
+        (staging / "other").write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["network", "other"]

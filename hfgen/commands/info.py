@@ -34,6 +34,8 @@ def describe(target: str) -> dict[str, Any]:
         return {"recipe": target, **yaml.safe_load(recipes[target].read_text(encoding="utf-8"))}
     if (Path(target) / "model_index.json").is_file():
         return pipeline_facts(target)
+    if (Path(target) / "config.yaml").is_file():
+        return unfinished_facts(Path(target))
     if target in BUILT_IN_DATASETS or Path(target).exists():
         return dataset_facts(target)
     return pipeline_facts(target)
@@ -79,6 +81,19 @@ def pipeline_facts(target: str) -> dict[str, Any]:
     if (folder / run_folder.CONFIG).is_file():
         facts["config"] = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
     return facts
+
+
+def unfinished_facts(folder: Path) -> dict[str, Any]:
+    """A run that is going on or was stopped before its end."""
+    from hfgen import checkpoint, run_folder
+
+    kept, metrics = checkpoint.list_checkpoints(folder), run_folder.read_metrics(folder)
+    return {
+        "unfinished_run": str(folder),
+        "last_checkpoint": str(kept[-1]) if kept else None,
+        "last_metrics": metrics[-1] if metrics else None,
+        "config": yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8")),
+    }
 
 
 def dataset_facts(target: str) -> dict[str, Any]:

@@ -82,5 +82,7 @@ def parse_numbers(text: str) -> list[int]:
         start, dash, end = part.strip().partition("-")
         if not start.isdigit() or (dash and not end.isdigit()):
             raise click.UsageError(f"{text!r} is no list of numbers such as 3,7,10-20.")
+        if dash and int(end) < int(start):
+            raise click.UsageError(f"{text!r}: {start}-{end} counts down; write {end}-{start}.")
         numbers += range(int(start), int(end or start) + 1)
     return numbers

@@ -12,7 +12,7 @@ from hfgen.errors import HFGenError, UsageError
 
 @click.command("sample")
 @click.argument("target")
-@click.option("--num_images", "-n", type=click.IntRange(1), default=64, show_default=True, help="How many images.")
+@click.option("--num_images", "-n", type=click.IntRange(1), help="How many images.  [default: 64; 8 of a walk]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Image i has seed SEED + i.")
 @click.option("--seeds", help="The seeds themselves: 3,7,10-20; `--seeds 37` draws tile 37 of a grid of seed 0.")
 @click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
@@ -33,12 +33,12 @@ from hfgen.errors import HFGenError, UsageError
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--overwrite", is_flag=True, help="Replace what --output names.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def command(target: str, seed: int, num_images: int, seeds: str | None, output: Path, as_json: bool, **o: Any) -> None:
+def command(
+    target: str, seed: int, num_images: int | None, seeds: str | None, output: Path, as_json: bool, **o: Any
+) -> None:
     """Draw images from TARGET, a run folder, a checkpoint or a repository."""
-    walk = output.suffix == ".webp"
-    numbers = (
-        parse_numbers(seeds) if seeds else [seed + i for i in range(8 if walk and num_images == 64 else num_images)]
-    )
+    count = num_images or (8 if output.suffix == ".webp" else 64)
+    numbers = parse_numbers(seeds) if seeds else list(range(seed, seed + count))
     kind = kind_of(output)
     refuse_to_overwrite(output, o["overwrite"])
     labels = parse_numbers(o["class_labels"]) if o["class_labels"] else None

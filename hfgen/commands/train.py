@@ -1,6 +1,7 @@
 """hfgen train MODEL|RECIPE"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def resolve_run(
     target: str | None, config: Path | None, given: dict[str, Any], dotted: dict[str, dict[str, Any]]
 ) -> tuple[RunConfig, Any]:
     """Recipe, config file and command line -> (the resolved run, its pipeline class)."""
-    layers: list[tuple[str, dict[str, Any]]] = []
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("accelerate launch", {"mixed_precision": launched} if launched else {})
+    ]
     name = target
     if target is not None and not any(family.name == target for family in list_families()):
         recipe = _recipe(target)
@@ -89,7 +93,7 @@ def _folder(resolved: RunConfig) -> Path:
     chosen: list[Any] = [None]
     if processes.is_main_process:
         try:
-            chosen = [run_folder.choose(resolved.model, dataset, a.output_dir, bool(a.resume_from_checkpoint))]
+            chosen = [run_folder.choose(resolved.model, dataset, a.output_dir, a.resume_from_checkpoint)]
         except UsageError as error:
             chosen = [error]
     if processes.num_processes > 1:

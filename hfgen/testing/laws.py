@@ -16,7 +16,7 @@ from hfgen.arguments import resolve
 from hfgen.batches import Layout
 from hfgen.data import load_images
 from hfgen.errors import UsageError
-from hfgen.noise import StepNoise
+from hfgen.noise import SeededNoise, StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
@@ -74,17 +74,8 @@ class FamilyTests:
         return registry.get_family(self.family).load()
 
     def trainer(self, data: str, folder: Path | None = None, **arguments: Any) -> Trainer:
-        settings = {
-            "train_batch_size": BATCH,
-            "max_train_steps": 4,
-            "checkpointing_steps": 2,
-            **self.training,
-        }
-        settings |= {
-            "num_validation_images": 4,
-            "class_conditional": self.num_classes is not None,
-            **arguments,
-        }
+        settings = {"train_batch_size": BATCH, "max_train_steps": 4, "checkpointing_steps": 2, **self.training}
+        settings |= {"num_validation_images": 4, "class_conditional": self.num_classes is not None, **arguments}
         config = resolve([("law", settings)], self.family, self.pipeline_class())
         return Trainer(self.build(self.num_classes), load_images(data), config.arguments, folder, self.objective)
 
@@ -179,8 +170,11 @@ class FamilyTests:
         if self.num_classes is None:
             pytest.skip("not a class-conditional family")
         pipeline = self.build(self.num_classes)
-        zero, one = (pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1))
-        assert (zero - one).abs().max() > self.tolerance
+        pictures = [pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1)]
+        assert (pictures[0] - pictures[1]).abs().max() > self.tolerance
+        drawn = int(SeededNoise.from_seeds([4]).integers(self.num_classes))
+        given = pipeline(seeds=[4], class_labels=[drawn], output_type="pt").images
+        assert (given - pipeline(seeds=[4], output_type="pt").images).abs().max() <= self.tolerance
         with pytest.raises(UsageError, match="class_labels must lie in"):
             pipeline(class_labels=[self.num_classes])
 
@@ -232,12 +226,7 @@ class FamilyTests:
         """A folder that loads, whose card is filled in, and whose last grid its seeds draw again."""
         from hfgen import run
 
-        settings = {
-            "dataset_name": data,
-            "train_batch_size": BATCH,
-            "max_train_steps": 2,
-            "num_validation_images": 4,
-        }
+        settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}
         config = resolve([("law", {**settings, **self._components()})], self.family, self.pipeline_class())
         folder = tmp_path / "run"
         run.train(config, self.pipeline_class(), folder, say=lambda line: None)
@@ -268,22 +257,16 @@ class FamilyTests:
             assert torch.equal(tensor, state(resumed)[name]), name
 
     def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
-        """torchrun's two processes form one world and hold equal weights after training."""
+        """torchrun's two processes form one world and hold equal weights, also where gradients accumulate."""
         folder = tmp_path / "run"
-        arguments = [
-            "--model",
-            self.family,
-            "--dataset_name",
-            data,
-            "--output_dir",
-            str(folder),
-            *self._options(),
-        ]
+        arguments = ["--model", self.family, "--dataset_name", data, "--output_dir", str(folder), *self._options()]
         arguments += [
             "--train_batch_size",
             str(BATCH),
             "--max_train_steps",
             "3",
+            "--gradient_accumulation_steps",
+            "2",
             "--num_validation_images",
             "4",
         ]
@@ -292,7 +275,7 @@ class FamilyTests:
         assert ranks[0]["world"] == ranks[1]["world"] == 2
         for name, tensor in ranks[0]["weights"].items():
             assert torch.equal(tensor, ranks[1]["weights"][name]), name
-        assert json.loads((folder / "env.json").read_text())["global_batch_size"] == 2 * BATCH
+        assert json.loads((folder / "env.json").read_text())["global_batch_size"] == 4 * BATCH
         HFGenPipeline.from_pretrained(folder)
 
     def _components(self) -> dict[str, Any]:

@@ -182,10 +182,13 @@ class DCGANObjective(Objective):
         """BatchNorm's statistics under the averaged weights, from 32 batches of 64 fixed latents."""
         generator, num_classes = pipeline.generator, pipeline.num_classes
         device = next(generator.parameters()).device
-        labels = torch.arange(64, device=device) % num_classes if num_classes else None
+        images = torch.arange(32 * 64, device=device).reshape(32, 64)
         batches = [
-            {"latents": pipeline.scheduler.sample_prior(noise), "class_labels": labels}
-            for noise in (StepNoise(0, index, slice(0, 64), 64, device) for index in range(32))
+            {
+                "latents": pipeline.scheduler.sample_prior(StepNoise(0, index, slice(0, 64), 64, device)),
+                "class_labels": images[index] % num_classes if num_classes else None,
+            }
+            for index in range(32)
         ]
         update_bn(batches, _Called(generator))
 
@@ -226,12 +229,7 @@ class DCGANPipeline(HFGenPipeline):
     """
 
     objective_class = DCGANObjective
-    training_defaults = {
-        "learning_rate": 2e-4,
-        "adam_beta1": 0.5,
-        "train_batch_size": 64,
-        "channels_last": True,
-    }
+    training_defaults = {"learning_rate": 2e-4, "adam_beta1": 0.5, "train_batch_size": 64, "channels_last": True}
     ema_components = ("generator",)
     description = "Deep convolutional GAN: transposed convolutions against a convolutional discriminator"
     references = (
@@ -242,10 +240,7 @@ class DCGANPipeline(HFGenPipeline):
     _optional_components = ["discriminator"]
 
     def __init__(
-        self,
-        generator: DCGANGenerator,
-        scheduler: PriorScheduler,
-        discriminator: DCGANDiscriminator | None = None,
+        self, generator: DCGANGenerator, scheduler: PriorScheduler, discriminator: DCGANDiscriminator | None = None
     ) -> None:
         super().__init__()
         shape, latent_dim = list(scheduler.config.latent_shape), generator.config.latent_dim
@@ -255,11 +250,7 @@ class DCGANPipeline(HFGenPipeline):
 
     @classmethod
     def default_configs(
-        cls,
-        sample_size: int,
-        in_channels: int,
-        num_classes: int | None,
-        overrides: Mapping[str, dict[str, Any]],
+        cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         """Both networks for the data's shape; the prior has the generator's `latent_dim`."""
         shape = {"sample_size": sample_size, "num_classes": num_classes}
