@@ -3,6 +3,7 @@
 Both give tensors of shape (B, *shape), where B is theirs to know.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -91,9 +92,14 @@ class StepNoise:
     def __init__(
         self, seed: int, step: int, rows: slice, global_batch_size: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.generator = torch.Generator(device).manual_seed(key(seed, "noise", step))
+        self.seed, self.step, self.device = seed, step, device
         self.rows = rows
         self.global_batch_size = global_batch_size
+
+    @functools.cached_property
+    def generator(self) -> torch.Generator:
+        """Made when something is drawn."""
+        return torch.Generator(self.device).manual_seed(key(self.seed, "noise", self.step))
 
     def __len__(self) -> int:
         return self.rows.stop - self.rows.start

@@ -154,7 +154,7 @@ class Trainer:
         running = [self.objective.training_step(batch) for batch in micro_batches]
         while (component := self._backward(running, noises)) is not None:
             self._optimize(component)
-        for lr_scheduler in self.lr_schedulers:
+        for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
             lr_scheduler.step()
         for ema in self.emas.values():
             ema.step()
@@ -180,9 +180,9 @@ class Trainer:
                     # DDP would decide at the forward pass, which may lie before an earlier update.
                     model = self.models[update.component]
                     stack.enter_context(self.accelerator.trigger_sync_in_backward(model))
-                self.accelerator.backward(update.loss / len(running))
+                self.accelerator.backward(update.loss)  # divides by the number of micro-batches
             component = update.component
-            self._log_update(update, len(running))
+            self._log_update(update)
         return component
 
     def _require_component(self, component: str) -> None:
@@ -198,10 +198,13 @@ class Trainer:
 
     # --- what is due after a step -------------------------------------------------------------------------------
 
-    def _log_update(self, update: Update, micro_batches: int) -> None:
+    def _log_update(self, update: Update) -> None:
+        """Sums on the device; they are read, and then only, when a line of metrics is due."""
         for name, value in {f"{update.component}_loss": update.loss, **update.metrics}.items():
-            value = value.detach() / micro_batches
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            if name in self.sums:
+                self.sums[name] += value.detach()
+            else:
+                self.sums[name] = value.detach().clone()
 
     def _account(self) -> None:
         """Metrics, sample grid, checkpoint, each when it is due; nothing is written of a loss that is not finite."""
@@ -223,7 +226,8 @@ class Trainer:
         names = sorted(self.sums)
         if not names:
             return
-        means = torch.stack([self.sums[name].float() for name in names]) / self.summed_steps
+        count = self.summed_steps * self.layout.accumulation
+        means = torch.stack([self.sums[name].float() for name in names]) / count
         means = self.accelerator.reduce(means, "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         self._require_finite(values)

@@ -84,3 +84,9 @@ def test_labels_that_are_not_there_are_told(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 4), np.uint8))
     with pytest.raises(UsageError, match="no class labels"):
         Batches(load_images(str(tmp_path / "a.npy")), 4, Layout(1), class_conditional=True)
+
+
+def test_one_image_is_told(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros((1, 8, 8), np.uint8))
+    with pytest.raises(UsageError, match="A batch of 64 .* is larger than .*one.npy: 1 image\\."):
+        Batches(load_images(str(tmp_path / "one.npy")), 8, Layout(64))
