@@ -85,8 +85,6 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
         log_with=trackers,
         project_dir=None if folder is None else str(folder / "logs"),
     )
-    # Of Accelerate's accumulation only the division of the loss is used, whatever its launcher was told.
-    accelerator.gradient_accumulation_steps = arguments.gradient_accumulation_steps
     return accelerator
 
 

@@ -148,6 +148,8 @@ class Trainer:
         The micro-batches advance together: each optimizer steps on the mean gradient of all of them before any goes
         on to its next loss. So k accumulated micro-batches equal one batch, for alternating objectives too.
         """
+        # Of Accelerate's accumulation only the division of the loss is used; its state is one for the whole process.
+        self.accelerator.gradient_accumulation_steps = len(micro_batches)
         noises = [self._noise(micro) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
