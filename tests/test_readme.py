@@ -62,3 +62,20 @@ def test_links_lead_somewhere():
 def test_the_test_command_is_what_ci_runs():
     assert "make test" in "\n".join(blocks("sh"))
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("card", sorted((ROOT / "model_cards").glob("*/README.md")), ids=lambda path: path.parent.name)
+def test_a_card_in_the_project_is_whole(card):
+    """It parses, its pictures are there, its recipe is the config of the run, its environment names no path."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    from hfgen.recipes import list_recipes
+
+    assert ModelCard.load(card).data.library_name == "hfgen"
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card.read_text())
+    assert len(pictures) == 2
+    assert all((card.parent / picture).is_file() for picture in pictures)
+    recipe = yaml.safe_load(list_recipes()[card.parent.name].read_text())
+    assert recipe == yaml.safe_load((card.parent / "config.yaml").read_text())
+    assert not re.search(r"(/home|/tmp|/root|/work)\b", card.read_text())
