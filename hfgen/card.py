@@ -18,11 +18,11 @@ TEMPLATE = """---
 
 # {{ title }}
 
-{{ description }}{{ conditional }}, trained with [hfgen](https://pypi.org/project/hfgen/) on {{ data }}.
+{{ description }}{{ conditional }}, trained with hfgen on {{ data }}.
 
 ![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
 
-The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `seeds=[37]` draws tile 37 alone.
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `seeds=[{{ tile }}]` draws tile {{ tile }} alone.
 
 ## Use
 
@@ -121,6 +121,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "data": f"{data['count']:,} images of {data['name']}",
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
+        "tile": min(37, config["num_validation_images"] - 1),
         "weights": " (averaged weights)" if averaged else "",
         "folder": folder.resolve().name,
         "components": environment["components"],
