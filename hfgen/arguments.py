@@ -85,6 +85,8 @@ class TrainingArguments:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
         if not self.learning_rate > 0:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise UsageError("lr_scheduler constant has no warm-up; choose constant_with_warmup.")
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
 

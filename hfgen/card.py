@@ -22,7 +22,8 @@ TEMPLATE = """---
 
 ![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
 
-The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}; `seeds=[{{ tile }}]` draws tile {{ tile }} alone.
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]` draws one of them,
+tile {{ tile }}, alone.
 
 ## Use
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class Trainer:
         self.metrics: Metrics | None = None
         self.saved_step = -1
         self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
         self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
 
     def _batches(self, images: Images) -> Batches:
@@ -203,6 +205,7 @@ class Trainer:
     def _log_update(self, update: Update) -> None:
         """Sums on the device; they are read, and then only, when a line of metrics is due."""
         for name, value in {f"{update.component}_loss": update.loss, **update.metrics}.items():
+            self.counts[name] += 1  # an objective may update one network many times in a step
             if name in self.sums:
                 self.sums[name] += value.detach()
             else:
@@ -228,8 +231,7 @@ class Trainer:
         names = sorted(self.sums)
         if not names:
             return
-        count = self.summed_steps * self.layout.accumulation
-        means = torch.stack([self.sums[name].float() for name in names]) / count
+        means = torch.stack([self.sums[name].float() / self.counts[name] for name in names])
         means = self.accelerator.reduce(means, "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         self._require_finite(values)
@@ -249,7 +251,7 @@ class Trainer:
                 self.metrics.write(line)
         self.accelerator.log(values, step=self.step)
         self.progress.report(line)
-        self.sums, self.summed_steps, self.clock = {}, 0, now
+        self.sums, self.counts, self.summed_steps, self.clock = {}, Counter(), 0, now
 
     def _require_finite(self, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]

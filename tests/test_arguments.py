@@ -61,6 +61,7 @@ def test_every_alias_names_a_field(alias):
         ({"objective": {"loss": "hinge"}}, "one of 'non_saturating', 'minimax'"),
         ({"objective": {"generator": 1}}, "objective: unknown option 'generator'"),
         ({"generater": {"base_channels": 8}}, "has no component 'generater'. Did you mean 'generator'"),
+        ({"lr_warmup_steps": 5}, "choose constant_with_warmup"),
         ({"dataset_name": "a", "train_data_dir": "b"}, "either --dataset_name or --train_data_dir"),
     ],
 )

@@ -18,6 +18,7 @@ from hfgen.data import load_images
 from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.hub import staged
+from hfgen.objective import Update
 from hfgen.registry import get_family
 from hfgen.run_folder import choose, read_metrics, write_start
 from hfgen.testing import make_data, quiet_environment, state, weights
@@ -77,6 +78,19 @@ def test_learning_rate_counts_optimizer_steps(make, tmp_path):
     settings = {"lr_scheduler": "linear", "logging_steps": 1, "learning_rate": 1.0, "train_batch_size": 4}
     make(tmp_path / "run", gradient_accumulation_steps=2, **settings).train()
     assert [line["learning_rate"] for line in read_metrics(tmp_path / "run")] == [0.75, 0.5, 0.25, 0.0]
+
+
+def test_the_mean_of_a_network_s_many_updates_is_logged(make, tmp_path):
+    """Three updates of one network in a step, of losses 1, 2 and 6, over 2 micro-batches."""
+    run = make(tmp_path / "run", max_train_steps=1, train_batch_size=4, gradient_accumulation_steps=2)
+    weight = run.models["discriminator"].to_logit.weight
+
+    def training_step(batch):
+        yield from (Update("discriminator", weight.sum() * 0 + value) for value in (1.0, 2.0, 6.0))
+
+    run.objective.training_step = training_step
+    run.train()
+    assert read_metrics(tmp_path / "run")[-1]["discriminator_loss"] == pytest.approx(3.0)
 
 
 def test_an_unknown_schedule_is_told(make):
