@@ -172,11 +172,16 @@ class _Decoder(Dataset[np.ndarray]):
 
 def _wanted_labels(images: Images) -> Tensor:
     if images.labels is None:
-        raise UsageError(
-            f"{images.name} has no class labels, which class_conditional needs.\n"
-            "Images in one sub-folder per class have them; or name a column: --label_column."
-        )
+        raise UsageError(no_labels(images))
     return images.labels
+
+
+def no_labels(images: Images) -> str:
+    """What to do where labels are wanted and there are none."""
+    return (
+        f"{images.name} has no class labels, which class_conditional needs.\n"
+        "Images in one sub-folder per class have them; or name a column: --label_column."
+    )
 
 
 def _too_large(layout: Layout, images: Images) -> str:

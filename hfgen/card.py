@@ -33,10 +33,11 @@ tile {{ tile }}, alone.
 from hfgen import HFGenPipeline
 
 pipeline = HFGenPipeline.from_pretrained("{{ folder }}")
-images = pipeline(seeds=range(16)).images
+images = pipeline(seeds=range(16){{ labels }}).images
 ```
 
-or `hfgen sample {{ folder }} --seed 0 --num_images 64 --output grid.png`.
+or `hfgen sample {{ folder }} --seed 0 --num_images 64 --output grid.png`. `{{ folder }}` stands for the path of this
+folder, or the id of its repository.{{ classes }}
 
 ## What it is
 
@@ -135,6 +136,8 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
+        "labels": ", class_labels=[0] * 16" if config["class_conditional"] else "",
+        "classes": _classes(data) if config["class_conditional"] else "",
         "licence_note": licence,
         "references": pipeline_class.references,
     }
@@ -145,6 +148,12 @@ def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     names = ("dataset_name", "train_data_dir")
     local = {n: Path(config[n]).name for n in names if config[n] and Path(config[n]).exists()}
     return {**config, **local}
+
+
+def _classes(data: Mapping[str, Any]) -> str:
+    names = data.get("class_names")
+    listed = ": " + ", ".join(f"{number} {name}" for number, name in enumerate(names)) if names else ""
+    return f"\n\nIt is class-conditional; without `class_labels` each seed draws its own class{listed}."
 
 
 def _versions(environment: Mapping[str, Any]) -> str:

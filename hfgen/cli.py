@@ -24,7 +24,11 @@ def normalize(name: str) -> str:
 @click.version_option(__version__, prog_name="hfgen")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (also: HFGEN_DEBUG=1).")
 def cli(debug: bool) -> None:
-    """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add."""
+    """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, such as a loss that is NaN; 130 and 143
+    stopped by a signal, after a checkpoint.
+    """
     if debug:
         os.environ["HFGEN_DEBUG"] = "1"
 

@@ -173,7 +173,7 @@ def _source(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith((".npz", ".npy", ".parquet"))
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
 
 
 def _why_not_found(name: str, path: Path, error: Exception) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from hfgen import checkpoint, run_folder
 from hfgen.arguments import RunConfig, signature_of
+from hfgen.batches import no_labels
 from hfgen.card import write_card
 from hfgen.data import Images, load_images
 from hfgen.errors import HFGenError, UsageError
@@ -41,7 +42,10 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     place = checkpoint.find_checkpoint(resume_from, folder) if resume_from else None
     if place is not None:
         trainer.resume(place)
-        say(f"resumed from {place}, step {trainer.step}")
+        done = "; nothing is left to train" if trainer.step == trainer.last_step else ""
+        say(f"resumed from {place}, step {trainer.step} of {trainer.last_step}{done}")
+    elif resume_from:
+        say(f"no checkpoint in {folder} yet: starting from the first step")
     if trainer.accelerator.is_main_process:
         start = full_config(config, pipeline, images)
         with writable(folder):
@@ -68,7 +72,7 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images
     """The untrained pipeline for these images; the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
-        raise UsageError(f"{images.name} has no class labels, which class_conditional needs.")
+        raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     torch.manual_seed(key(a.seed, "weights"))
     size, channels, num_classes = data_shape(config, images)
@@ -103,7 +107,8 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Iter
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
-    yield f"{images.name}: {len(images):,} images, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    noun = "image" if len(images) == 1 else "images"
+    yield f"{images.name}: {len(images):,} {noun}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
     for row in component_rows(pipeline):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -134,6 +139,7 @@ def facts(trainer: Trainer) -> Facts:
             "count": len(images),
             "channels": images.channels,
             "resolution": trainer.batches.resolution,
+            "class_names": images.label_names,
         },
     }
 

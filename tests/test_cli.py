@@ -151,7 +151,7 @@ def test_samples_may_be_trained_on(hfgen, trained, tmp_path):
 NO_DATA = "./no-such-folder"
 BAD = {
     "no model": (["train"], 2, "Which model?"),
-    "unknown model": (["train", "dcgam", "--dataset_name", "mnist-mini"], 1, "Did you mean 'dcgan'"),
+    "unknown model": (["train", "dcgam", "--dataset_name", "mnist-mini"], 2, "Did you mean 'dcgan'"),
     "unknown option": (["train", "dcgan", "--lerning_rate", "1"], 2, "--learning_rate"),
     "unknown verb": (["trian"], 2, "train"),
     "unknown component": (["train", "dcgan", "--generater.x", "1"], 2, "Did you mean 'generator'"),
@@ -161,6 +161,7 @@ BAD = {
     "not a choice": (["train", "dcgan", "--mixed_precision", "tf32"], 2, "fp16"),
     "no data": (["train", "dcgan"], 2, "Which data?"),
     "no such data": (["train", "dcgan", "--dataset_name", NO_DATA], 2, "does not exist"),
+    "mistyped folder": (["train", "dcgan", "--dataset_name", "photoz/"], 2, "does not exist: no such file or folder"),
     "wrong split": (["train", "dcgan", "--dataset_name", "mnist-mini", "--dataset_split", "dev"], 2, "no split 'dev'"),
     "no such size": (
         ["train", "dcgan", "--dataset_name", "mnist-mini", "--resolution", "30"],
@@ -227,7 +228,7 @@ def test_an_unknown_key_in_a_config_file_is_named(hfgen, tmp_path):
 def test_debug_shows_the_traceback(hfgen, monkeypatch):
     monkeypatch.setenv("HFGEN_DEBUG", "0")
     code, _, err = hfgen("--debug", "train", "dcgam")
-    assert code == 1
+    assert code == 2
     assert "Traceback" in err
 
 

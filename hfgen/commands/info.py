@@ -11,6 +11,7 @@ import yaml
 
 from hfgen.arguments import signature_of
 from hfgen.data_names import BUILT_IN_DATASETS
+from hfgen.errors import LoadError
 from hfgen.recipes import list_recipes
 from hfgen.registry import get_family, list_families
 
@@ -38,7 +39,10 @@ def describe(target: str) -> dict[str, Any]:
         return unfinished_facts(Path(target))
     if target in BUILT_IN_DATASETS or Path(target).exists():
         return dataset_facts(target)
-    return pipeline_facts(target)
+    try:
+        return pipeline_facts(target)
+    except LoadError as error:
+        raise LoadError(f"{error}\n{target!r} is no family, recipe or data set here either.") from error
 
 
 def family_facts(name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from hfgen import run_folder
 from hfgen.arguments import RunConfig, read_config_file, resolve
 from hfgen.commands.options import DottedCommand, dataclass_options
-from hfgen.errors import PluginError, UsageError, did_you_mean
+from hfgen.errors import UsageError, did_you_mean
 from hfgen.recipes import list_recipes
 from hfgen.registry import get_family, list_families
 
@@ -34,7 +34,8 @@ def command(
     """Train a model on images and leave a run folder: model, card, samples, metrics, checkpoints.
 
     MODEL is a family (`hfgen list models`) or a recipe (`hfgen list recipes`). Options of the model's components are
-    written --COMPONENT.KEY VALUE, for example --generator.base_channels 32; `hfgen info MODEL` lists them.
+    written --COMPONENT.KEY VALUE, for example --generator.base_channels 32; `hfgen info MODEL` lists them, and which
+    of the defaults below are others for that model.
     """
     if model and model_option:
         raise UsageError("Give the model once: as the argument or as --model.")
@@ -79,7 +80,7 @@ def _recipe(target: str) -> Path:
     if Path(target).suffix in (".yaml", ".yml"):
         return Path(target)
     known = [*recipes, *(family.name for family in list_families())]
-    raise PluginError(f"There is no model or recipe {target!r}.{did_you_mean(target, known)}")
+    raise UsageError(f"There is no model or recipe {target!r}.{did_you_mean(target, known)}")
 
 
 def _folder(resolved: RunConfig) -> Path:
