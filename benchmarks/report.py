@@ -12,6 +12,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PUBLISHED = [
+    {
+        "run": f"{name}, Burda et al. 2016, table 1",
+        "epoch": "3,280",
+        "negative_nats": nats,
+        "standard_error": float("nan"),
+        "num_importance_samples": 5000,
+        "images": 10_000,
+    }
+    for name, nats in (("VAE", 86.76), ("IWAE, K = 50", 84.78))
+]
 PLACE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -86,6 +97,18 @@ def plain(settings: Mapping[str, Any]) -> str:
     return "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in settings.items())
 
 
+def write_nats(results: Path) -> None:
+    """results/vae_nats.md: measured bounds by epoch, beside the figures of the paper."""
+    lines = json.loads((results / "vae_nats.json").read_text(encoding="utf-8"))
+    rows = [
+        f"| {line['run']} | {line['epoch']} | {line['negative_nats']:.2f} +- {line['standard_error']:.2f} "
+        f"| {line['num_importance_samples']:,} | {line['images']:,} |"
+        for line in [*lines, *PUBLISHED]
+    ]
+    head = ["| run | epochs | -ln p(x), nats | importance samples | test images |", "|---|---|---|---|---|"]
+    (results / "vae_nats.md").write_text("\n".join([*head, *rows]).replace(" +- nan", "") + "\n", encoding="utf-8")
+
+
 def fill_readme() -> None:
     """Put each recorded table between its two marks in README.md."""
     readme, results = HERE / "README.md", HERE / "results"
@@ -100,5 +123,8 @@ def fill_readme() -> None:
 
 if __name__ == "__main__":
     for file in sorted((HERE / "results").glob("*.json")):
-        write_tables(file.parent, file.stem)
+        if file.stem == "vae_nats":
+            write_nats(file.parent)
+        else:
+            write_tables(file.parent, file.stem)
     fill_readme()

@@ -13,6 +13,8 @@ _HOME = {
     "PriorScheduler": "hfgen.scheduler",
     "Objective": "hfgen.objective",
     "Update": "hfgen.objective",
+    "Diagnosis": "hfgen.objective",
+    "LogLikelihood": "hfgen.likelihood",
     "frozen": "hfgen.objective",
     "Trainer": "hfgen.trainer",
     "TrainingArguments": "hfgen.arguments",

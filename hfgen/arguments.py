@@ -5,7 +5,6 @@ This module imports no torch: the command line's help comes from it.
 """
 
 import dataclasses
-import inspect
 import math
 import types
 import typing
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from hfgen.building import CLASS_NAME, chosen_class, component_choices, signature_of, without_class_name
 from hfgen.errors import UsageError, did_you_mean
 
 
@@ -55,6 +55,9 @@ class TrainingArguments:
     learning_rate: float = option(1e-4, "Learning rate after the warm-up.")
     lr_scheduler: str = option("constant", "Schedule by diffusers' name: constant, linear, cosine ...")
     lr_warmup_steps: int = option(0, "Optimizer steps of warm-up.")
+    lr_step_rules: str | None = option(
+        None, "Of piecewise_constant: factor:step, ..., last factor; `1:1000,0.1` divides by 10 after step 1000."
+    )
     adam_beta1: float = option(0.9, "Adam's decay of the first moment.")
     adam_beta2: float = option(0.999, "Adam's decay of the second moment.")
     adam_weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).")
@@ -87,6 +90,8 @@ class TrainingArguments:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         if self.lr_scheduler == "constant" and self.lr_warmup_steps:
             raise UsageError("lr_scheduler constant has no warm-up; choose constant_with_warmup.")
+        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
+            raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
 
@@ -151,7 +156,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
     for source, layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping):
-                components.setdefault(key, {}).update(_typed_block(family, key, value, source))
+                components[key] = _typed_block(family, key, value, source, components.get(key, {}))
             elif key != "model":
                 name = _known_field(key, source, family)
                 flat[name] = _typed(HINTS[name], value, name, source)
@@ -161,25 +166,27 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
 def _known_field(key: str, source: str, family: type) -> str:
     key = ALIASES.get(key.replace("-", "_"), key.replace("-", "_"))
     if key not in FIELDS:
-        blocks = [*family.component_classes(), "objective"]  # type: ignore[attr-defined]
+        blocks = [*component_choices(family), "objective"]
         raise UsageError(f"{source}: unknown key {key!r}.{did_you_mean(key, [*FIELDS, *blocks])}")
     return key
 
 
-def _typed_block(family: type, name: str, options: Mapping[str, Any], source: str) -> dict[str, Any]:
-    classes = {**family.component_classes(), "objective": family.objective_class}  # type: ignore[attr-defined]
-    if name not in classes:
-        raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
-    known = {*family.component_classes()} if name == "objective" else set()  # type: ignore[attr-defined]
-    return check_options(classes[name], options, prefix=f"{source}: {name}", hidden=known)
-
-
-def signature_of(class_: type) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class's `__init__`: its config, with evaluated annotations."""
-    init: Any = class_.__init__  # type: ignore[misc]
-    parameters = inspect.signature(init, eval_str=True).parameters
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in parameters.items() if name != "self" and p.kind in named}
+def _typed_block(
+    family: type, name: str, options: Mapping[str, Any], source: str, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a component or the objective, over those of earlier layers where these chose the same class."""
+    if name == "objective":
+        objective_class: type = family.objective_class  # type: ignore[attr-defined]
+        hidden = {*component_choices(family)}
+        return {**earlier, **check_options(objective_class, options, f"{source}: {name}", hidden)}
+    choices = component_choices(family)
+    if name not in choices:
+        raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
+    before = chosen_class(name, choices[name], earlier)
+    chosen = chosen_class(name, choices[name], {**earlier, **options}, source)
+    kept = earlier if chosen is before else {}  # another class's options mean nothing here
+    named = {CLASS_NAME: chosen.__name__} if len(choices[name]) > 1 else {}
+    return {**kept, **named, **check_options(chosen, without_class_name(options), f"{source}: {name}")}
 
 
 def check_options(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hfgen.data import Images, decode_all
+from hfgen.data import Images, decode_all, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.noise import key
 
@@ -73,6 +73,7 @@ class Batches:
         self.resolution, self.center_crop, self.random_flip = resolution, center_crop, random_flip
         self.num_workers = num_workers
         self._flips_of = (-1, torch.empty(0))
+        self._examples: dict[str, Tensor] | None = None
         self.labels = _wanted_labels(images) if class_conditional else None
         if layout.global_batch_size > len(images):
             raise UsageError(_too_large(layout, images))
@@ -91,6 +92,18 @@ class Batches:
             if len(micros) == self.layout.accumulation:
                 yield micros
                 micros = []
+
+    def examples(self, count: int) -> dict[str, Tensor]:
+        """At most `count` images, evenly spaced over the data and unflipped: always the same."""
+        if self._examples is None:
+            indices = torch.tensor(list(evenly_spaced(len(self.images), count)))
+            if self.pixels is not None:
+                pixels = self.pixels[indices.to(self.pixels.device)]
+            else:
+                decoder = _Decoder(self.images, self.resolution, self.center_crop)
+                pixels = torch.from_numpy(np.stack([decoder[i] for i in indices.tolist()])).to(self.device)
+            self._examples = self._normalise(pixels, indices)
+        return self._examples
 
     def _resident(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         assert self.pixels is not None
@@ -134,6 +147,9 @@ class Batches:
         if self.random_flip:
             flips = self._flips(epoch)[indices].to(pixels.device)
             pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+        return self._normalise(pixels, indices)
+
+    def _normalise(self, pixels: Tensor, indices: Tensor) -> dict[str, Tensor]:
         batch = {"pixel_values": pixels.float().div_(127.5).sub_(1)}
         if self.labels is not None:
             batch["class_labels"] = self.labels[indices].to(self.device)

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from hfgen import run_folder
+from hfgen import evaluation, run_folder
 from hfgen.errors import UsageError
+from hfgen.plots import listed, scalars
 from hfgen.registry import get_family
 
 TEMPLATE = """---
@@ -46,7 +47,7 @@ folder, or the id of its repository.{{ classes }}
 {% for row in components -%}
 | {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
 {% endfor %}
-Images: {{ shape }}.
+Images: {{ shape }}.{{ notes }}
 
 ## How it was trained
 
@@ -59,11 +60,11 @@ Images: {{ shape }}.
 `hfgen train --config config.yaml` repeats the run. Versions: {{ versions }}.
 
 ![losses](plots/loss.png)
-
+{{ diagnosis }}{{ measured }}
 ## Limits
 
 It draws what the training data hold, with their gaps and biases, and no image it draws is a record of anything real.
-No quality metric was measured in this run.{{ licence_note }}
+{{ quality_note }}{{ licence_note }}
 
 ## References
 {% for reference in references %}
@@ -113,7 +114,7 @@ def card_data(config: Mapping[str, Any], environment: Mapping[str, Any], pipelin
 
 def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[str, Any]:
     config, environment, last = facts["config"], facts["environment"], facts["last"]
-    data = environment["data"]
+    data, results = environment["data"], evaluation.read_results(folder)
     averaged = config["use_ema"] and pipeline_class.ema_components
     licence = "" if config.get("license") else " No licence was chosen for this model yet."
     return {
@@ -133,6 +134,10 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "batch": environment["global_batch_size"],
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
+        "notes": "".join(f" {note}" for note in pipeline_class.notes),
+        "diagnosis": _diagnosis(folder, last),
+        "measured": _measured(results),
+        "quality_note": "" if results else "No quality metric was measured in this run.",
         "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
@@ -141,6 +146,37 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "licence_note": licence,
         "references": pipeline_class.references,
     }
+
+
+def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
+    """What the family found when it looked at its model on training images, after the last step."""
+    rows = "".join(f"| {_words(name)} | {value:.5g} |\n" for name, value in scalars(last).items())
+    text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
+    text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
+    text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
+    drawn = f"samples/reconstructions_{last['step']:06d}.png"
+    if (folder / drawn).is_file():
+        text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
+    return f"\n## Diagnosis\n\nOn training images, after the last step.\n{text}" if text else ""
+
+
+def _measured(results: list[dict[str, Any]]) -> str:
+    """What was measured on data that the model was not trained on."""
+    rows = "".join(_row(result) for result in results)
+    return f"\n## Measured\n\n| what | on | value | how |\n|---|---|---|---|\n{rows}" if rows else ""
+
+
+def _row(result: Mapping[str, Any]) -> str:
+    samples = result["num_importance_samples"]
+    kind = f"{result['kind']}, {samples:,} importance samples" if samples else result["kind"]
+    bits = "a density" if result["bits_per_dim"] is None else f"{result['bits_per_dim']:.4f} bits per dimension"
+    value = f"{result['nats']:.3f} +- {result['standard_error']:.2g} nats, {bits} of {result['num_values']} values"
+    where = f"{result['images']:,} images of {result['data']}, {result['split']}"
+    return f"| ln p(x), mean | {where} | {value} | {kind}; {result['seeds']} |\n"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Images:
             "(the centre is cropped; --no_center_crop squeezes the whole image)."
         )
 
+    def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
+        """Some of the images as networks take them: (B, C, resolution, resolution), float32 in [-1, 1]."""
+        side = resolution or self.resolution()
+        return torch.stack([torch.from_numpy(self.decode(i, side)) for i in indices]).float() / 127.5 - 1
+
     def decode(self, index: int, resolution: int, center_crop: bool = True) -> np.ndarray:
         """Image `index` as uint8, shape (C, resolution, resolution).
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 
-def image_grid(images: Sequence[Image.Image]) -> Image.Image:
-    """Row by row, about as many rows as columns; the last row is filled with black."""
-    columns = math.ceil(math.sqrt(len(images)))
+def image_grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Row by row, about as many rows as columns unless told; the last row is filled with black."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     width, height = images[0].size
     grid = Image.new(images[0].mode, (columns * width, rows * height))  # diffusers' make_image_grid is always RGB

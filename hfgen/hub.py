@@ -87,11 +87,24 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LoadError(f"{folder} holds no {INDEX}: it is no saved pipeline.") from error
+        single = single_component(folder)
+        what = f"a single {single}, which no enabled family wraps" if single else "no saved pipeline"
+        raise LoadError(f"{folder} holds no {INDEX}: it is {what}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise LoadError(f"{path} is damaged: {_first_line(error)}") from error
     check_index(index)
     return index
+
+
+def single_component(folder: str | os.PathLike[str]) -> str | None:
+    """The class name of the one model that a folder holds at its root; None where it holds a pipeline, or nothing."""
+    try:
+        if not (Path(folder) / INDEX).exists():
+            class_name = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("_class_name")
+            return class_name if isinstance(class_name, str) else None
+    except (OSError, ValueError, AttributeError):
+        pass
+    return None
 
 
 # --- checking ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The processes that train together: whether as many came as were asked for, and their Accelerator."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
+from torch import nn
 
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError, did_you_mean
@@ -98,3 +101,14 @@ def tracker_names(report_to: str) -> list[str]:
             hint = f"pip install {name}" if name in known else did_you_mean(name, known).strip()
             raise UsageError(f"report_to: the tracker {name!r} is not installed here. {hint}")
     return wanted
+
+
+@contextlib.contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Accelerate puts mixed precision into an instance attribute `forward`; without it the class's own is called."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.__dict__["forward"] = wrapped

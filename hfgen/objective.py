@@ -1,12 +1,13 @@
 """Objective: turns a batch into losses, and says by its order what is stepped when."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from hfgen.building import signature_of
 from hfgen.noise import Noise
 
 if TYPE_CHECKING:
@@ -19,14 +20,34 @@ class Update(NamedTuple):
     """One optimizer step: minimise `loss` in `component`.
 
     Attributes:
-        component: name of the pipeline's component whose optimizer steps.
+        component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
         loss: a scalar in float32.
-        metrics: further scalars to log, beside `<component>_loss`.
+        metrics: further scalars to log, beside `<component>_loss`, or `loss` where several step together.
     """
 
-    component: str
+    component: str | tuple[str, ...]
     loss: Tensor
     metrics: Mapping[str, Tensor] = {}
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return (self.component,) if isinstance(self.component, str) else self.component
+
+    @property
+    def loss_name(self) -> str:
+        return f"{self.component}_loss" if isinstance(self.component, str) else "loss"
+
+
+class Diagnosis(NamedTuple):
+    """What tells whether a model has gone wrong in a way that its loss does not show.
+
+    Attributes:
+        values: name -> a number, or a list of numbers such as one for each latent dimension.
+        warnings: for the user: what is wrong, and what to try.
+    """
+
+    values: Mapping[str, float | list[float]] = {}
+    warnings: Sequence[str] = ()
 
 
 class Objective:
@@ -38,9 +59,11 @@ class Objective:
 
     Attributes:
         noise: where `training_step` draws from; the trainer keys it by (seed, step), for the global batch.
+        step: optimizer steps taken before this one.
     """
 
     noise: Noise
+    step: int = 0
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """Yield one `Update` per optimizer step; code after a yield runs after that step.
@@ -50,6 +73,17 @@ class Objective:
                 class-conditional.
         """
         raise NotImplementedError
+
+    def finish_step(self) -> None:
+        """Take in what is learned without a gradient, such as a codebook's averages.
+
+        Called once after each step, on every process, when all micro-batches are done.
+        """
+
+    @classmethod
+    def diagnose(cls, pipeline: "HFGenPipeline", examples: Batch) -> Diagnosis:
+        """Look at the model on some training images, always the same; called without gradients, in eval mode."""
+        return Diagnosis()
 
     @classmethod
     def refresh_statistics(cls, pipeline: "HFGenPipeline") -> None:
@@ -89,7 +123,5 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
     """The objective of a pipeline: it is given the components that its signature names, and its options."""
-    from hfgen.arguments import signature_of
-
     wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
     return objective_class(**wanted, **options)

@@ -40,7 +40,18 @@ def unwrapped(optimizer: Any) -> Any:
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, last_step: int) -> Any:
     """Counted in optimizer steps, whatever the number of processes."""
     name = arguments.lr_scheduler
-    names = {kind.value for kind in SchedulerType} - {"piecewise_constant"}  # which needs rules of its own
+    names = {kind.value for kind in SchedulerType}
     if name not in names:
         raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
-    return get_scheduler(name, optimizer, num_warmup_steps=arguments.lr_warmup_steps, num_training_steps=last_step)
+    try:
+        return get_scheduler(
+            name,
+            optimizer,
+            step_rules=arguments.lr_step_rules,
+            num_warmup_steps=arguments.lr_warmup_steps,
+            num_training_steps=last_step,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"lr_step_rules is {arguments.lr_step_rules!r}; expected factor:step, ..., last factor: 1:1000,0.1"
+        ) from error

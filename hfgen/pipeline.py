@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import sys
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,9 +16,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
-from hfgen.arguments import check_options, signature_of
+from hfgen.arguments import check_options
+from hfgen.building import chosen_class, component_choices, nest_options, refuse_another_shape, without_class_name
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
+from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
 
@@ -37,6 +38,7 @@ class HFGenPipeline(DiffusionPipeline):
         ema_components: components whose weights are averaged for sampling.
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
+        notes: sentences for the card, on what a drawn image is.
     """
 
     objective_class: ClassVar[type[Objective]]
@@ -44,19 +46,23 @@ class HFGenPipeline(DiffusionPipeline):
     ema_components: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
+    notes: ClassVar[tuple[str, ...]] = ()
 
     # --- building -----------------------------------------------------------------------------------------------
 
     @classmethod
-    def component_classes(cls) -> dict[str, type]:
-        """Component name -> class, read from the annotations of `__init__`."""
-        return {name: _not_none(parameter.annotation) for name, parameter in signature_of(cls).items()}
+    def component_classes(cls, options: Mapping[str, Config] | None = None) -> dict[str, type]:
+        """Component name -> class, read from the annotations of `__init__`: of `X | Y` the first, or the one that
+        the component's option `class_name` names."""
+        options = options or {}
+        return {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
 
     @classmethod
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, Config]
     ) -> dict[str, Config]:
-        """Component name -> config for data of this shape; `overrides` wins afterwards, and may be consulted."""
+        """Component name -> config for data of this shape; `overrides` wins afterwards, and may be consulted:
+        `component_classes(overrides)` are the classes chosen."""
         raise NotImplementedError
 
     @classmethod
@@ -65,21 +71,23 @@ class HFGenPipeline(DiffusionPipeline):
 
         Args:
             num_classes: makes it class-conditional.
-            overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`.
+            overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`; `class_name`
+                among a component's options chooses its class.
 
         Raises:
             UsageError: an override that no component takes, or a shape that the family cannot make.
         """
         nested = nest_options(overrides)
-        classes = cls.component_classes()
+        classes = cls.component_classes(nested)
+        checked: dict[str, Config] = {}
         for name, options in nested.items():
             if name not in classes:
                 raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
-            nested[name] = check_options(classes[name], options, prefix=name)
+            checked[name] = check_options(classes[name], without_class_name(options), prefix=name)
         configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
-        _refuse_another_shape(configs, nested)
+        refuse_another_shape(configs, checked)
         pipeline = cls(
-            **{name: class_(**{**configs.get(name, {}), **nested.get(name, {})}) for name, class_ in classes.items()}
+            **{name: class_(**{**configs.get(name, {}), **checked.get(name, {})}) for name, class_ in classes.items()}
         )
         if num_classes is not None and pipeline.num_classes != num_classes:
             raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
@@ -148,16 +156,22 @@ class HFGenPipeline(DiffusionPipeline):
         """The image of each latent, in [-1, 1]."""
         raise self._cannot("decode", "it defines no map from latents to images")
 
-    def encode(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The latent of each image in [-1, 1]."""
+    def encode(self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
+        """The latent of each image in [-1, 1]; `seeds`, one for each image, are of what is drawn on the way."""
         raise self._cannot("encode", "it defines no map from images to latents")
 
+    @torch.no_grad()
     def reconstruct(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """`decode(encode(images))`."""
         return self.decode(self.encode(images, class_labels=class_labels), class_labels=class_labels)
 
-    def log_likelihood(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """log p(x) of each image in nats, shape (B,)."""
+    def log_likelihood(
+        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
+    ) -> LogLikelihood:
+        """ln p(x) of each image in [-1, 1], or a bound of it: the result says which.
+
+        It depends on the image and its seed alone, by default 0, 1, 2 ..., whatever stands beside it.
+        """
         raise self._cannot("log_likelihood", "it defines no density of images")
 
     def interpolate(
@@ -231,6 +245,10 @@ class HFGenPipeline(DiffusionPipeline):
         _check_dtype(kwargs.get("dtype"))
         kwargs["use_safetensors"] = True
         folder = hub.local_folder(target, **kwargs)
+        wrapper = registry.find_by_component(hub.single_component(folder)) if cls is HFGenPipeline else None
+        if wrapper is not None:
+            wrapping_family: Any = wrapper.load()
+            return wrapping_family.from_pretrained(target, **kwargs)
         with hub.clear_errors(target):
             family = cls._dispatch(hub.read_index(folder))
             family._check_given(kwargs)
@@ -281,10 +299,11 @@ class HFGenPipeline(DiffusionPipeline):
     @classmethod
     def _check_role(cls, name: str, found: type) -> None:
         """A network is of the annotated class; a scheduler may be swapped for another."""
-        annotated = cls.component_classes().get(name, found)
-        expected = SchedulerMixin if issubclass(annotated, SchedulerMixin) else annotated
+        choices = component_choices(cls).get(name, (found,))
+        expected = (SchedulerMixin,) if issubclass(choices[0], SchedulerMixin) else choices
         if not issubclass(found, expected):
-            raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {expected.__name__}.")
+            names = " or ".join(choice.__name__ for choice in expected)
+            raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {names}.")
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -334,6 +353,20 @@ class HFGenPipeline(DiffusionPipeline):
             raise OSError(f"{save_directory} could not be written: {error}") from error
 
 
+def check_images(images: Tensor, shape: Sequence[int]) -> None:
+    """Raise a UsageError unless they are float, in [-1, 1] and of shape (B, *shape)."""
+    if tuple(images.shape[1:]) != tuple(shape) or images.ndim != len(shape) + 1:
+        expected = ", ".join(map(str, shape))
+        raise UsageError(f"Images of shape {tuple(images.shape)} were given; expected (B, {expected}).")
+    if not images.is_floating_point():
+        raise UsageError(f"Images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 of bytes.")
+    low, high = images.aminmax()
+    if not (low >= -1 and high <= 1):
+        raise UsageError(
+            f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
+        )
+
+
 def postprocess(images: Tensor, output_type: str = "pil") -> Any:
     """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
     return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
@@ -375,39 +408,6 @@ def _check_dtype(dtype: Any) -> None:
     for value in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
         if value is not None and not isinstance(value, torch.dtype):
             raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
-
-
-def _refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, Config]) -> None:
-    """The networks are for the data's shape; an option cannot say otherwise."""
-    for name, options in overrides.items():
-        for key in ("sample_size", "in_channels", "out_channels", "num_classes"):
-            derived = configs.get(name, {}).get(key, ...)
-            if key in options and derived is not ... and options[key] != derived:
-                raise UsageError(
-                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from the\n"
-                    "images, --resolution and --class_conditional, and cannot be set."
-                )
-
-
-def _not_none(hint: Any) -> type:
-    """The class of an optional component: `X | None` -> `X`."""
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
-    return parts[0] if parts else hint
-
-
-def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
-    """`{"generator.width": 8, "scheduler": {"temperature": 1}}` -> `{"generator": {...}, "scheduler": {...}}`.
-
-    >>> nest_options({"generator.width": 8, "scheduler": {"temperature": 1}})
-    {'generator': {'width': 8}, 'scheduler': {'temperature': 1}}
-    """
-    nested: dict[str, Config] = {}
-    for key, value in options.items():
-        name, dot, option = key.partition(".")
-        if not dot and not isinstance(value, Mapping):
-            raise UsageError(f"{key!r} is no option of the model; write COMPONENT.{key}.")
-        nested.setdefault(name, {}).update({option: value} if dot else value)
-    return nested
 
 
 def _provenance(index: Config) -> str:

@@ -1,32 +1,76 @@
-"""Curves of a run's metrics."""
+"""Pictures of a run's metrics: its curves, and the bars of what its last diagnosis lists."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HANDLED = {"step", "epoch", "learning_rate", "images_per_second", "seconds"}
+NO_CURVE = {"step", "epoch", "learning_rate", "images_per_second", "seconds", "diagnosis"}
 
 
-def plot_losses(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """All losses over the optimizer steps, one panel; other metrics in a second one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`loss.png`, and `<name>.png` of each list in the last diagnosis."""
+    plot_curves(metrics, folder / "loss.png")
+    for name, values in listed(metrics[-1]).items():
+        plot_bars(name, values, folder / f"{name}.png")
 
-    names = sorted({name for line in metrics for name in line} - HANDLED)
-    panels = [[n for n in names if n.endswith("_loss")], [n for n in names if not n.endswith("_loss")]]
-    panels = [panel for panel in panels if panel]
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line's diagnosis."""
+    return {n: v for n, v in line.get("diagnosis", {}).items() if not isinstance(v, list)}
+
+
+def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The lists of numbers of a line's diagnosis."""
+    diagnosis = line.get("diagnosis", {})
+    return {n: v for n, v in diagnosis.items() if isinstance(v, list) and n != "warnings" and v}
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Over the optimizer steps: the losses, then other metrics, then each number of the diagnoses by itself."""
+    lines = [{**line, **scalars(line)} for line in metrics]
+    diagnosed = sorted({name for line in metrics for name in scalars(line)})
+    names = sorted({name for line in lines for name in line} - NO_CURVE - {*diagnosed})
+    panels = [[n for n in names if n.endswith("loss")], [n for n in names if not n.endswith("loss")]]
+    panels = [panel for panel in [*panels, *([n] for n in diagnosed)] if panel]
     if not panels:
         return
-    figure = Figure(figsize=(8, 3.2 * len(panels)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(3.2 * len(panels))
     for row, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, row + 1)
         for name in panel:
-            points = [(line["step"], line[name]) for line in metrics if name in line]
-            axes.plot(*zip(*points, strict=True), label=name.removesuffix("_loss"), linewidth=1.2)
-        axes.set_ylabel("loss" if panel[0].endswith("_loss") else "")
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            marker = "." if len(points) < 20 else None
+            axes.plot(*zip(*points, strict=True), label=_label(name), linewidth=1.2, marker=marker)
+        axes.set_ylabel("loss" if panel[0].endswith("loss") else "")
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
         axes.legend()
+    _save(figure, path)
+
+
+def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
+    """One bar for each number, in its order."""
+    figure = _figure(3.2)
+    axes = figure.add_subplot()
+    axes.bar(range(len(values)), values, width=0.8)
+    axes.set_ylabel(_label(name))
+    axes.grid(alpha=0.3, axis="y")
+    _save(figure, path)
+
+
+def _label(name: str) -> str:
+    return (name.removesuffix("_loss") or name).replace("_", " ")
+
+
+def _figure(height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

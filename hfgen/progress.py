@@ -39,9 +39,14 @@ class Progress:
         if self.bar is not None and not self.bar.disable:
             self.bar.update(step - self.bar.n)
 
+    def note(self, text: str) -> None:
+        """A line that the user should read, above the bar."""
+        if self.visible:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+
     def report(self, line: Mapping[str, Any]) -> None:
         """The metrics of a step."""
-        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith("_loss")}
+        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith("loss")}
         if self.bar is None or not self.visible:
             return
         if self.terminal:

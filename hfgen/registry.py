@@ -16,6 +16,7 @@ from typing import Any
 from hfgen.errors import PluginError, UsageError, did_you_mean
 
 GROUP = "hfgen.families"
+COMPONENTS = "hfgen.components"  # class of a single model -> the family whose from_pretrained wraps it
 BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
 
 
@@ -92,6 +93,13 @@ def find_by_class(class_name: str) -> Family | None:
     """The family whose pipeline class bears this name, as `model_index.json` stores it; None if there is none."""
     named = [f for f in list_families() if f.class_name == class_name]
     return _undisputed(named, f"the pipeline class {class_name!r}")
+
+
+def find_by_component(class_name: str | None) -> Family | None:
+    """The family that wraps a single model of this class, as a bare `config.json` names it; None if there is none."""
+    wrappers = {e.value for e in importlib.metadata.entry_points(group=COMPONENTS) if e.name == class_name}
+    found = [f for f in list_families() if f"{f.module}:{f.class_name}" in wrappers]
+    return _undisputed(found, f"the model class {class_name!r}")
 
 
 def family_of(pipeline_class: type) -> Family | None:

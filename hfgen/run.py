@@ -10,14 +10,15 @@ import torch
 import yaml
 
 from hfgen import checkpoint, run_folder
-from hfgen.arguments import RunConfig, signature_of
+from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
+from hfgen.building import CLASS_NAME, SHAPE, component_choices, signature_of
 from hfgen.card import write_card
 from hfgen.data import Images, load_images
 from hfgen.errors import HFGenError, UsageError
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
-from hfgen.plots import plot_losses
+from hfgen.plots import plot_run
 from hfgen.registry import family_of
 from hfgen.trainer import Trainer
 
@@ -54,7 +55,7 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     trainer.train()
     if trainer.accelerator.is_main_process:
         with writable(folder):
-            plot_losses(run_folder.read_metrics(folder), folder / "plots" / "loss.png")
+            plot_run(run_folder.read_metrics(folder), folder / "plots")
             write_card(folder)
     return summary(trainer, folder)
 
@@ -90,12 +91,19 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> F
     flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), config.components)
     for name, component in pipeline.components.items():
         if component is not None:
-            options = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
-            # what follows from the data is left for the data to say again
-            flat[name] = {k: v for k, v in options.items() if derived.get(name, {}).get(k, ...) != v}
+            flat[name] = _options_of(component, derived.get(name, {}))
+            if len(component_choices(type(pipeline))[name]) > 1:
+                flat[name] = {CLASS_NAME: type(component).__name__, **flat[name]}
     parameters = signature_of(pipeline.objective_class)
     defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
     return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
+
+
+def _options_of(component: Any, derived: Facts) -> Facts:
+    """Its config, without what follows from the data, and of a scheduler without what follows from the networks."""
+    follows = {k for k in derived if k in SHAPE or not isinstance(component, torch.nn.Module)}
+    options = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
+    return {k: v for k, v in options.items() if k not in follows or derived[k] != v}
 
 
 def _plain(value: Any) -> Any:

@@ -90,7 +90,7 @@ def test_every_field_has_a_help_text():
         assert f.metadata["help"].endswith((".", ").")), f.name
 
 
-@pytest.mark.parametrize("module", ["hfgen.errors", "hfgen.noise", "hfgen.launch", "hfgen.pipeline", "hfgen.card"])
+@pytest.mark.parametrize("module", ["hfgen.errors", "hfgen.noise", "hfgen.launch", "hfgen.building", "hfgen.card"])
 def test_docstring_examples(module):
     import importlib
 

@@ -8,7 +8,10 @@ import click
 import pytest
 
 from hfgen import cli
+from hfgen.arguments import check_options
+from hfgen.building import without_class_name
 from hfgen.commands.options import split_dotted
+from hfgen.registry import get_family
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,25 +35,31 @@ def test_every_command_parses(line):
     with context:
         sub = command.make_context(verb, list(words), parent=context)
     assert sub.params
-    assert set(split_dotted(words)[1]) <= {"generator", "discriminator", "scheduler", "objective"}
+    for name, options in split_dotted(words)[1].items():
+        family = get_family(words[0]).load()
+        known = {"objective": family.objective_class, **family.component_classes({name: options})}
+        check_options(known[name], without_class_name(options), "README")
 
 
 def test_commands_were_found():
     assert len(COMMANDS) > 6
 
 
-def test_the_python_runs(tmp_path, monkeypatch):
-    """On a tiny model under the README's name."""
-    from hfgen.registry import get_family
-
+def test_the_python_runs(tmp_path, monkeypatch, capsys):
+    """On tiny models under the README's names."""
     monkeypatch.chdir(tmp_path)
     tiny = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
     get_family("dcgan").load().build(16, 1, **tiny).save_pretrained("runs/dcgan-mnist-mini")
-    [block] = blocks("python")
+    tiny = {"encoder.base_channels": 4, "decoder.base_channels": 4}
+    get_family("vae").load().build(28, 1, **tiny).save_pretrained("runs/vae-mnist-mini")
+    drawing, measuring = blocks("python")
     names = {}
-    exec(block, names)
+    exec(drawing, names)
     assert len(names["images"]) == 16
     assert names["image"].size == (16, 16)
+    exec(measuring, names)
+    assert "lower bound, 500 importance samples, a density; mean of 8" in capsys.readouterr().out
+    assert names["reconstructions"].shape == names["images"].shape
 
 
 def test_links_lead_somewhere():
@@ -74,8 +83,18 @@ def test_a_card_in_the_project_is_whole(card):
 
     assert ModelCard.load(card).data.library_name == "hfgen"
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card.read_text())
-    assert len(pictures) == 2
+    assert len(pictures) >= 2
     assert all((card.parent / picture).is_file() for picture in pictures)
     recipe = yaml.safe_load(list_recipes()[card.parent.name].read_text())
-    assert recipe == yaml.safe_load((card.parent / "config.yaml").read_text())
+    config = yaml.safe_load((card.parent / "config.yaml").read_text())
+    for settings in (recipe, config):
+        settings["dataset_name"] = settings["dataset_name"].rpartition("/")[2]  # of the Hub's, or a copy of it
+    assert all(contains(config[name], value) for name, value in recipe.items())
     assert not re.search(r"(/home|/tmp|/root|/work)\b", card.read_text())
+
+
+def contains(config, recipe):
+    """Whether a config says what a recipe says, which may leave defaults out."""
+    if isinstance(recipe, dict):
+        return all(contains(config.get(name), value) for name, value in recipe.items())
+    return config == recipe

@@ -93,6 +93,64 @@ def test_the_mean_of_a_network_s_many_updates_is_logged(make, tmp_path):
     assert read_metrics(tmp_path / "run")[-1]["discriminator_loss"] == pytest.approx(3.0)
 
 
+def test_components_that_step_together(make, tmp_path):
+    """One loss, both optimizers; `finish_step` once, after all micro-batches of the step."""
+    run = make(tmp_path / "run", max_train_steps=2, train_batch_size=4, gradient_accumulation_steps=2)
+    parts, events = [model.to_logit if n == "discriminator" else model.to_image for n, model in run.models.items()], []
+    before = weights(run)
+
+    def training_step(batch):
+        events.append(run.objective.step)
+        yield Update(("generator", "discriminator"), sum(part.weight.square().mean() for part in parts))
+        events.append("stepped")
+
+    run.objective.training_step, run.objective.finish_step = training_step, lambda: events.append("finished")
+    run.train()
+    assert events == [0, 0, "stepped", "stepped", "finished", 1, 1, "stepped", "stepped", "finished"]
+    changed = {name for name, tensor in weights(run).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"generator.to_image.weight", "discriminator.to_logit.weight"}
+    assert "loss" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_an_objective_that_updates_what_is_no_network(make):
+    run = make(max_train_steps=1)
+    run.objective.training_step = lambda batch: iter([Update(("generator", "critic"), torch.zeros(()))])
+    with pytest.raises(HFGenError, match="updates 'critic'; the networks are"):
+        run.train()
+
+
+def test_learning_rate_by_rules(make, tmp_path):
+    settings = {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:1,0.5:3,0.1", "learning_rate": 1.0}
+    make(tmp_path / "run", logging_steps=1, **settings).train()
+    assert [line["learning_rate"] for line in read_metrics(tmp_path / "run")] == [0.5, 0.5, 0.1, 0.1]
+    with pytest.raises(UsageError, match="lr_step_rules is '1:x,2'; expected factor:step"):
+        make(**settings | {"lr_step_rules": "1:x,2"})
+    with pytest.raises(UsageError, match="go together"):
+        make(lr_scheduler="piecewise_constant")
+
+
+def test_a_diagnosis_is_logged_and_its_warnings_told(make, tmp_path, capsys):
+    from hfgen import Diagnosis
+
+    run = make(tmp_path / "run", validation_steps=2)
+    seen = []
+
+    class Diagnosing(run.pipeline.objective_class):
+        @classmethod
+        def diagnose(cls, pipeline, examples):
+            seen.append(examples["pixel_values"])
+            return Diagnosis({"health": 0.5, "bars": [1.0, 2.0]}, ["it ails: give it rest."])
+
+    run.pipeline.objective_class = Diagnosing
+    run.train()
+    assert [line.get("diagnosis") for line in read_metrics(tmp_path / "run")] == [
+        {"health": 0.5, "bars": [1.0, 2.0], "warnings": ["it ails: give it rest."]}
+    ] * 2
+    assert capsys.readouterr().err.count("warning: it ails: give it rest.") == 2
+    assert torch.equal(seen[0], seen[1])
+    assert len(seen[0]) == 24
+
+
 def test_an_unknown_schedule_is_told(make):
     with pytest.raises(UsageError, match="lr_scheduler is 'cosin'. Did you mean 'cosine'"):
         make(lr_scheduler="cosin")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from hfgen.arguments import signature_of
+from hfgen.building import component_choices, signature_of
 from hfgen.data_names import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
 from hfgen.recipes import list_recipes
@@ -55,12 +55,18 @@ def family_facts(name: str) -> dict[str, Any]:
         "family": name,
         "plugin": family.source,
         "description": cls.description,
-        "components": {n: {"class": c.__name__, "options": _options(signature_of(c))} for n, c in classes.items()},
+        "components": {name: _component(choices) for name, choices in component_choices(cls).items()},
         "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),
         "references": list(cls.references),
     }
+
+
+def _component(choices: tuple[type, ...]) -> dict[str, Any]:
+    """Class and options; where there are several classes, each with its own, the default first."""
+    described = [{"class": c.__name__, "options": _options(signature_of(c))} for c in choices]
+    return described[0] if len(described) == 1 else {"class_name": {d.pop("class"): d for d in described}}
 
 
 def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:

@@ -14,8 +14,10 @@ from torch import Tensor
 from hfgen import registry
 from hfgen.arguments import resolve
 from hfgen.batches import Layout
+from hfgen.components import STACK
 from hfgen.data import load_images
 from hfgen.errors import UsageError
+from hfgen.likelihood import LogLikelihood
 from hfgen.noise import SeededNoise, StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
@@ -91,7 +93,8 @@ class FamilyTests:
         assert cls.references
         for component in cls.component_classes().values():
             assert inspect.isclass(component)
-            assert component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
+            own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
+            assert not own or component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
         assert set(cls.ema_components) <= set(cls.component_classes())
 
     def test_training_defaults_are_training_arguments(self) -> None:
@@ -178,21 +181,81 @@ class FamilyTests:
         with pytest.raises(UsageError, match="class_labels must lie in"):
             pipeline(class_labels=[self.num_classes])
 
+    def test_latents(self) -> None:
+        """Where there is `encode`: an image's latent is its own, decodes to its shape, and to the same each time."""
+        if not self._has("encode"):
+            pytest.skip("it maps no image to a latent")
+        pipeline, images, labels = self._examples()
+        latents = pipeline.encode(images, labels)
+        alone = pipeline.encode(images[2:], None if labels is None else labels[2:], seeds=[2])
+        assert (latents[2:] - alone).abs().max() <= self.tolerance
+        assert (latents[0] - latents[1]).abs().max() > 0, "two images, one latent"
+        with torch.no_grad():
+            decoded = pipeline.decode(latents, class_labels=labels)
+        assert decoded.shape == images.shape
+        torch.testing.assert_close(decoded, pipeline.reconstruct(images, class_labels=labels))
+
+    def test_log_likelihood(self) -> None:
+        """Where there is one: of the image and its seed alone, finite, of a kind that it names."""
+        if not self._has("log_likelihood"):
+            pytest.skip("it defines no density of images")
+        pipeline, images, labels = self._examples()
+        found = pipeline.log_likelihood(images, labels)
+        assert isinstance(found, LogLikelihood)
+        assert found.nats.shape == (3,)
+        assert found.nats.dtype == torch.float64
+        assert found.nats.isfinite().all()
+        assert found.num_dimensions == images[0].numel()
+        alone = pipeline.log_likelihood(images[2:], None if labels is None else labels[2:], seeds=[2])
+        assert (alone.nats - found.nats[2:]).abs().max() <= self.tolerance * found.num_dimensions
+        if found.num_values is None:
+            with pytest.raises(UsageError, match="a density"):
+                _ = found.bits_per_dim
+        else:
+            assert found.bits_per_dim.isfinite().all()
+            assert (found.nats < 0).all(), "the probability of an image is above 1"
+
+    def test_wrong_images_are_refused(self) -> None:
+        """Bytes, values beyond [-1, 1], another shape: each is one error, never a number."""
+        pipeline, images, labels = self._examples()
+        for name in ("encode", "log_likelihood"):
+            if not self._has(name):
+                continue
+            for wrong in (((images + 1) * 127.5), ((images + 1) * 127.5).byte(), images[..., :-1], images[0]):
+                with pytest.raises(UsageError, match=r"expected|Images lie"):
+                    getattr(pipeline, name)(wrong, labels)
+            with pytest.raises(UsageError, match="seeds"):
+                getattr(pipeline, name)(images, labels, seeds=[1])
+
+    def _has(self, method: str) -> bool:
+        return getattr(self.pipeline_class(), method) is not getattr(HFGenPipeline, method)
+
+    def _examples(self) -> tuple[HFGenPipeline, Tensor, Tensor | None]:
+        """The tiny pipeline and three black-and-white images, which any likelihood takes."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (3, self.in_channels, self.sample_size, self.sample_size)
+        images = torch.randint(2, shape, generator=generator) * 2.0 - 1
+        labels = torch.arange(3) % self.num_classes if self.num_classes else None
+        return self.build(self.num_classes), images, labels
+
     def test_every_parameter_gets_a_gradient(self, data: str) -> None:
         """And no gradient or loss is anything but finite; each update names a network."""
         trainer = self.trainer(data)
         pipeline, reached = trainer.pipeline, set()
         objective = build_objective(pipeline.objective_class, pipeline.components, self.objective)
         objective.noise = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH)
-        for component, loss, _ in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
-            assert loss.ndim == 0
-            assert loss.dtype == torch.float32
-            assert torch.isfinite(loss)
-            loss.backward()
-            for name, parameter in pipeline.models()[component].named_parameters():
+        for update in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
+            assert update.loss.ndim == 0
+            assert update.loss.dtype == torch.float32
+            assert torch.isfinite(update.loss)
+            update.loss.backward()
+            parameters = [
+                (f"{c}.{n}", p) for c in update.components for n, p in pipeline.models()[c].named_parameters()
+            ]
+            for name, parameter in parameters:
                 if parameter.grad is not None:
                     assert parameter.grad.isfinite().all()
-                    reached.add(f"{component}.{name}")
+                    reached.add(name)
         trainable = {
             f"{component}.{name}"
             for component, model in pipeline.models().items()
@@ -279,7 +342,7 @@ class FamilyTests:
         HFGenPipeline.from_pretrained(folder)
 
     def _components(self) -> dict[str, Any]:
-        from hfgen.pipeline import nest_options
+        from hfgen.building import nest_options
 
         return nest_options(self.overrides)
 
@@ -327,7 +390,8 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
-        for index, entry in trainer.optimizers[component].state_dict()["state"].items():
+    for component, optimizer in trainer.optimizers.items():
+        for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     for component, ema in trainer.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}

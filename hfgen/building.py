@@ -1,0 +1,80 @@
+"""From options to components: which classes a pipeline's components can be of, and which one was chosen."""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from hfgen.errors import UsageError, did_you_mean
+
+Config = dict[str, Any]
+CLASS_NAME = "class_name"  # the option that chooses
+SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # what follows from the data
+
+
+def signature_of(class_: type) -> dict[str, inspect.Parameter]:
+    """The named parameters of a class's `__init__`: its config, with evaluated annotations."""
+    init: Any = class_.__init__  # type: ignore[misc]
+    parameters = inspect.signature(init, eval_str=True).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in parameters.items() if name != "self" and p.kind in named}
+
+
+def component_choices(pipeline_class: type) -> dict[str, tuple[type, ...]]:
+    """Component name -> the classes that `__init__` annotates, the default first: `X`, `X | Y`, `X | None`."""
+    return {name: _classes(parameter.annotation) for name, parameter in signature_of(pipeline_class).items()}
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return tuple(part for part in typing.get_args(hint) if part is not type(None))
+    return (hint,)
+
+
+def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any], source: str = "") -> type:
+    """The class that an option `class_name` names, else the default.
+
+    Raises:
+        UsageError: the component has no such class.
+    """
+    wanted = options.get(CLASS_NAME)
+    classes = {choice.__name__: choice for choice in choices}
+    if wanted is None:
+        return choices[0]
+    if wanted not in classes:
+        where = f"{source}: " if source else ""
+        raise UsageError(f"{where}{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
+    return classes[wanted]
+
+
+def without_class_name(options: Mapping[str, Any]) -> Config:
+    """The options that the class itself takes."""
+    return {key: value for key, value in options.items() if key != CLASS_NAME}
+
+
+def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
+    """`{"generator.width": 8, "scheduler": {"temperature": 1}}` -> `{"generator": {...}, "scheduler": {...}}`.
+
+    >>> nest_options({"generator.width": 8, "scheduler": {"temperature": 1}})
+    {'generator': {'width': 8}, 'scheduler': {'temperature': 1}}
+    """
+    nested: dict[str, Config] = {}
+    for key, value in options.items():
+        name, dot, option = key.partition(".")
+        if not dot and not isinstance(value, Mapping):
+            raise UsageError(f"{key!r} is no option of the model; write COMPONENT.{key}.")
+        nested.setdefault(name, {}).update({option: value} if dot else value)
+    return nested
+
+
+def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, Config]) -> None:
+    """The networks are for the data's shape; an option cannot say otherwise."""
+    for name, options in overrides.items():
+        for key in SHAPE:
+            derived = configs.get(name, {}).get(key, ...)
+            if key in options and derived is not ... and options[key] != derived:
+                raise UsageError(
+                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from the\n"
+                    "images, --resolution and --class_conditional, and cannot be set."
+                )

@@ -1,0 +1,77 @@
+"""Measuring a pipeline on data it was not trained on; the results stand in `evaluation/` of its folder."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hfgen import run_folder
+from hfgen.data import Images
+from hfgen.likelihood import LogLikelihood
+from hfgen.pipeline import HFGenPipeline
+
+FOLDER = "evaluation"
+BATCH = 500
+
+
+def log_likelihood(
+    pipeline: HFGenPipeline,
+    images: Images,
+    indices: Sequence[int] | None = None,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    **options: Any,
+) -> LogLikelihood:
+    """ln p(x), or its bound, of a data set's images; image i has seed i, so that any part of them can be repeated.
+
+    Args:
+        images: of the pipeline's own size and channels.
+        indices: which images, default all.
+        progress: wraps the starts of the batches.
+        options: of the family's `log_likelihood`, such as `num_importance_samples`.
+
+    Raises:
+        UsageError: the family has no likelihood, or the images are not what it was trained on.
+    """
+    indices = range(len(images)) if indices is None else indices
+    found = []
+    for start in progress(range(0, len(indices), BATCH)):
+        seeds = indices[start : start + BATCH]
+        labels = None if pipeline.num_classes is None or images.labels is None else images.labels[list(seeds)]
+        found.append(pipeline.log_likelihood(images.tensor(seeds), labels, seeds=seeds, **options))
+    one = found[0]
+    return LogLikelihood(
+        torch.cat([part.nats for part in found]),
+        one.kind,
+        one.num_dimensions,
+        one.num_values,
+        one.num_importance_samples,
+    )
+
+
+def write_log_likelihood(folder: Path, result: LogLikelihood, data: str, split: str) -> Path:
+    """`evaluation/log_likelihood.json`: the number with all that says what number it is."""
+    facts = {
+        "metric": "log_likelihood",
+        "data": Path(data).name,
+        "split": split,
+        "images": len(result.nats),
+        "nats": float(result.nats.mean()),
+        "standard_error": result.standard_error,
+        "bits_per_dim": None if result.num_values is None else float(result.bits_per_dim.mean()),
+        "kind": result.kind,
+        "num_importance_samples": result.num_importance_samples,
+        "num_dimensions": result.num_dimensions,
+        "num_values": result.num_values,
+        "seeds": "image i has seed i",
+    }
+    path = folder / FOLDER / "log_likelihood.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_folder.write_text(path, json.dumps(facts, indent=2) + "\n")
+    return path
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """What was measured of the model in this folder."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / FOLDER).glob("*.json"))]
