@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{options.run.name}, epoch {epoch}: {bound}, {seconds:.0f} s")
         record(options, epoch, bound, seconds)
         if folder == options.run:
-            evaluation.write_log_likelihood(options.run, bound, "mnist", "test")
+            evaluation.write_log_likelihood(options.run, bound, options.dataset_name, "test")
             write_card(options.run)
     write_nats(RESULTS)
     fill_readme()

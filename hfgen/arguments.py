@@ -88,8 +88,8 @@ class TrainingArguments:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
         if not self.learning_rate > 0:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
-            raise UsageError("lr_scheduler constant has no warm-up; choose constant_with_warmup.")
+        if self.lr_scheduler in ("constant", "piecewise_constant") and self.lr_warmup_steps:
+            raise UsageError(f"lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
         if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
             raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
         if self.dataset_name and self.train_data_dir:

@@ -42,7 +42,7 @@ def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any
     classes = {choice.__name__: choice for choice in choices}
     if wanted is None:
         return choices[0]
-    if wanted not in classes:
+    if not isinstance(wanted, str) or wanted not in classes:
         where = f"{source}: " if source else ""
         raise UsageError(f"{where}{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
     return classes[wanted]

@@ -169,8 +169,14 @@ def _measured(results: list[dict[str, Any]]) -> str:
 def _row(result: Mapping[str, Any]) -> str:
     samples = result["num_importance_samples"]
     kind = f"{result['kind']}, {samples:,} importance samples" if samples else result["kind"]
-    bits = "a density" if result["bits_per_dim"] is None else f"{result['bits_per_dim']:.4f} bits per dimension"
-    value = f"{result['nats']:.3f} +- {result['standard_error']:.2g} nats, {bits} of {result['num_values']} values"
+    discrete = result["bits_per_dim"] is not None
+    bits = (
+        f"{result['bits_per_dim']:.4f} bits per dimension of {result['num_values']} values"
+        if discrete
+        else "a density"
+    )
+    error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.2g}"
+    value = f"{result['nats']:.3f}{error} nats, {bits}"
     where = f"{result['images']:,} images of {result['data']}, {result['split']}"
     return f"| ln p(x), mean | {where} | {value} | {kind}; {result['seeds']} |\n"
 
@@ -199,8 +205,18 @@ def _versions(environment: Mapping[str, Any]) -> str:
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:
-    devices = environment["accelerators"] or [f"{environment['threads']} threads of {environment['processor']}"]
+    devices = environment["accelerators"] or [
+        f"{_count(environment['threads'], 'thread')} of {environment['processor']}"
+    ]
     return ", ".join(devices)
+
+
+def _count(number: int, noun: str) -> str:
+    """
+    >>> _count(1, "thread"), _count(2, "thread")
+    ('1 thread', '2 threads')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Measuring a pipeline on data it was not trained on; the results stand in `evaluation/` of its folder."""
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from hfgen import run_folder
 from hfgen.data import Images
+from hfgen.errors import UsageError
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
 
@@ -34,6 +36,9 @@ def log_likelihood(
     Raises:
         UsageError: the family has no likelihood, or the images are not what it was trained on.
     """
+    unknown = sorted(set(options) - set(inspect.signature(pipeline.log_likelihood).parameters))
+    if unknown:
+        raise UsageError(f"{type(pipeline).__name__}.log_likelihood takes no {', '.join(unknown)}.")
     indices = range(len(images)) if indices is None else indices
     found = []
     for start in progress(range(0, len(indices), BATCH)):
@@ -58,7 +63,7 @@ def write_log_likelihood(folder: Path, result: LogLikelihood, data: str, split: 
         "split": split,
         "images": len(result.nats),
         "nats": float(result.nats.mean()),
-        "standard_error": result.standard_error,
+        "standard_error": result.standard_error if len(result.nats) > 1 else None,
         "bits_per_dim": None if result.num_values is None else float(result.bits_per_dim.mean()),
         "kind": result.kind,
         "num_importance_samples": result.num_importance_samples,

@@ -52,8 +52,8 @@ class LogLikelihood:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over the images."""
-        return float(self.nats.std() / math.sqrt(len(self.nats)))
+        """Of the mean over the images; infinite of one image, which tells nothing of it."""
+        return float(self.nats.std() / math.sqrt(len(self.nats))) if len(self.nats) > 1 else math.inf
 
     @property
     def bits_per_dim(self) -> Tensor:

@@ -74,11 +74,12 @@ class Objective:
         """
         raise NotImplementedError
 
-    def finish_step(self) -> None:
-        """Take in what is learned without a gradient, such as a codebook's averages.
+    def finish_step(self) -> Mapping[str, Tensor]:
+        """Take in what is learned without a gradient, such as moving averages; return scalars to log.
 
         Called once after each step, on every process, when all micro-batches are done.
         """
+        return {}
 
     @classmethod
     def diagnose(cls, pipeline: "HFGenPipeline", examples: Batch) -> Diagnosis:

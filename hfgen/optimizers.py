@@ -1,5 +1,6 @@
 """The optimizer and the schedule of each network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,22 @@ def unwrapped(optimizer: Any) -> Any:
         and optimizer.accelerator_state.distributed_type != DistributedType.XLA
     )
     return optimizer.optimizer if hands_through else optimizer
+
+
+def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float | None) -> None:
+    """One round of the loss scaler for several optimizers.
+
+    Each `step` of Accelerate's wrapper ends the scaler's round, and its clipping unscales the gradients of all: the
+    second optimizer would step on gradients that were unscaled twice, or by another scale.
+    """
+    plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+    for optimizer in plain:
+        scaler.unscale_(optimizer)
+        if max_grad_norm:
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
+    for optimizer in plain:
+        scaler.step(optimizer)
+    scaler.update()
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, last_step: int) -> Any:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from hfgen.arguments import check_options
 from hfgen.building import chosen_class, component_choices, nest_options, refuse_another_shape, without_class_name
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
+from hfgen.images import labels_for, postprocess
 from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
@@ -161,9 +161,11 @@ class HFGenPipeline(DiffusionPipeline):
         raise self._cannot("encode", "it defines no map from images to latents")
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
+    ) -> Tensor:
         """`decode(encode(images))`."""
-        return self.decode(self.encode(images, class_labels=class_labels), class_labels=class_labels)
+        return self.decode(self.encode(images, class_labels, seeds), class_labels=class_labels)
 
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
@@ -207,19 +209,11 @@ class HFGenPipeline(DiffusionPipeline):
 
     def _labels(self, class_labels: Any, noise: SeededNoise) -> Tensor | None:
         if self.num_classes is None:
-            if class_labels is not None:
-                raise UsageError("This model is not class-conditional; it takes no class_labels.")
-            return None
+            return labels_for(len(noise), class_labels, None, noise.device)
         drawn = noise.integers(self.num_classes)  # always, so that the latents after it are a seed's own
         if class_labels is None:
             return drawn
-        labels = torch.as_tensor(class_labels, dtype=torch.int64, device=noise.device)
-        labels = labels.expand(len(noise)) if labels.ndim == 0 else labels
-        if len(labels) != len(noise):
-            raise UsageError(f"{len(labels)} class_labels for {len(noise)} images.")
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise UsageError(f"class_labels must lie in 0..{self.num_classes - 1}.")
-        return labels
+        return labels_for(len(noise), class_labels, self.num_classes, noise.device)
 
     def _cannot(self, what: str, why: str) -> HFGenError:
         return UsageError(f"{type(self).__name__} has no {what}: {why}.")
@@ -298,9 +292,10 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def _check_role(cls, name: str, found: type) -> None:
-        """A network is of the annotated class; a scheduler may be swapped for another."""
+        """A component is of an annotated class; one of diffusers' schedulers may be swapped for another."""
         choices = component_choices(cls).get(name, (found,))
-        expected = (SchedulerMixin,) if issubclass(choices[0], SchedulerMixin) else choices
+        swappable = issubclass(choices[0], SchedulerMixin) and choices[0].__module__.startswith("diffusers.")
+        expected = (SchedulerMixin,) if swappable else choices
         if not issubclass(found, expected):
             names = " or ".join(choice.__name__ for choice in expected)
             raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {names}.")
@@ -351,25 +346,6 @@ class HFGenPipeline(DiffusionPipeline):
                 hub.strip_local_paths(staging)
         except SafetensorError as error:
             raise OSError(f"{save_directory} could not be written: {error}") from error
-
-
-def check_images(images: Tensor, shape: Sequence[int]) -> None:
-    """Raise a UsageError unless they are float, in [-1, 1] and of shape (B, *shape)."""
-    if tuple(images.shape[1:]) != tuple(shape) or images.ndim != len(shape) + 1:
-        expected = ", ".join(map(str, shape))
-        raise UsageError(f"Images of shape {tuple(images.shape)} were given; expected (B, {expected}).")
-    if not images.is_floating_point():
-        raise UsageError(f"Images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 of bytes.")
-    low, high = images.aminmax()
-    if not (low >= -1 and high <= 1):
-        raise UsageError(
-            f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
-        )
-
-
-def postprocess(images: Tensor, output_type: str = "pil") -> Any:
-    """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
-    return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
 
 
 def draw_seed(generator: torch.Generator | None) -> int:

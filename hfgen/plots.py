@@ -26,10 +26,11 @@ def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Over the optimizer steps: the losses, then other metrics, then each number of the diagnoses by itself."""
-    lines = [{**line, **scalars(line)} for line in metrics]
-    diagnosed = sorted({name for line in metrics for name in scalars(line)})
-    names = sorted({name for line in lines for name in line} - NO_CURVE - {*diagnosed})
+    """Over the optimizer steps: the losses, then other metrics, then each number that the diagnoses saw change."""
+    names = sorted({name for line in metrics for name in line} - NO_CURVE)
+    lines = [{**line, **{f"{name}, diagnosis": value for name, value in scalars(line).items()}} for line in metrics]
+    found = sorted({name for line in lines for name in line if name.endswith(", diagnosis")})
+    diagnosed = [name for name in found if len({line[name] for line in lines if name in line}) > 1]
     panels = [[n for n in names if n.endswith("loss")], [n for n in names if not n.endswith("loss")]]
     panels = [panel for panel in [*panels, *([n] for n in diagnosed)] if panel]
     if not panels:

@@ -23,7 +23,7 @@ from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
 from hfgen.launch import make_accelerator, without_autocast
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective
-from hfgen.optimizers import make_lr_scheduler, make_optimizer, unwrapped
+from hfgen.optimizers import make_lr_scheduler, make_optimizer, step_together, unwrapped
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
@@ -161,7 +161,7 @@ class Trainer:
         running = [self.objective.training_step(batch) for batch in micro_batches]
         while components := self._backward(running, noises):
             self._optimize(components)
-        self.objective.finish_step()
+        self._log(self.objective.finish_step())
         for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
             lr_scheduler.step()
         for ema in self.emas.values():
@@ -189,7 +189,7 @@ class Trainer:
                     stack.enter_context(self.accelerator.trigger_sync_in_backward(self.models[name]))
                 self._accumulate(update.loss)
             components = update.components
-            self._log_update(update)
+            self._log({update.loss_name: update.loss, **update.metrics})
         return components
 
     def _accumulate(self, loss: Tensor) -> None:
@@ -206,18 +206,22 @@ class Trainer:
                 raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(self.optimizers)}.")
 
     def _optimize(self, components: tuple[str, ...]) -> None:
-        for name in components:
-            if self.arguments.max_grad_norm:
-                self.accelerator.clip_grad_norm_(self.models[name].parameters(), self.arguments.max_grad_norm)
-            self.optimizers[name].step()
+        scaler, limit = self.accelerator.scaler, self.arguments.max_grad_norm
+        if scaler is not None and len(components) > 1:
+            step_together([self.optimizers[name] for name in components], scaler, limit)
+        else:
+            for name in components:
+                if limit:
+                    self.accelerator.clip_grad_norm_(self.models[name].parameters(), limit)
+                self.optimizers[name].step()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
 
     # --- what is due after a step -------------------------------------------------------------------------------
 
-    def _log_update(self, update: Update) -> None:
+    def _log(self, metrics: Mapping[str, Tensor]) -> None:
         """Sums on the device; they are read, and then only, when a line of metrics is due."""
-        for name, value in {update.loss_name: update.loss, **update.metrics}.items():
+        for name, value in metrics.items():
             self.counts[name] += 1  # an objective may update one network many times in a step
             if name in self.sums:
                 self.sums[name] += value.detach()

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from hfgen import grid
+from hfgen.images import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, evaluating, postprocess
+from hfgen.pipeline import HFGenPipeline, evaluating
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
 COLUMNS = 8

@@ -478,19 +478,26 @@ def test_a_bare_model_of_a_hub(plain, pipeline, tmp_path):
 
 def test_the_front_door_knows_a_bare_model(tmp_path):
     """`HFGenPipeline.from_pretrained` of plain diffusers' folder; of a model that no family wraps, one error."""
-    from diffusers import UNet2DModel
-
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, in_channels=1, out_channels=1, sample_size=8)
     vae.save_pretrained(tmp_path / "vae")
     found = HFGenPipeline.from_pretrained(tmp_path / "vae")
     assert type(found) is AutoencoderKLPipeline
     assert all(torch.equal(tensor, found.vae.state_dict()[name]) for name, tensor in vae.state_dict().items())
-    UNet2DModel(
-        sample_size=8,
-        block_out_channels=(4,),
-        norm_num_groups=2,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-    ).save_pretrained(tmp_path / "unet")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(LoadError, match="a single UNet2DModel, which no enabled family wraps"):
         HFGenPipeline.from_pretrained(tmp_path / "unet")
+
+
+def test_a_plain_model_can_be_trained(tmp_path):
+    """Which has no beta schedule."""
+    from hfgen import Trainer, load_images
+    from hfgen.arguments import resolve
+
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, in_channels=1, out_channels=1, sample_size=8)
+    data = make_data(tmp_path / "blobs.npz", 8, 1)
+    settings = {"train_batch_size": 4, "max_train_steps": 1, "checkpointing_steps": 0, "validation_steps": 0}
+    arguments = resolve([("test", settings)], "autoencoder_kl", AutoencoderKLPipeline).arguments
+    before = vae.decoder.conv_out.weight.clone()
+    Trainer(AutoencoderKLPipeline.from_vae(vae), load_images(str(data)), arguments).train()
+    assert not torch.equal(vae.decoder.conv_out.weight, before)

@@ -47,6 +47,22 @@ def test_the_file_says_what_number_it_is(pipeline, images, tmp_path):
     assert "of 2 values" in card
 
 
+def test_options_that_the_family_does_not_take(pipeline, images):
+    with pytest.raises(UsageError, match="log_likelihood takes no num_samples"):
+        evaluation.log_likelihood(pipeline, images, num_samples=3)
+
+
+def test_a_density_and_a_single_image_on_the_card(images, tmp_path):
+    torch.manual_seed(0)
+    gaussian = get_family("vae").load().build(8, 1, **{"encoder.base_channels": 4, "decoder.base_channels": 4})
+    result = evaluation.log_likelihood(gaussian, images, [3], num_importance_samples=2)
+    path = evaluation.write_log_likelihood(tmp_path, result, "x", "test")
+    assert json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))["standard_error"] is None
+    card = _measured(evaluation.read_results(tmp_path))
+    assert "nats, a density |" in card
+    assert "None" not in card
+
+
 def test_a_family_without_a_likelihood(images):
     gan = get_family("dcgan").load().build(8, 1, **{"generator.base_channels": 4, "discriminator.base_channels": 4})
     with pytest.raises(UsageError, match="has no log_likelihood"):

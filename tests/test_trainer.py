@@ -19,6 +19,7 @@ from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.hub import staged
 from hfgen.objective import Update
+from hfgen.optimizers import step_together
 from hfgen.registry import get_family
 from hfgen.run_folder import choose, read_metrics, write_start
 from hfgen.testing import make_data, quiet_environment, state, weights
@@ -104,7 +105,7 @@ def test_components_that_step_together(make, tmp_path):
         yield Update(("generator", "discriminator"), sum(part.weight.square().mean() for part in parts))
         events.append("stepped")
 
-    run.objective.training_step, run.objective.finish_step = training_step, lambda: events.append("finished")
+    run.objective.training_step, run.objective.finish_step = training_step, lambda: events.append("finished") or {}
     run.train()
     assert events == [0, 0, "stepped", "stepped", "finished", 1, 1, "stepped", "stepped", "finished"]
     changed = {name for name, tensor in weights(run).items() if not torch.equal(tensor, before[name])}
@@ -119,12 +120,45 @@ def test_an_objective_that_updates_what_is_no_network(make):
         run.train()
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_optimizers_that_step_together_are_unscaled_once(limit):
+    """With a loss scaler both take the step that they take without one; a gradient that overflows skips both."""
+    results = []
+    for scaled in (False, True):
+        weights = [torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([3.0], requires_grad=True)]
+        optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in weights]
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+        for _ in range(2):
+            scaler.scale(sum(weight.square().sum() for weight in weights)).backward()
+            step_together(optimizers, scaler, limit)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+        results.append(torch.cat(weights).detach())
+    torch.testing.assert_close(*results)
+    before = results[1].clone()
+    scaler.scale(weights[0].sum() * float("inf") + weights[1].sum()).backward()
+    scale = scaler.get_scale()
+    step_together(optimizers, scaler, limit)
+    assert torch.equal(weights[0].detach(), before[:2])
+    assert scaler.get_scale() == scale / 2
+
+
+def test_what_finish_step_returns_is_logged(make, tmp_path):
+    run = make(tmp_path / "run", logging_steps=2)
+    values = iter([1.0, 3.0, 5.0, 7.0])
+    run.objective.finish_step = lambda: {"usage": torch.tensor(next(values))}
+    run.train()
+    assert [line["usage"] for line in read_metrics(tmp_path / "run")] == [2.0, 6.0]
+
+
 def test_learning_rate_by_rules(make, tmp_path):
     settings = {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:1,0.5:3,0.1", "learning_rate": 1.0}
     make(tmp_path / "run", logging_steps=1, **settings).train()
     assert [line["learning_rate"] for line in read_metrics(tmp_path / "run")] == [0.5, 0.5, 0.1, 0.1]
     with pytest.raises(UsageError, match="lr_step_rules is '1:x,2'; expected factor:step"):
         make(**settings | {"lr_step_rules": "1:x,2"})
+    with pytest.raises(UsageError, match="piecewise_constant has no warm-up"):
+        make(**settings, lr_warmup_steps=3)
     with pytest.raises(UsageError, match="go together"):
         make(lr_scheduler="piecewise_constant")
 

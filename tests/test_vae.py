@@ -275,6 +275,8 @@ def test_the_bound_that_is_reported_has_no_beta():
         ({"beta_scheduler.beta": -1.0}, "beta_scheduler.beta is -1"),
         ({"beta_scheduler.cycle_steps": 3, "beta_scheduler.warmup_steps": 5}, "less than the warm-up"),
         ({"decoder.out_channels": 7}, "cannot be set"),
+        ({"encoder.latent_dim": 0}, "latent_dim is 0"),
+        ({"encoder.class_name": ["MLPEncoder"]}, "class_name is"),
     ],
 )
 def test_wrong_options(options, message):
@@ -291,13 +293,42 @@ def test_wrong_objectives():
         VAEObjective(*parts, num_importance_samples=0)
 
 
-def test_labels_are_needed_where_the_model_is_conditional():
-    pipeline = VAEPipeline.build(8, 1, num_classes=3, **TINY_MLP)
-    with pytest.raises(UsageError, match="give class_labels"):
-        pipeline.log_likelihood(torch.zeros(1, 1, 8, 8))
+@pytest.mark.parametrize("options", [TINY_MLP, TINY_CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(None, "give class_labels"), ([0, 1], "2 class_labels for 3 images"), ([0, 1, 3], "must lie in 0..2")],
+)
+def test_wrong_labels(options, labels, message):
+    pipeline, x = VAEPipeline.build(8, 1, num_classes=3, **options), torch.zeros(3, 1, 8, 8)
+    for call in (pipeline.encode, pipeline.log_likelihood, pipeline.elbo, pipeline.reconstruct):
+        with pytest.raises(UsageError, match=message):
+            call(x, labels)
+    with pytest.raises(UsageError, match=message):
+        pipeline.decode(torch.zeros(3, 4), labels)
+    torch.testing.assert_close(pipeline.encode(x, [0, 1, 2]), pipeline.encode(x, torch.tensor([0, 1, 2])))
+    with pytest.raises(UsageError, match="takes no class_labels"):
+        VAEPipeline.build(8, 1, **options).encode(x, [0, 0, 0])
 
 
-@pytest.mark.parametrize(("size", "channels"), [(8, 1), (13, 3), (28, 1), (33, 2)])
+def test_large_images_pass_the_decoder_in_parts(monkeypatch):
+    """No more elements at a time than the limit, and the same bound."""
+    pipeline, x = VAEPipeline.build(8, 1, **TINY_MLP), torch.zeros(2, 1, 8, 8)
+    whole, rows = pipeline.log_likelihood(x, num_importance_samples=100), []
+    monkeypatch.setattr("hfgen_vae.variational.ELEMENTS", 64 * 7)
+    pipeline.decoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    parts = pipeline.log_likelihood(x, num_importance_samples=100)
+    assert max(rows) == 7
+    torch.testing.assert_close(parts.nats, whole.nats, rtol=1e-5, atol=1e-5)
+
+
+def test_it_trains_without_a_beta_schedule():
+    pipeline = VAEPipeline.build(8, 1, **TINY_MLP)
+    objective = VAEObjective(pipeline.encoder, pipeline.decoder, pipeline.likelihood)
+    objective.noise = StepNoise(0, 0, slice(0, 2), 2)
+    assert next(objective.training_step({"pixel_values": torch.zeros(2, 1, 8, 8)})).loss.isfinite()
+
+
+@pytest.mark.parametrize(("size", "channels"), [(1, 1), (4, 1), (7, 3), (8, 1), (13, 3), (28, 1), (33, 2)])
 @pytest.mark.parametrize("likelihood", ["BernoulliLikelihood", "GaussianLikelihood", "DiscretizedLogisticLikelihood"])
 def test_any_shape_and_likelihood(size, channels, likelihood):
     pipeline = VAEPipeline.build(size, channels, likelihood={"class_name": likelihood}, **TINY_CONV)
@@ -380,6 +411,7 @@ def test_the_diagnosis_is_in_metrics_plots_and_card(run_folder):
     assert set(diagnosed) == {3, 6}
     assert len(diagnosed[6]["kl_per_dimension"]) == 4
     assert (run_folder / "plots" / "kl_per_dimension.png").stat().st_size > 1000
+    assert (run_folder / "plots" / "loss.png").stat().st_size > 1000
     card = (run_folder / "README.md").read_text()
     assert f"| active units | {diagnosed[6]['active_units']} |" in card
     assert "plots/kl_per_dimension.png" in card

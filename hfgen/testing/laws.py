@@ -21,6 +21,7 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.noise import SeededNoise, StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
+from hfgen.run_folder import read_metrics
 from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
 from hfgen.trainer import Trainer
 
@@ -318,6 +319,9 @@ class FamilyTests:
         resumed.train()
         for name, tensor in state(whole).items():
             assert torch.equal(tensor, state(resumed)[name]), name
+        timed = {"images_per_second", "seconds"}
+        logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
+        assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
 
     def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
         """torchrun's two processes form one world and hold equal weights, also where gradients accumulate."""

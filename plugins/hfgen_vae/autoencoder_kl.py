@@ -39,8 +39,10 @@ HOW = ("dtype", "variant", "low_cpu_mem_usage")
 class AutoencoderKLObjective(Objective):
     """Maximises the ELBO."""
 
-    def __init__(self, vae: nn.Module, likelihood: Likelihood, beta_scheduler: BetaScheduler) -> None:
-        self.vae, self.likelihood, self.beta_scheduler = vae, likelihood, beta_scheduler
+    def __init__(self, vae: nn.Module, likelihood: Likelihood, beta_scheduler: BetaScheduler | None = None) -> None:
+        self.vae, self.likelihood = vae, likelihood
+        self.beta_scheduler = BetaScheduler() if beta_scheduler is None else beta_scheduler
+        likelihood.statistics = []  # of a step that did not end
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """-E ln p(x|z) + beta KL(q(z|x) || p(z)): sums over pixels and latents, means over images."""
@@ -51,9 +53,10 @@ class AutoencoderKLObjective(Objective):
         regularizer = self.beta_scheduler.regularizer(kl, self.step)
         yield Update("vae", *elbo_loss(self.likelihood.log_prob(parameters, x), kl, regularizer))
 
-    def finish_step(self) -> None:
+    def finish_step(self) -> dict[str, Tensor]:
         """The optimal sigma takes in the step's error."""
         self.likelihood.finish_step()
+        return {}
 
     @classmethod
     def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
@@ -111,6 +114,10 @@ class AutoencoderKLPipeline(VariationalPipeline):
     references = (
         "Kingma & Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114",
         "Rombach et al. (2022), High-resolution image synthesis with latent diffusion models, arXiv:2112.10752",
+    )
+    notes = (
+        "An image that it draws is the mean of p(x|z) for a latent map of independent noise: texture rather than "
+        "objects. Reconstructions show the model; a prior of the maps is another one.",
     )
     _optional_components = ["beta_scheduler"]
 

@@ -110,6 +110,8 @@ class BernoulliLikelihood(Likelihood):
     @register_to_config
     def __init__(self, binarization: Literal["dynamic", "threshold", "none"] = "dynamic") -> None:
         super().__init__()
+        if binarization not in ("dynamic", "threshold", "none"):
+            raise UsageError(f"likelihood.binarization is {binarization!r}; it can be dynamic, threshold or none.")
 
     def observe(self, images: Tensor, noise: Noise) -> Tensor:
         """Binary images with values -1 and 1.
@@ -157,7 +159,8 @@ class GaussianLikelihood(Likelihood):
 
     With `sigma=None` it is the optimal one, sigma^2 = E|x - mean|^2 / D (Rybkin et al. 2021, "Simple and effective
     VAE training with calibrated decoders", arXiv:2006.13202, section 4): a moving average of the training batches'
-    mean squared error, so that it is the same on any number of processes, and is saved.
+    mean squared error, so that it is the same on any number of processes, and is saved. It follows the raw networks:
+    with averaged ones (`--use_ema`) the bound that is saved is a little loose.
 
     Args:
         sigma: a fixed standard deviation, of values in [-1, 1]; None for the optimal one.

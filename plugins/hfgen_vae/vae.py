@@ -98,7 +98,7 @@ class MLPDecoder(ModelMixin, ConfigMixin):
 
 
 class ConvEncoder(ModelMixin, ConfigMixin):
-    """q(z|x): convolutions that halve the side, rounding up, until it is at most 7; then two linear heads.
+    """q(z|x): convolutions that halve the side, rounding up, once and then until it is at most 7; linear heads.
 
     Args:
         sample_size, in_channels, latent_dim, num_classes: as MLPEncoder's; labels join as one-hot planes.
@@ -125,7 +125,7 @@ class ConvEncoder(ModelMixin, ConfigMixin):
         """As MLPEncoder's."""
         x = pixel_values
         if self.config.num_classes:
-            planes = one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
+            planes = _one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
             x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], dim=1)
         return _moments(self.to_moments(self.layers(x).flatten(1)))
 
@@ -172,12 +172,14 @@ def pyramid(sample_size: int, base_channels: int) -> tuple[list[int], list[int]]
     ([28, 14, 7], [32, 64])
     """
     sides = [sample_size]
-    while sides[-1] > 7:
+    while sides[-1] > 7 or len(sides) == 1:
         sides.append(math.ceil(sides[-1] / 2))
-    return sides, [base_channels * 2 ** min(i, 3) for i in range(max(1, len(sides) - 1))]
+    return sides, [base_channels * 2 ** min(i, 3) for i in range(len(sides) - 1)]
 
 
 def _perceptron(widths: Sequence[int], activation: str) -> nn.Sequential:
+    if activation not in ACTIVATIONS:
+        raise UsageError(f"activation is {activation!r}; it can be {', '.join(ACTIVATIONS)}.")
     layers = [[nn.Linear(a, b), ACTIVATIONS[activation]()] for a, b in pairwise(widths)]
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
@@ -192,9 +194,13 @@ def _initialise(module: nn.Module) -> None:
 def _with_label(x: Tensor, class_labels: Tensor | None, num_classes: int | None) -> Tensor:
     if not num_classes:
         return x
+    return torch.cat([x, _one_hot(class_labels, num_classes).to(x.dtype)], dim=1)
+
+
+def _one_hot(class_labels: Tensor | None, num_classes: int) -> Tensor:
     if class_labels is None:
         raise UsageError("This model is class-conditional; give class_labels, one for each image.")
-    return torch.cat([x, one_hot(class_labels, num_classes).to(x.dtype)], dim=1)
+    return one_hot(class_labels, num_classes)
 
 
 def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,12 +229,14 @@ class VAEObjective(Objective):
         encoder: nn.Module,
         decoder: nn.Module,
         likelihood: Likelihood,
-        beta_scheduler: BetaScheduler,
+        beta_scheduler: BetaScheduler | None = None,
         num_importance_samples: int = 1,
         gradient_estimator: Literal["reparameterized", "doubly_reparameterized"] = "reparameterized",
     ) -> None:
         if num_importance_samples < 1:
             raise UsageError(f"objective.num_importance_samples is {num_importance_samples}; it must be at least 1.")
+        beta_scheduler = BetaScheduler() if beta_scheduler is None else beta_scheduler
+        likelihood.statistics = []  # of a step that did not end
         self.importance_weighted = num_importance_samples > 1 or gradient_estimator == "doubly_reparameterized"
         if self.importance_weighted and not beta_scheduler.is_elbo:
             raise UsageError(
@@ -276,9 +284,10 @@ class VAEObjective(Objective):
         loss = -(weights * log_w).sum(1).mean()
         return loss - loss.detach() - bound, {"elbo": log_w.detach().mean()}
 
-    def finish_step(self) -> None:
+    def finish_step(self) -> dict[str, Tensor]:
         """The optimal sigma takes in the step's error."""
         self.likelihood.finish_step()
+        return {}
 
     @classmethod
     def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
@@ -324,6 +333,9 @@ class VAEPipeline(VariationalPipeline):
                 f"decoder.out_channels is {decoder.config.out_channels}; for {encoder.config.in_channels} channels "
                 f"{type(likelihood).__name__} needs {channels}."
             )
+        for name in ("sample_size", "num_classes"):
+            if encoder.config[name] != decoder.config[name]:
+                raise UsageError(f"encoder.{name} is {encoder.config[name]}, decoder.{name} {decoder.config[name]}.")
         _check_latents(encoder.config.latent_dim, decoder.config.latent_dim, scheduler)
         self.register_modules(
             encoder=encoder, decoder=decoder, likelihood=likelihood, scheduler=scheduler, beta_scheduler=beta_scheduler
@@ -338,7 +350,10 @@ class VAEPipeline(VariationalPipeline):
         options = {k: v for k, v in overrides.get("likelihood", {}).items() if k != "class_name"}
         outputs = in_channels * classes["likelihood"](**options).parameters_per_channel
         given = [overrides.get(name, {}).get("latent_dim") for name in ("encoder", "decoder")]
-        latent_dim = given[0] or given[1] or (50 if classes["encoder"] is MLPEncoder else 32)
+        default = 50 if classes["encoder"] is MLPEncoder else 32
+        latent_dim = next((dim for dim in given if dim is not None), default)
+        if latent_dim < 1:
+            raise UsageError(f"latent_dim is {latent_dim}; it must be at least 1.")
         shape = {"sample_size": sample_size, "num_classes": num_classes, "latent_dim": latent_dim}
         return {
             "encoder": {**shape, "in_channels": in_channels},

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, PriorScheduler
-from hfgen.errors import UsageError
+from hfgen.images import check_images, labels_for, noise_for
 from hfgen.likelihood import importance_weighted_bound
 from hfgen.noise import SeededNoise
 from hfgen.objective import Batch
-from hfgen.pipeline import check_images, evaluating
+from hfgen.pipeline import evaluating
 from hfgen_vae.bounds import draw, flat, kl_divergence, log_weights
 from hfgen_vae.likelihoods import Likelihood
 
 ACTIVE = 0.01  # variance above which a latent's posterior mean counts as active (Burda et al. 2016, section 5)
-ELEMENTS = 2**21  # image elements in one pass of the decoder, of many importance samples
+ELEMENTS = 2**19  # image elements in one pass of the decoder, of many importance samples: what a cache holds
 
 
 class VariationalPipeline(HFGenPipeline):
@@ -43,7 +43,8 @@ class VariationalPipeline(HFGenPipeline):
 
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """E[x|z] of each latent, in [-1, 1] up to what a Gaussian mean overshoots."""
-        return self.likelihood.mean(self.likelihood_parameters(latents, class_labels))
+        labels = self._labels_of(latents, class_labels)
+        return self.likelihood.mean(self.likelihood_parameters(latents.to(self._execution_device), labels))
 
     @torch.no_grad()
     def encode(self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
@@ -54,22 +55,22 @@ class VariationalPipeline(HFGenPipeline):
         """
         x = self.observe(images, self._image_noise(images, seeds))
         with evaluating(self.models().values()):
-            return self.posterior(x, class_labels)[0]
+            return self.posterior(x, self._labels_of(x, class_labels))[0]
 
     def observe(self, images: Tensor, noise: SeededNoise) -> Tensor:
         """What the likelihood takes for the images' values.
 
         Raises:
-            UsageError: images of another shape or range, or class labels missing.
+            UsageError: images of another shape or range.
         """
         check_images(images, self.image_shape)
         return self.likelihood.observe(images.to(self._execution_device, torch.float32), noise)
 
     def _image_noise(self, images: Tensor, seeds: Sequence[int] | None) -> SeededNoise:
-        seeds = range(len(images)) if seeds is None else seeds
-        if len(seeds) != len(images):
-            raise UsageError(f"{len(seeds)} seeds for {len(images)} images.")
-        return SeededNoise.from_seeds(seeds, self._execution_device)
+        return noise_for(len(images), seeds, self._execution_device)
+
+    def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
+        return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
 
     @torch.no_grad()
     def log_likelihood(
@@ -94,10 +95,11 @@ class VariationalPipeline(HFGenPipeline):
         noise = self._image_noise(images, seeds)
         x = self.observe(images, noise)
         self.likelihood.check(x)
+        given = self._labels_of(x, class_labels)
         with evaluating(self.models().values()):
             nats = [
                 importance_weighted_bound(self._weights_of(x[rows], labels, part), num_importance_samples)
-                for rows, labels, part in _parts(x, class_labels, noise, num_importance_samples)
+                for rows, labels, part in _parts(x, given, noise, num_importance_samples)
             ]
         return LogLikelihood(
             torch.cat(nats), "lower bound", x[0].numel(), self.likelihood.num_values, num_importance_samples
@@ -108,8 +110,10 @@ class VariationalPipeline(HFGenPipeline):
 
         def log_w(count: int) -> Tensor:
             z = draw(mean, logvar, noise.normal(count, *mean.shape[1:]))
-            parameters = flat(self.likelihood_parameters, z, class_labels)
-            return log_weights(self.likelihood.log_prob(parameters, x[:, None]), z, mean, logvar)
+            parts = z.split(max(1, ELEMENTS // x.numel()), dim=1)
+            parameters = (flat(self.likelihood_parameters, part, class_labels) for part in parts)
+            log_prob = [self.likelihood.log_prob(p, x[:, None]) for p in parameters]
+            return log_weights(torch.cat(log_prob, dim=1), z, mean, logvar)
 
         return log_w
 
@@ -120,10 +124,11 @@ class VariationalPipeline(HFGenPipeline):
         """(ln p(x|z), KL of each dimension) of one latent of each image, in nats: (B,) and (B, ...)."""
         noise = self._image_noise(images, seeds)
         x = self.observe(images, noise)
+        labels = self._labels_of(x, class_labels)
         with evaluating(self.models().values()):
-            mean, logvar = self.posterior(x, class_labels)
+            mean, logvar = self.posterior(x, labels)
             z = draw(mean, logvar, noise.normal(1, *mean.shape[1:]))[:, 0]
-            parameters = self.likelihood_parameters(z, class_labels)
+            parameters = self.likelihood_parameters(z, labels)
         return self.likelihood.log_prob(parameters, x), kl_divergence(mean, logvar)
 
 

@@ -19,9 +19,10 @@ from torch.nn.functional import one_hot, pad, relu
 
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, Update
 from hfgen.errors import UsageError
+from hfgen.images import check_images, labels_for, noise_for
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Batch
-from hfgen.pipeline import check_images, evaluating
+from hfgen.pipeline import evaluating
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood
 
 ROWS = 100  # images that pass the networks together, outside training
@@ -357,10 +358,9 @@ class VQVAEObjective(Objective):
             raise UsageError(f"objective.commitment_cost is {commitment_cost}; it must be at least 0.")
         self.encoder, self.quantizer, self.decoder, self.likelihood = encoder, quantizer, decoder, likelihood
         self.commitment_cost = commitment_cost
+        likelihood.statistics = []  # of a step that did not end
         self.usages: list[Tensor] = []
         self.candidates: list[tuple[Tensor, Tensor]] = []
-        self.statistics: list[Tensor] = []
-        self.last_step: dict[str, Tensor] = {}
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """One update of both networks."""
@@ -370,21 +370,20 @@ class VQVAEObjective(Objective):
         parameters = self.decoder(z_q, labels)
         reconstruction = self.likelihood.log_prob(parameters, x).mean()
         commitment = commitment_loss(z_e, z_q.detach()).mean()
-        self._remember(z_e.detach().float(), codes, self.likelihood.statistic(parameters, x))
+        self._remember(z_e.detach().float(), codes)
+        self.likelihood.remember(parameters, x)
         rate = codes[0].numel() * math.log(self.quantizer.config.num_embeddings)
         metrics = {"elbo": reconstruction.detach() - rate, "commitment_loss": commitment.detach()}
         loss = self.commitment_cost * commitment - reconstruction
-        yield Update(("encoder", "decoder"), loss, metrics | self.last_step)
+        yield Update(("encoder", "decoder"), loss, metrics)
 
-    def _remember(self, z_e: Tensor, codes: Tensor, statistic: Tensor | None) -> None:
-        """Of a micro-batch: n and s of each code; vectors for codes that may have died; the likelihood's error."""
+    def _remember(self, z_e: Tensor, codes: Tensor) -> None:
+        """Of a micro-batch: n and s of each code; vectors for codes that may have died."""
         vectors, num_codes = as_rows(z_e), self.quantizer.config.num_embeddings
         columns = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
         usage = columns.new_zeros(num_codes, columns.shape[1])
         self.usages.append(usage.index_add_(0, codes.flatten(), columns))
         self.candidates.append(lowest(self._lots(codes), vectors, num_codes))
-        if statistic is not None:
-            self.statistics.append(statistic.mean())
 
     def _lots(self, codes: Tensor) -> Tensor:
         """A random number for each vector, from the global batch's noise: by them vectors are chosen, so that the
@@ -392,16 +391,15 @@ class VQVAEObjective(Objective):
         high, low = self.noise.uniform(2, codes[0].numel()).double().unbind(1)
         return (high + low * 2**-24).flatten()
 
-    def finish_step(self) -> None:
+    def finish_step(self) -> dict[str, Tensor]:
         """The codebook's and the optimal sigma's averages take in all micro-batches and processes."""
         usage = reduce(torch.stack(self.usages).sum(0), "sum")
         lots, vectors = (gather(torch.cat(parts)) for parts in zip(*self.candidates, strict=True))
         candidates = lowest(lots, vectors, self.quantizer.config.num_embeddings)[1]
         restarted = self.quantizer.update(usage[:, 0], usage[:, 1:], candidates)
-        self.last_step = {"perplexity": perplexity(usage[:, 0]), "restarted_codes": restarted.float()}
-        if self.statistics:
-            self.likelihood.update(reduce(torch.stack(self.statistics).mean(), "mean"))
-        self.usages, self.candidates, self.statistics = [], [], []
+        self.likelihood.finish_step()
+        self.usages, self.candidates = [], []
+        return {"perplexity": perplexity(usage[:, 0]), "restarted_codes": restarted.float()}
 
     @classmethod
     def diagnose(cls, pipeline: "VQVAEPipeline", examples: Batch) -> Diagnosis:
@@ -461,6 +459,10 @@ class VQVAEPipeline(HFGenPipeline):
         "van den Oord, Vinyals & Kavukcuoglu (2017), Neural discrete representation learning, arXiv:1711.00937",
         "Razavi, van den Oord & Vinyals (2019), Generating diverse high-fidelity images with VQ-VAE-2, "
         "arXiv:1906.00446",
+    )
+    notes = (
+        "An image that it draws has codes of a uniform prior, independent of each other, as codes of images are not: "
+        "it shows strokes or texture. A prior fitted to the codes is another model; reconstructions show this one.",
     )
 
     def __init__(
@@ -523,7 +525,8 @@ class VQVAEPipeline(HFGenPipeline):
         Raises:
             UsageError: no codes of this model, or class labels missing.
         """
-        return self.likelihood.mean(self._likelihood_parameters(self._checked(latents), class_labels))
+        labels = labels_for(len(latents), class_labels, self.num_classes, self._execution_device)
+        return self.likelihood.mean(self._likelihood_parameters(self._checked(latents), labels))
 
     @torch.no_grad()
     def log_likelihood(
@@ -538,9 +541,9 @@ class VQVAEPipeline(HFGenPipeline):
         Raises:
             UsageError: images of another shape, of a wrong range, or of values that the likelihood gives no mass.
         """
-        nats = []
+        given, nats = labels_for(len(images), class_labels, self.num_classes, self._execution_device), []
         with evaluating(self.models().values()):
-            for x, labels in self._parts(images, class_labels, seeds):
+            for x, labels in self._parts(images, given, seeds):
                 self.likelihood.check(x)
                 parameters = self._likelihood_parameters(codes := self._codes(x), labels)
                 rate = codes[0].numel() * math.log(self.quantizer.config.num_embeddings)
@@ -559,12 +562,10 @@ class VQVAEPipeline(HFGenPipeline):
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """What the likelihood observes of the images, and their labels, some at a time."""
         check_images(images, self.image_shape)
-        seeds = range(len(images)) if seeds is None else seeds
-        if len(seeds) != len(images):
-            raise UsageError(f"{len(seeds)} seeds for {len(images)} images.")
+        generators = noise_for(len(images), seeds, self._execution_device).generators
         for start in range(0, len(images), ROWS):
             rows = slice(start, start + ROWS)
-            noise = SeededNoise.from_seeds(seeds[rows], self._execution_device)
+            noise = SeededNoise(generators[rows], self._execution_device)
             x = self.likelihood.observe(images[rows].to(self._execution_device, torch.float32), noise)
             yield x, None if class_labels is None else class_labels[rows]
 

@@ -1,0 +1,62 @@
+"""What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor
+
+from hfgen.errors import UsageError
+from hfgen.noise import SeededNoise
+
+
+def check_images(images: Tensor, shape: Sequence[int]) -> None:
+    """Raise a UsageError unless they are float, in [-1, 1] and of shape (B, *shape)."""
+    if tuple(images.shape[1:]) != tuple(shape) or images.ndim != len(shape) + 1:
+        expected = ", ".join(map(str, shape))
+        raise UsageError(f"Images of shape {tuple(images.shape)} were given; expected (B, {expected}).")
+    if not images.is_floating_point():
+        raise UsageError(f"Images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 of bytes.")
+    if not len(images):
+        raise UsageError("No image was given; expected at least one.")
+    low, high = images.aminmax()
+    if not (low >= -1 and high <= 1):
+        raise UsageError(
+            f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
+        )
+
+
+def labels_for(count: int, class_labels: Any, num_classes: int | None, device: torch.device) -> Tensor | None:
+    """The class of each of `count` images, int64, on the device; None of a model that takes none.
+
+    Raises:
+        UsageError: a model that takes labels is given none, another number of them, or such as it has not; or one
+            that takes none is given some.
+    """
+    if num_classes is None:
+        if class_labels is not None:
+            raise UsageError("This model is not class-conditional; it takes no class_labels.")
+        return None
+    if class_labels is None:
+        raise UsageError("This model is class-conditional; give class_labels, one for each image.")
+    labels = torch.as_tensor(class_labels, dtype=torch.int64, device=device)
+    labels = labels.expand(count) if labels.ndim == 0 else labels
+    if len(labels) != count:
+        raise UsageError(f"{len(labels)} class_labels for {count} images.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UsageError(f"class_labels must lie in 0..{num_classes - 1}.")
+    return labels
+
+
+def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:
+    """What is drawn for each of `count` images; without seeds these are 0, 1, 2 ..."""
+    seeds = range(count) if seeds is None else seeds
+    if len(seeds) != count:
+        raise UsageError(f"{len(seeds)} seeds for {count} images.")
+    return SeededNoise.from_seeds(seeds, device)
+
+
+def postprocess(images: Tensor, output_type: str = "pil") -> Any:
+    """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
+    return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
