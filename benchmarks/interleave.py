@@ -148,7 +148,9 @@ def record(
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "commit": commit(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *without_results(sys.argv[1:])]),
+        "command": " ".join(
+            ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(public, without_results(sys.argv[1:]))]
+        ),
         "settings": {"dirty_above_cores": DIRTY, "kept_dirty": arguments.keep_dirty, **(settings or {})},
         "environment": {**environment(), **machine()},
         "variants": rows,
@@ -205,6 +207,11 @@ def commit() -> str | None:
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run([*git, "status", "--porcelain", "hfgen", "plugins"], capture_output=True, text=True)
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") or None
+
+
+def public(word: str) -> str:
+    """Of a path of this machine its last name."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def without_results(words: Sequence[str]) -> list[str]:

@@ -233,7 +233,7 @@ def compare_training(images: Images, batch: int, given: argparse.Namespace) -> N
         variants = [Variant(name, run, facts, images=batch) for name, (run, facts) in runs.items()]
         blocks = measure(variants, given)
         used = {
-            "ms": f"per step of {batch} images of {images.name}, {' x '.join(map(str, pixels.shape[1:]))}",
+            "ms": f"per step of {batch} images of {Path(images.name).name}, {' x '.join(map(str, pixels.shape[1:]))}",
             "parameters": same_networks(fp32.pipeline, model),
             "reconstruction loss": loss,
             "not in these times, every 500 steps of hfgen": f"pictures and diagnosis "
@@ -288,7 +288,7 @@ def compare_likelihood(images: Images, test_images: Images, given: argparse.Name
     ]
     blocks = measure(variants, given)
     used = {
-        "ms": f"per {UNIT} images of {test_images.name}, test, {IMPORTANCE_SAMPLES} importance samples each",
+        "ms": f"per {UNIT} images of {Path(test_images.name).name}, test, {IMPORTANCE_SAMPLES} importance samples each",
         "mean": f"of ln p(x) of {COMPARED} images, which pythae returns as the negative log-likelihood",
         "parameters": counts,
         "weights": f"the same on both sides, after {steps} steps",

@@ -155,6 +155,8 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
     components: dict[str, dict[str, Any]] = {}
     for source, layer in layers:
         for key, value in layer.items():
+            if isinstance(value, str) and key in component_choices(family):
+                value = {CLASS_NAME: value}  # `likelihood: BernoulliLikelihood`
             if isinstance(value, Mapping):
                 components[key] = _typed_block(family, key, value, source, components.get(key, {}))
             elif key != "model":

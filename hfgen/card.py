@@ -64,7 +64,7 @@ Images: {{ shape }}.{{ notes }}
 ## Limits
 
 It draws what the training data hold, with their gaps and biases, and no image it draws is a record of anything real.
-{{ quality_note }}{{ licence_note }}
+{{ quality_note }}
 
 ## References
 {% for reference in references %}
@@ -116,7 +116,8 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
     config, environment, last = facts["config"], facts["environment"], facts["last"]
     data, results = environment["data"], evaluation.read_results(folder)
     averaged = config["use_ema"] and pipeline_class.ema_components
-    licence = "" if config.get("license") else " No licence was chosen for this model yet."
+    notes = [] if results else ["No quality metric was measured in this run."]
+    notes += [] if config.get("license") else ["No licence was chosen for this model yet."]
     return {
         "title": folder.resolve().name,
         "description": pipeline_class.description,
@@ -137,13 +138,12 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "notes": "".join(f" {note}" for note in pipeline_class.notes),
         "diagnosis": _diagnosis(folder, last),
         "measured": _measured(results),
-        "quality_note": "" if results else "No quality metric was measured in this run.",
+        "quality_note": " ".join(notes),
         "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
         "labels": ", class_labels=[0] * 16" if config["class_conditional"] else "",
         "classes": _classes(data) if config["class_conditional"] else "",
-        "licence_note": licence,
         "references": pipeline_class.references,
     }
 
@@ -157,7 +157,11 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
-    return f"\n## Diagnosis\n\nOn training images, after the last step.\n{text}" if text else ""
+    return (
+        f"\n## Diagnosis\n\nOn training images, after the last step; likelihoods and divergences in nats per image.\n{text}"
+        if text
+        else ""
+    )
 
 
 def _measured(results: list[dict[str, Any]]) -> str:

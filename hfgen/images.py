@@ -1,5 +1,7 @@
 """What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
 
+import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,12 @@ from hfgen.noise import SeededNoise
 
 
 def check_images(images: Tensor, shape: Sequence[int]) -> None:
-    """Raise a UsageError unless they are float, in [-1, 1] and of shape (B, *shape)."""
+    """Raise a UsageError unless they are float, in [-1, 1] and (B, *shape); warn where they seem to be in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise UsageError(
+            f"Images are a {type(images).__name__}; expected a tensor (B, C, H, W) of floats in [-1, 1], such as\n"
+            "`load_images(name).tensor(range(8))` gives."
+        )
     if tuple(images.shape[1:]) != tuple(shape) or images.ndim != len(shape) + 1:
         expected = ", ".join(map(str, shape))
         raise UsageError(f"Images of shape {tuple(images.shape)} were given; expected (B, {expected}).")
@@ -25,6 +32,8 @@ def check_images(images: Tensor, shape: Sequence[int]) -> None:
         raise UsageError(
             f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
         )
+    if low == 0 and high > 0.5:
+        warnings.warn("All images lie in [0, 1]; expected [-1, 1], of which that would be 2 x - 1.", stacklevel=4)
 
 
 def labels_for(count: int, class_labels: Any, num_classes: int | None, device: torch.device) -> Tensor | None:
@@ -51,7 +60,10 @@ def labels_for(count: int, class_labels: Any, num_classes: int | None, device: t
 
 def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:
     """What is drawn for each of `count` images; without seeds these are 0, 1, 2 ..."""
-    seeds = range(count) if seeds is None else seeds
+    try:
+        seeds = range(count) if seeds is None else [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise UsageError(f"seeds is {seeds!r}; expected whole numbers, one for each image.") from error
     if len(seeds) != count:
         raise UsageError(f"{len(seeds)} seeds for {count} images.")
     return SeededNoise.from_seeds(seeds, device)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,14 +41,15 @@ class LogLikelihood:
             raise CheckError(f"The log-likelihood of image {int(broken.nonzero()[0])} is {self.nats[broken][0]}.")
 
     def __str__(self) -> str:
-        """`-86.76 +- 0.12 nats per image (lower bound, 5000 importance samples; mean of 10000)`"""
+        """`-86.76 +- 0.12 nats per image, 0.1597 bits per dimension (lower bound, 5000 importance samples; ...)`"""
         parts: list[str] = [self.kind]
         if self.num_importance_samples is not None:
             parts.append(f"{self.num_importance_samples} importance samples")
         if self.num_values is None:
             parts.append("a density")
-        mean, error = float(self.nats.mean()), self.standard_error
-        return f"{mean:.4g} +- {error:.2g} nats per image ({', '.join(parts)}; mean of {len(self.nats)})"
+        bits = "" if self.num_values is None else f", {float(self.bits_per_dim.mean()):.4f} bits per dimension"
+        value = f"{float(self.nats.mean()):.2f} +- {self.standard_error:.2g} nats per image{bits}"
+        return f"{value} ({', '.join(parts)}; mean of {len(self.nats)})"
 
     @property
     def standard_error(self) -> float:
@@ -79,6 +80,13 @@ def bits_per_dim(nats: Tensor, num_dimensions: int) -> Tensor:
     return -nats / (num_dimensions * math.log(2))
 
 
+def check_num_samples(num_importance_samples: Any) -> None:
+    """Raise a UsageError unless it is a whole number of at least 1."""
+    whole = isinstance(num_importance_samples, int) and not isinstance(num_importance_samples, bool)
+    if not whole or num_importance_samples < 1:
+        raise UsageError(f"num_importance_samples is {num_importance_samples!r}; expected a whole number, at least 1.")
+
+
 def importance_weighted_bound(log_weights: Callable[[int], Tensor], num_importance_samples: int) -> Tensor:
     """L_K = ln 1/K sum_k w_k of each image, with w_k = p(x, z_k) / q(z_k|x) (Burda et al. 2016, arXiv:1509.00519,
     eq. 8). Its expectation rises with K towards ln p(x).
@@ -93,8 +101,7 @@ def importance_weighted_bound(log_weights: Callable[[int], Tensor], num_importan
     Raises:
         UsageError: K is below 1.
     """
-    if num_importance_samples < 1:
-        raise UsageError(f"num_importance_samples is {num_importance_samples}; it must be at least 1.")
+    check_num_samples(num_importance_samples)
     total = log_weights(min(CHUNK, num_importance_samples)).double().logsumexp(1)
     for start in range(CHUNK, num_importance_samples, CHUNK):
         chunk = log_weights(min(CHUNK, num_importance_samples - start))

@@ -31,8 +31,9 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     lines = [{**line, **{f"{name}, diagnosis": value for name, value in scalars(line).items()}} for line in metrics]
     found = sorted({name for line in lines for name in line if name.endswith(", diagnosis")})
     diagnosed = [name for name in found if len({line[name] for line in lines if name in line}) > 1]
-    panels = [[n for n in names if n.endswith("loss")], [n for n in names if not n.endswith("loss")]]
-    panels = [panel for panel in [*panels, *([n] for n in diagnosed)] if panel]
+    kinds = sorted({name.rpartition("_")[2] for name in names}, key=lambda kind: (kind != "loss", kind))
+    alike = [[name for name in names if name.rpartition("_")[2] == kind] for kind in kinds]  # share an axis
+    panels = [*alike, *([name] for name in diagnosed)]
     if not panels:
         return
     figure = _figure(3.2 * len(panels))
@@ -55,6 +56,7 @@ def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
     axes = figure.add_subplot()
     axes.bar(range(len(values)), values, width=0.8)
     axes.set_ylabel(_label(name))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3, axis="y")
     _save(figure, path)
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hfgen import grid
+from hfgen.data import evenly_spaced
 from hfgen.images import postprocess
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, evaluating
@@ -38,8 +39,9 @@ def reconstructs(pipeline: HFGenPipeline) -> bool:
 def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, rows: int = 4) -> Any:
     """Rows of training images, each above the row of their reconstructions."""
     count = min(rows * COLUMNS, len(examples["pixel_values"]))
-    labels: Tensor | None = examples["class_labels"][:count] if "class_labels" in examples else None
-    originals = examples["pixel_values"][:count]
+    shown = list(evenly_spaced(len(examples["pixel_values"]), count))  # folders are sorted by class
+    labels: Tensor | None = examples["class_labels"][shown] if "class_labels" in examples else None
+    originals = examples["pixel_values"][shown]
     pairs = [postprocess(x) for x in (originals, pipeline.reconstruct(originals, class_labels=labels))]
     tiles = [tile for start in range(0, count, COLUMNS) for row in pairs for tile in row[start : start + COLUMNS]]
     return grid.image_grid(tiles, min(COLUMNS, count))

@@ -232,10 +232,10 @@ def test_latents_are_maps(pipeline, images):
     assert result.kind == "lower bound"
     assert result.nats.shape == (6,)
     diagnosis = pipeline.objective_class.diagnose(pipeline, {"pixel_values": images})
-    assert len(diagnosis.values["kl_per_dimension"]) == 4
+    assert len(diagnosis.values["kl_per_channel"]) == 4
     assert diagnosis.values["latent_dimensions"] == 64
     kl = pipeline.vae.encode(images).latent_dist.kl().mean().item()
-    assert sum(diagnosis.values["kl_per_dimension"]) == pytest.approx(kl, abs=1e-3)
+    assert sum(diagnosis.values["kl_per_channel"]) == pytest.approx(kl, abs=1e-3)
 
 
 def test_the_bound_tightens_in_expectation(pipeline, images):

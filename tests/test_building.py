@@ -74,5 +74,7 @@ def test_layers_agree_on_a_class():
     assert changed.components == {"network": {"class_name": "Narrow"}}
     with pytest.raises(UsageError, match="command line: network: unknown option 'width'"):
         resolve([recipe, ("command line", {"network": {"width": 1}})], "either", EitherPipeline)
+    shorthand = resolve([("recipe", {"network": "Deep"})], "either", EitherPipeline)
+    assert shorthand.components == {"network": {"class_name": "Deep"}}
     with pytest.raises(UsageError, match="recipe: network.class_name is 'Depp'"):
         resolve([("recipe", {"network": {"class_name": "Depp"}})], "either", EitherPipeline)

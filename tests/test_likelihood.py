@@ -37,7 +37,10 @@ def test_what_is_no_likelihood_is_an_error(value):
 def test_it_says_what_it_is():
     nats = torch.tensor([-86.0, -88.0], dtype=torch.float64)
     found = LogLikelihood(nats, "lower bound", 784, 2, 5000)
-    assert str(found) == "-87 +- 1 nats per image (lower bound, 5000 importance samples; mean of 2)"
+    assert (
+        str(found)
+        == "-87.00 +- 1 nats per image, 0.1601 bits per dimension (lower bound, 5000 importance samples; mean of 2)"
+    )
     assert found.standard_error == pytest.approx(1.0)
     assert "a density" in str(LogLikelihood(nats, "exact", 784))
 

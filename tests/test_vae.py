@@ -371,6 +371,30 @@ def test_active_units_are_counted():
     assert not warnings
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, x: p.log_likelihood(x, num_importance_samples=0), "is 0; expected a whole number"),
+        (lambda p, x: p.log_likelihood(x, num_importance_samples=1.5), "is 1.5; expected a whole number"),
+        (lambda p, x: p.log_likelihood(x, num_importance_samples=True), "is True; expected a whole number"),
+        (lambda p, x: p.log_likelihood(x, seeds=5), "seeds is 5; expected whole numbers"),
+        (lambda p, x: p.encode(x, seeds=[1.5, 2]), "expected whole numbers"),
+        (lambda p, x: p.encode(x[:0]), "No image was given"),
+        (lambda p, x: p.encode(list(x)), "Images are a list; expected a tensor"),
+        (lambda p, x: p.decode(torch.zeros(2, 5)), r"Latents are of shape \(2, 5\); expected a tensor \(B, 4\)"),
+        (lambda p, x: p.decode([1]), "Latents are list"),
+    ],
+)
+def test_wrong_calls(call, message):
+    with pytest.raises(UsageError, match=message):
+        call(VAEPipeline.build(8, 1, **TINY_MLP), torch.zeros(2, 1, 8, 8))
+
+
+def test_images_that_seem_to_lie_in_0_1_are_told():
+    with pytest.warns(UserWarning, match=r"All images lie in \[0, 1\]; expected \[-1, 1\]"):
+        VAEPipeline.build(8, 1, **TINY_MLP).encode(torch.linspace(0, 1, 128).reshape(2, 1, 8, 8))
+
+
 def test_nan_is_an_error():
     pipeline = VAEPipeline.build(8, 1, **TINY_MLP)
     nn.init.constant_(pipeline.decoder.to_parameters.bias, float("nan"))

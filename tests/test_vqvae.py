@@ -279,12 +279,14 @@ def test_commitment_loss_is_a_sum_over_the_latents():
     assert commitment_loss(torch.ones(2, 3, 4, 5), torch.full((2, 3, 4, 5), 3.0)).tolist() == [240.0, 240.0]
 
 
-def test_metrics_tell_of_the_step_before(pipeline, images):
-    """Perplexity is of the global batch, which is known when the step is finished."""
+def test_finish_step_tells_of_the_global_batch(pipeline, images):
+    """Perplexity is of all micro-batches together, which are known when the step is finished."""
     objective = objective_of(pipeline)
-    codes = pipeline.encode(images)
-    assert "perplexity" not in step(objective, images)[0].metrics
-    metrics = step(objective, images, number=1)[0].metrics
+    codes, found = pipeline.encode(images), []
+    finish = objective.finish_step
+    objective.finish_step = lambda: found.append(finish()) or {}
+    step(objective, images, (slice(0, 4), slice(4, 8)))
+    [metrics] = found
     assert metrics["perplexity"].item() == pytest.approx(perplexity(codes.flatten().bincount()).item(), rel=1e-5)
     assert metrics["restarted_codes"] > 0
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, silu
 
 from hfgen import Diagnosis, Objective, PriorScheduler, Update
 from hfgen.errors import UsageError
@@ -151,18 +151,19 @@ class ConvDecoder(ModelMixin, ConfigMixin):
         sides, widths = pyramid(sample_size, base_channels)
         sides, widths = sides[::-1], widths[::-1]
         self.from_latents = nn.Linear(latent_dim + (num_classes or 0), widths[0] * sides[0] ** 2)
-        layers: list[nn.Module] = []
-        for i, (small, large) in enumerate(pairwise(sides)):
-            width = widths[min(i + 1, len(widths) - 1)]
-            layers += [nn.SiLU(), nn.ConvTranspose2d(widths[i], width, 3, 2, 1, output_padding=large - 2 * small + 1)]
-        self.layers = nn.Sequential(*layers, nn.SiLU())
+        # of an even size, so that every pixel is covered as often as its neighbour; an odd side is cut after doubling
+        channels = pairwise([*widths, widths[-1]])
+        self.layers = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in channels)
         self.to_parameters = nn.Conv2d(widths[-1], out_channels, 3, 1, 1)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """As MLPDecoder's."""
-        side = pyramid(self.config.sample_size, self.config.base_channels)[0][-1]
+        sides = pyramid(self.config.sample_size, self.config.base_channels)[0][::-1]
         x = self.from_latents(_with_label(latents, class_labels, self.config.num_classes))
-        return self.to_parameters(self.layers(x.unflatten(1, (-1, side, side))))
+        x = x.unflatten(1, (-1, sides[0], sides[0]))
+        for layer, side in zip(self.layers, sides[1:], strict=True):
+            x = layer(silu(x))[..., :side, :side]
+        return self.to_parameters(silu(x))
 
 
 def pyramid(sample_size: int, base_channels: int) -> tuple[list[int], list[int]]:
@@ -241,7 +242,7 @@ class VAEObjective(Objective):
         if self.importance_weighted and not beta_scheduler.is_elbo:
             raise UsageError(
                 "The importance-weighted bound and the doubly reparameterized gradient have no KL term to weigh:\n"
-                "set beta_scheduler.beta 1, warmup_steps 0 and free_bits 0, or train the plain ELBO."
+                "set beta_scheduler.beta 1, .warmup_steps 0 and .free_bits 0, or train the plain ELBO."
             )
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.beta_scheduler, self.num_samples = beta_scheduler, num_importance_samples
@@ -379,6 +380,8 @@ class VAEPipeline(VariationalPipeline):
 def _check_latents(encoded: int, decoded: int, scheduler: PriorScheduler) -> None:
     shape = list(scheduler.config.latent_shape)
     if not encoded == decoded == shape[0] or len(shape) != 1:
-        raise UsageError(f"encoder.latent_dim {encoded}, decoder.latent_dim {decoded} and {shape} differ.")
+        raise UsageError(
+            f"encoder.latent_dim {encoded}, decoder.latent_dim {decoded}, scheduler.latent_shape {shape} differ."
+        )
     if scheduler.config.distribution != "normal":
         raise UsageError("scheduler.distribution must be normal: the prior that q(z|x) is compared with is N(0, 1).")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, PriorScheduler
+from hfgen.errors import UsageError
 from hfgen.images import check_images, labels_for, noise_for
-from hfgen.likelihood import importance_weighted_bound
+from hfgen.likelihood import bits_per_dim, check_num_samples, importance_weighted_bound
 from hfgen.noise import SeededNoise
 from hfgen.objective import Batch
 from hfgen.pipeline import evaluating
@@ -41,8 +42,19 @@ class VariationalPipeline(HFGenPipeline):
         """(C, H, W)"""
         raise NotImplementedError
 
+    @torch.no_grad()
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """E[x|z] of each latent, in [-1, 1] up to what a Gaussian mean overshoots."""
+        """E[x|z] of each latent, in [-1, 1] up to what a Gaussian mean overshoots.
+
+        Without gradients, which `likelihood_parameters` has.
+
+        Raises:
+            UsageError: latents of another shape, or class labels that do not fit.
+        """
+        shape = tuple(self.scheduler.config.latent_shape)
+        if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != shape:
+            given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+            raise UsageError(f"Latents are {given}; expected a tensor (B, {', '.join(map(str, shape))}).")
         labels = self._labels_of(latents, class_labels)
         return self.likelihood.mean(self.likelihood_parameters(latents.to(self._execution_device), labels))
 
@@ -92,6 +104,7 @@ class VariationalPipeline(HFGenPipeline):
         Raises:
             UsageError: images of another shape, of a wrong range, or of values that the likelihood gives no mass.
         """
+        check_num_samples(num_importance_samples)
         noise = self._image_noise(images, seeds)
         x = self.observe(images, noise)
         self.likelihood.check(x)
@@ -161,14 +174,20 @@ def diagnose(pipeline: VariationalPipeline, examples: Batch) -> Diagnosis:
     per_dimension = torch.cat(kl).mean(0)
     active = int((torch.cat(means).var(0) > ACTIVE).sum())
     listed = per_dimension.flatten(1).sum(1) if per_dimension.ndim > 1 else per_dimension
+    elbo = torch.cat(log_prob).mean() - per_dimension.sum()
     values: dict[str, float | list[float]] = {
+        "images": len(images),
         "active_units": active,
         "latent_dimensions": per_dimension.numel(),
         "kl_divergence": float(per_dimension.sum()),
-        "elbo": float(torch.cat(log_prob).mean() - per_dimension.sum()),
+        "elbo": float(elbo),
         "reconstruction_mean_squared_error": float(torch.cat(errors).mean()),
-        "kl_per_dimension": [round(value, 5) for value in listed.tolist()],
+        f"kl_per_{'channel' if per_dimension.ndim > 1 else 'dimension'}": [round(kl, 5) for kl in listed.tolist()],
     }
+    if pipeline.likelihood.num_values is not None:
+        values["elbo_bits_per_dim"] = float(bits_per_dim(elbo, images[0].numel()))
+    if hasattr(pipeline.likelihood, "variance"):
+        values["sigma"] = float(pipeline.likelihood.variance.float().sqrt())
     return Diagnosis(values, [COLLAPSED.format(values["latent_dimensions"])] if active == 0 else [])
 
 

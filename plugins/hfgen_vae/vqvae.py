@@ -519,6 +519,7 @@ class VQVAEPipeline(HFGenPipeline):
         with evaluating(self.models().values()):
             return torch.cat([self._codes(x) for x, _ in self._parts(images, None, seeds)])
 
+    @torch.no_grad()
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """E[x|z_q] of codes (B, h, w), in [-1, 1] up to what a Gaussian mean overshoots.
 
@@ -541,6 +542,7 @@ class VQVAEPipeline(HFGenPipeline):
         Raises:
             UsageError: images of another shape, of a wrong range, or of values that the likelihood gives no mass.
         """
+        check_images(images, self.image_shape)
         given, nats = labels_for(len(images), class_labels, self.num_classes, self._execution_device), []
         with evaluating(self.models().values()):
             for x, labels in self._parts(images, given, seeds):
