@@ -288,7 +288,7 @@ def compare_likelihood(images: Images, test_images: Images, given: argparse.Name
     ]
     blocks = measure(variants, given)
     used = {
-        "ms": f"per {UNIT} images of {Path(test_images.name).name}, test, {IMPORTANCE_SAMPLES} importance samples each",
+        "ms": f"per {UNIT} images of {Path(test_images.name).name}, test, K = {IMPORTANCE_SAMPLES} for each",
         "mean": f"of ln p(x) of {COMPARED} images, which pythae returns as the negative log-likelihood",
         "parameters": counts,
         "weights": f"the same on both sides, after {steps} steps",

@@ -73,6 +73,13 @@ It draws what the training data hold, with their gaps and biases, and no image i
 """
 
 
+DIAGNOSIS = """
+## Diagnosis
+
+On training images, after the last step; likelihoods and divergences in nats per image.
+{}"""
+
+
 def write_card(folder: Path) -> Path:
     """Write README.md of a finished run.
 
@@ -157,11 +164,7 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
-    return (
-        f"\n## Diagnosis\n\nOn training images, after the last step; likelihoods and divergences in nats per image.\n{text}"
-        if text
-        else ""
-    )
+    return DIAGNOSIS.format(text) if text else ""
 
 
 def _measured(results: list[dict[str, Any]]) -> str:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
 from hfgen.arguments import check_options
-from hfgen.building import chosen_class, component_choices, nest_options, refuse_another_shape, without_class_name
+from hfgen.building import (
+    CLASS_NAME,
+    chosen_class,
+    component_choices,
+    nest_options,
+    refuse_another_shape,
+    without_class_name,
+)
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
 from hfgen.images import labels_for, postprocess
@@ -58,6 +65,11 @@ class HFGenPipeline(DiffusionPipeline):
         return {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
 
     @classmethod
+    def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
+        """Component name -> class name for such images, where neither `class_name` nor an option was given."""
+        return {}
+
+    @classmethod
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, Config]
     ) -> dict[str, Config]:
@@ -77,7 +89,8 @@ class HFGenPipeline(DiffusionPipeline):
         Raises:
             UsageError: an override that no component takes, or a shape that the family cannot make.
         """
-        nested = nest_options(overrides)
+        preferred = {name: {CLASS_NAME: choice} for name, choice in cls.preferred_classes(in_channels).items()}
+        nested = {**preferred, **nest_options(overrides)}
         classes = cls.component_classes(nested)
         checked: dict[str, Config] = {}
         for name, options in nested.items():

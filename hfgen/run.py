@@ -88,12 +88,13 @@ def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Facts:
     """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
-    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), config.components)
-    for name, component in pipeline.components.items():
+    choices, components = component_choices(type(pipeline)), pipeline.components
+    chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
+    overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
+    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
+    for name, component in components.items():
         if component is not None:
-            flat[name] = _options_of(component, derived.get(name, {}))
-            if len(component_choices(type(pipeline))[name]) > 1:
-                flat[name] = {CLASS_NAME: type(component).__name__, **flat[name]}
+            flat[name] = {**chosen.get(name, {}), **_options_of(component, derived.get(name, {}))}
     parameters = signature_of(pipeline.objective_class)
     defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
     return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}

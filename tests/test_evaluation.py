@@ -54,7 +54,7 @@ def test_options_that_the_family_does_not_take(pipeline, images):
 
 def test_a_density_and_a_single_image_on_the_card(images, tmp_path):
     torch.manual_seed(0)
-    gaussian = get_family("vae").load().build(8, 1, **{"encoder.base_channels": 4, "decoder.base_channels": 4})
+    gaussian = get_family("vae").load().build(8, 1, **OPTIONS | {"likelihood.class_name": "GaussianLikelihood"})
     result = evaluation.log_likelihood(gaussian, images, [3], num_importance_samples=2)
     path = evaluation.write_log_likelihood(tmp_path, result, "x", "test")
     assert json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))["standard_error"] is None

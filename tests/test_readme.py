@@ -58,7 +58,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert len(names["images"]) == 16
     assert names["image"].size == (16, 16)
     exec(measuring, names)
-    assert "lower bound, 500 importance samples, a density; mean of 8" in capsys.readouterr().out
+    assert "bits per dimension (lower bound, 500 importance samples; mean of 8)" in capsys.readouterr().out
     assert names["reconstructions"].shape == names["images"].shape
 
 

@@ -30,7 +30,7 @@ TINY_CONV = {"encoder.base_channels": 4, "decoder.base_channels": 4, "encoder.la
 
 class TestVAE(FamilyTests):
     family = "vae"
-    overrides = TINY_CONV
+    overrides = TINY_CONV | {"likelihood.class_name": "GaussianLikelihood"}
     num_classes = 3
 
 
@@ -202,7 +202,11 @@ def test_a_linear_vae_trains_to_probabilistic_pca(tmp_path):
     torch.manual_seed(0)
     linear = {"hidden_dims": [], "latent_dim": 2}
     pipeline = VAEPipeline.build(
-        3, 1, encoder={"class_name": "MLPEncoder", **linear}, decoder={"class_name": "MLPDecoder", **linear}
+        3,
+        1,
+        encoder={"class_name": "MLPEncoder", **linear},
+        decoder={"class_name": "MLPDecoder", **linear},
+        likelihood={"class_name": "GaussianLikelihood"},
     )
     train(
         pipeline,
@@ -337,6 +341,12 @@ def test_any_shape_and_likelihood(size, channels, likelihood):
     assert pipeline.log_likelihood(x, num_importance_samples=3).nats.isfinite().all()
 
 
+def test_the_likelihood_follows_the_images_unless_told():
+    kinds = [type(VAEPipeline.build(8, channels, **TINY_CONV).likelihood).__name__ for channels in (1, 3)]
+    assert kinds == ["BernoulliLikelihood", "GaussianLikelihood"]
+    assert VAEPipeline.build(8, 1, **TINY_CONV, **{"likelihood.sigma": 0.5}).likelihood.config.sigma == 0.5
+
+
 def test_the_pyramid_ends_at_7_or_below():
     assert pyramid(28, 32) == ([28, 14, 7], [32, 64])
     assert pyramid(256, 8) == ([256, 128, 64, 32, 16, 8, 4], [8, 16, 32, 64, 64, 64])
@@ -462,7 +472,7 @@ def test_the_config_names_the_classes(run_folder):
 
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
     assert config["encoder"]["class_name"] == "MLPEncoder"
-    assert config["likelihood"] == {"class_name": "GaussianLikelihood", "sigma": None, "momentum": 0.01}
+    assert config["likelihood"] == {"class_name": "BernoulliLikelihood", "binarization": "dynamic"}
     assert config["encoder"]["latent_dim"] == config["decoder"]["latent_dim"] == 4  # a default may change
     assert not {"sample_size", "in_channels"} & set(config["encoder"])
     assert config["objective"] == {"num_importance_samples": 1, "gradient_estimator": "reparameterized"}
