@@ -305,10 +305,9 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def _check_role(cls, name: str, found: type) -> None:
-        """A component is of an annotated class; one of diffusers' schedulers may be swapped for another."""
+        """A network is of an annotated class; a scheduler may be swapped for another."""
         choices = component_choices(cls).get(name, (found,))
-        swappable = issubclass(choices[0], SchedulerMixin) and choices[0].__module__.startswith("diffusers.")
-        expected = (SchedulerMixin,) if swappable else choices
+        expected = (SchedulerMixin,) if issubclass(choices[0], SchedulerMixin) else choices
         if not issubclass(found, expected):
             names = " or ".join(choice.__name__ for choice in expected)
             raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {names}.")

@@ -35,6 +35,7 @@ class TestAutoencoderKL(FamilyTests):
 
 class TestColourBernoulliAutoencoderKL(FamilyTests):
     family = "autoencoder_kl"
+    in_processes = False
     overrides = {
         "vae.block_out_channels": [4, 4, 8],
         "vae.use_quant_conv": False,

@@ -33,6 +33,7 @@ class TestDCGAN(FamilyTests):
 
 class TestColourDCGAN(FamilyTests):
     family = "dcgan"
+    in_processes = False
     overrides = TINY
     in_channels = 3
 

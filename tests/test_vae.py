@@ -36,12 +36,14 @@ class TestVAE(FamilyTests):
 
 class TestMLPBernoulliVAE(FamilyTests):
     family = "vae"
+    in_processes = False
     overrides = TINY_MLP | {"likelihood.class_name": "BernoulliLikelihood"}
     sample_size = 5
 
 
 class TestColourLogisticIWAE(FamilyTests):
     family = "vae"
+    in_processes = False
     overrides = TINY_CONV | {"likelihood.class_name": "DiscretizedLogisticLikelihood", "likelihood.num_mixtures": 2}
     sample_size = 13
     in_channels = 3

@@ -49,12 +49,14 @@ class TestVQVAE(FamilyTests):
 
 class TestBernoulliVQVAE(FamilyTests):
     family = "vqvae"
+    in_processes = False
     overrides = DENSE | {"likelihood.class_name": "BernoulliLikelihood", "encoder.num_halvings": 1}
     sample_size = 5
 
 
 class TestColourLogisticVQVAE(FamilyTests):
     family = "vqvae"
+    in_processes = False
     overrides = DENSE | {"likelihood.class_name": "DiscretizedLogisticLikelihood", "likelihood.num_mixtures": 2}
     sample_size = 13
     in_channels = 3

@@ -39,6 +39,8 @@ class FamilyTests:
         training: further training arguments.
         objective: options of its objective.
         expected_failures: name of a law -> why this family cannot obey it.
+        in_processes: whether to run the laws that start other processes, half a minute; a further configuration of a
+            family need not.
         tolerance: how far a sample may be from itself in another batch or process, of a range of 2.
     """
 
@@ -50,6 +52,7 @@ class FamilyTests:
     training: ClassVar[dict[str, Any]] = {}
     objective: ClassVar[dict[str, Any]] = {}
     expected_failures: ClassVar[dict[str, str]] = {}
+    in_processes: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
 
     @pytest.fixture(autouse=True)
@@ -275,6 +278,7 @@ class FamilyTests:
 
     def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
         """By `HFGenPipeline`, in a process that has imported nothing else: whole, a variant, in shards, as a dtype."""
+        self._need_processes()
         pipeline = self.build(self.num_classes)
         pipeline.save_pretrained(tmp_path / "whole")
         pipeline.save_pretrained(tmp_path / "variant", variant="other")
@@ -325,6 +329,7 @@ class FamilyTests:
 
     def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
         """torchrun's two processes form one world and hold equal weights, also where gradients accumulate."""
+        self._need_processes()
         folder = tmp_path / "run"
         arguments = ["--model", self.family, "--dataset_name", data, "--output_dir", str(folder), *self._options()]
         arguments += [
@@ -344,6 +349,10 @@ class FamilyTests:
             assert torch.equal(tensor, ranks[1]["weights"][name]), name
         assert json.loads((folder / "env.json").read_text())["global_batch_size"] == 4 * BATCH
         HFGenPipeline.from_pretrained(folder)
+
+    def _need_processes(self) -> None:
+        if not self.in_processes:
+            pytest.skip("another configuration of this family runs it")
 
     def _components(self) -> dict[str, Any]:
         from hfgen.building import nest_options
