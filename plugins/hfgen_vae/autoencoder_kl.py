@@ -129,12 +129,7 @@ class AutoencoderKLPipeline(VariationalPipeline):
         beta_scheduler: BetaScheduler | None = None,
     ) -> None:
         super().__init__()
-        channels = vae.config.in_channels * likelihood.parameters_per_channel
-        if vae.config.out_channels != channels:
-            raise UsageError(
-                f"vae.out_channels is {vae.config.out_channels}; for {vae.config.in_channels} channels "
-                f"{type(likelihood).__name__} needs {channels}."
-            )
+        likelihood.check_channels(vae.config.in_channels, vae.config.out_channels, "vae")
         _check_latents(vae, scheduler)
         self.register_modules(vae=vae, likelihood=likelihood, scheduler=scheduler, beta_scheduler=beta_scheduler)
 

@@ -46,6 +46,15 @@ class Likelihood(ModelMixin, ConfigMixin):
     def check(self, images: Tensor) -> None:
         """Raise a UsageError unless `images` are values that this gives a probability."""
 
+    def check_channels(self, in_channels: int, out_channels: int, component: str) -> None:
+        """Raise a UsageError unless a decoder of so many `out_channels` fits images of `in_channels`."""
+        needed = in_channels * self.parameters_per_channel
+        if out_channels != needed:
+            raise UsageError(
+                f"{component}.out_channels is {out_channels}; for {in_channels} channels "
+                f"{type(self).__name__} needs {needed}."
+            )
+
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """ln p(x|z) in nats, summed over each image, float32.
 

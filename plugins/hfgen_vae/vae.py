@@ -330,12 +330,7 @@ class VAEPipeline(VariationalPipeline):
         beta_scheduler: BetaScheduler | None = None,
     ) -> None:
         super().__init__()
-        channels = encoder.config.in_channels * likelihood.parameters_per_channel
-        if decoder.config.out_channels != channels:
-            raise UsageError(
-                f"decoder.out_channels is {decoder.config.out_channels}; for {encoder.config.in_channels} channels "
-                f"{type(likelihood).__name__} needs {channels}."
-            )
+        likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
         for name in ("sample_size", "num_classes"):
             if encoder.config[name] != decoder.config[name]:
                 raise UsageError(f"encoder.{name} is {encoder.config[name]}, decoder.{name} {decoder.config[name]}.")

@@ -474,7 +474,7 @@ class VQVAEPipeline(HFGenPipeline):
         scheduler: CodeScheduler,
     ) -> None:
         super().__init__()
-        _check_channels(encoder, decoder, likelihood)
+        likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
         _check_codes(encoder, quantizer, decoder, scheduler)
         self.register_modules(
             encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood, scheduler=scheduler
@@ -583,15 +583,6 @@ class VQVAEPipeline(HFGenPipeline):
 def _said(overrides: Mapping[str, dict[str, Any]], option: str, default: int) -> int:
     """The option of the first component that was given it."""
     return next((options[option] for options in overrides.values() if option in options), default)
-
-
-def _check_channels(encoder: VQEncoder, decoder: VQDecoder, likelihood: Likelihood) -> None:
-    channels = encoder.config.in_channels * likelihood.parameters_per_channel
-    if decoder.config.out_channels != channels:
-        raise UsageError(
-            f"decoder.out_channels is {decoder.config.out_channels}; for {encoder.config.in_channels} channels "
-            f"{type(likelihood).__name__} needs {channels}."
-        )
 
 
 def _check_codes(encoder: VQEncoder, quantizer: VectorQuantizer, decoder: VQDecoder, scheduler: CodeScheduler) -> None:
