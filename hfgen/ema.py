@@ -17,6 +17,11 @@ class ModelEMA:
         self.model = model
         self.average = EMAModel(self._state(), decay=decay, foreach=True)
 
+    def restart(self) -> None:
+        """Take the weights as they are for the average of nothing but them."""
+        for average, tensor in zip(self.average.shadow_params, self._state(), strict=True):
+            average.copy_(tensor.detach())
+
     def _state(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
 

@@ -80,6 +80,32 @@ def bits_per_dim(nats: Tensor, num_dimensions: int) -> Tensor:
     return -nats / (num_dimensions * math.log(2))
 
 
+def levels_of(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
+    """Images of 8 bits in [-1, 1] -> their levels 0 .. num_values - 1, as floats; below 256 the lower bits are dropped.
+
+    Raises:
+        UsageError: with `strict`, a value that lies between two bytes.
+    """
+    values = (images + 1) * 127.5
+    bytes_ = values.round()
+    if strict and (values - bytes_).abs().max() > 1e-2:
+        raise UsageError(
+            "The likelihood is of bytes, and the images hold values in between.\n"
+            "Give images of 8 bits as k / 127.5 - 1, not resized or blurred in floating point."
+        )
+    return (bytes_ / (256 // num_values)).floor()
+
+
+def levels_to_images(levels: Tensor, num_values: int) -> Tensor:
+    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; the inverse of `levels_of`."""
+    return (levels * (255 / (num_values - 1))).round() / 127.5 - 1
+
+
+def quantize(v: Tensor, num_values: int) -> Tensor:
+    """The level of each v in [0, 1): floor(n v), values outside cut off; the inverse of dequantisation."""
+    return (v * num_values).floor().clamp(0, num_values - 1)
+
+
 def check_num_samples(num_importance_samples: Any) -> None:
     """Raise a UsageError unless it is a whole number of at least 1."""
     whole = isinstance(num_importance_samples, int) and not isinstance(num_importance_samples, bool)

@@ -85,12 +85,12 @@ class StepNoise:
     number of processes nor on how the batch is split to accumulate gradients.
 
     Args:
-        rows: the micro-batch's place in the global batch.
+        rows: the micro-batch's place in the global batch: a slice, or the indices of several of them together.
         global_batch_size: images of all processes and micro-batches together.
     """
 
     def __init__(
-        self, seed: int, step: int, rows: slice, global_batch_size: int, device: torch.device | str = "cpu"
+        self, seed: int, step: int, rows: slice | Tensor, global_batch_size: int, device: torch.device | str = "cpu"
     ) -> None:
         self.seed, self.step, self.device = seed, step, device
         self.rows = rows
@@ -102,7 +102,7 @@ class StepNoise:
         return torch.Generator(self.device).manual_seed(key(self.seed, "noise", self.step))
 
     def __len__(self) -> int:
-        return self.rows.stop - self.rows.start
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
 
     def normal(self, *shape: int) -> Tensor:
         """N(0, 1), shape (B, *shape), float32."""

@@ -82,6 +82,14 @@ class Objective:
         return {}
 
     @classmethod
+    def initialize(cls, pipeline: "HFGenPipeline", batch: Batch, noise: Noise) -> None:
+        """Data-dependent initialisation, from this process's images of the first step, all micro-batches together.
+
+        Called once, before the first step of a training that is not resumed, without gradients, on the networks
+        themselves. What it sets must come out equal on all processes. A network remembers in a buffer that it was.
+        """
+
+    @classmethod
     def diagnose(cls, pipeline: "HFGenPipeline", examples: Batch) -> Diagnosis:
         """Look at the model on some training images, always the same; called without gradients, in eval mode."""
         return Diagnosis()

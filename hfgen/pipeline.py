@@ -173,6 +173,16 @@ class HFGenPipeline(DiffusionPipeline):
         """The latent of each image in [-1, 1]; `seeds`, one for each image, are of what is drawn on the way."""
         raise self._cannot("encode", "it defines no map from images to latents")
 
+    def to_latents(self, images: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of a bijection: the latents (B, D) of continuous images in [-1, 1], and ln|det d latents / d images|, (B,).
+
+        Differentiable. ln p(x) of the continuous image is the prior's of the latents plus the second."""
+        raise self._cannot("to_latents", "its latents are not the image under a bijection")
+
+    def from_latents(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Of a bijection: the inverse of `to_latents`, without rounding to the values that pixels take."""
+        raise self._cannot("from_latents", "its latents are not the image under a bijection")
+
     @torch.no_grad()
     def reconstruct(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
@@ -239,10 +249,12 @@ class HFGenPipeline(DiffusionPipeline):
 
         Takes the arguments of `DiffusionPipeline.from_pretrained` (`dtype`, `variant`, `revision`, `token`,
         `device_map`, components by name ...), except those that run code of the repository. Components are looked up
-        among installed classes; weights are read from safetensors only.
+        among installed classes; weights are read from safetensors only. `verify=False` leaves out the family's own
+        check of the loaded model (`verify`).
 
         Raises:
-            LoadError: the folder or repository is missing, incomplete, damaged, or names what is not installed.
+            LoadError: the folder or repository is missing, incomplete, damaged, or names what is not installed; or the
+                model does not pass its family's check.
             PluginError: two installed plugins claim the pipeline's class, or its plugin fails to import.
         """
         for refused in ("trust_remote_code", "custom_pipeline"):
@@ -256,6 +268,7 @@ class HFGenPipeline(DiffusionPipeline):
         if wrapper is not None:
             wrapping_family: Any = wrapper.load()
             return wrapping_family.from_pretrained(target, **kwargs)
+        verify = kwargs.pop("verify", True)
         with hub.clear_errors(target):
             family = cls._dispatch(hub.read_index(folder))
             family._check_given(kwargs)
@@ -263,7 +276,12 @@ class HFGenPipeline(DiffusionPipeline):
             with _no_bar_but_on_a_terminal():
                 pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
             hub.check_weights_are_complete(folder, pipeline, kwargs)
+            if verify:
+                pipeline.verify()
         return pipeline
+
+    def verify(self) -> None:
+        """What a family can check of a loaded model without data; raises a LoadError where it does not hold."""
 
     @classmethod
     def _check_given(cls, kwargs: Mapping[str, Any]) -> None:

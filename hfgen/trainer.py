@@ -4,7 +4,6 @@ import contextlib
 import json
 import shlex
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from hfgen.optimizers import make_lr_scheduler, make_optimizer, step_together, u
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
+from hfgen.running_means import RunningMeans
 from hfgen.stop_signal import StopSignal
 from hfgen.validation import EXAMPLES, validate
 
@@ -65,12 +65,11 @@ class Trainer:
         self.emas = {
             name: ModelEMA(pipeline.models()[name], arguments.ema_decay)
             for name in pipeline.ema_components
-            if arguments.use_ema
+            if arguments.use_ema and name in self.models
         }
         self.metrics: Metrics | None = None
         self.saved_step = -1
-        self.sums: dict[str, Tensor] = {}
-        self.counts: Counter[str] = Counter()
+        self.means = RunningMeans()
         self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
 
     def _batches(self, images: Images) -> Batches:
@@ -154,6 +153,8 @@ class Trainer:
         """
         # Of Accelerate's accumulation only the division of the loss is used; its state is one for the whole process.
         self.accelerator.gradient_accumulation_steps = len(micro_batches)
+        if self.step == 0:
+            self._initialize(micro_batches)
         noises = [self._noise(micro) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
@@ -161,7 +162,7 @@ class Trainer:
         running = [self.objective.training_step(batch) for batch in micro_batches]
         while components := self._backward(running, noises):
             self._optimize(components)
-        self._log(self.objective.finish_step())
+        self.means.add(self.objective.finish_step())
         for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
             lr_scheduler.step()
         for ema in self.emas.values():
@@ -171,6 +172,20 @@ class Trainer:
         layout = self.layout
         rows, size = layout.rows(micro), layout.global_batch_size
         return StepNoise(self.arguments.seed, self.step, rows, size, self.accelerator.device)
+
+    def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """What depends on data before the first step; averages start from there."""
+        device, size = self.accelerator.device, self.layout.global_batch_size
+        batch = {name: torch.cat([micro[name] for micro in micro_batches]) for name in micro_batches[0]}
+        everything = torch.arange(size, device=device)
+        rows = torch.cat([everything[self.layout.rows(micro)] for micro in range(len(micro_batches))])
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for model in self.pipeline.models().values():
+                stack.enter_context(without_autocast(model))
+            noise = StepNoise(self.arguments.seed, 0, rows, size, device)
+            self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
+        for ema in self.emas.values():
+            ema.restart()
 
     def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> tuple[str, ...]:
         """Advance each micro-batch to its next loss, accumulate gradients; the components to step, none at the end."""
@@ -189,7 +204,7 @@ class Trainer:
                     stack.enter_context(self.accelerator.trigger_sync_in_backward(self.models[name]))
                 self._accumulate(update.loss)
             components = update.components
-            self._log({update.loss_name: update.loss, **update.metrics})
+            self.means.add({update.loss_name: update.loss, **update.metrics})
         return components
 
     def _accumulate(self, loss: Tensor) -> None:
@@ -219,15 +234,6 @@ class Trainer:
 
     # --- what is due after a step -------------------------------------------------------------------------------
 
-    def _log(self, metrics: Mapping[str, Tensor]) -> None:
-        """Sums on the device; they are read, and then only, when a line of metrics is due."""
-        for name, value in metrics.items():
-            self.counts[name] += 1  # an objective may update one network many times in a step
-            if name in self.sums:
-                self.sums[name] += value.detach()
-            else:
-                self.sums[name] = value.detach().clone()
-
     def _account(self) -> None:
         """Metrics, sample grid, checkpoint, each when it is due; nothing is written of a loss that is not finite."""
         a = self.arguments
@@ -243,12 +249,9 @@ class Trainer:
         self.progress.advance(self.step)
 
     def _write_metrics(self, validating: bool = False) -> None:
-        names = sorted(self.sums)
-        if not names:
+        values = self.means.read(lambda means: self.accelerator.reduce(means, "mean"))
+        if not values:
             return
-        means = torch.stack([self.sums[name].float() / self.counts[name] for name in names])
-        means = self.accelerator.reduce(means, "mean")
-        values = dict(zip(names, means.tolist(), strict=True))
         self._require_finite(values)
         now = time.perf_counter()
         diagnosis = self._validate() if validating else {}
@@ -268,7 +271,7 @@ class Trainer:
                 self.metrics.write(line)
         self.accelerator.log(values, step=self.step)
         self.progress.report(line)
-        self.sums, self.counts, self.summed_steps, self.clock = {}, Counter(), 0, now
+        self.summed_steps, self.clock = 0, now
 
     def _require_finite(self, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]

@@ -41,7 +41,8 @@ class FamilyTests:
         expected_failures: name of a law -> why this family cannot obey it.
         in_processes: whether to run the laws that start other processes, half a minute; a further configuration of a
             family need not.
-        tolerance: how far a sample may be from itself in another batch or process, of a range of 2.
+        tolerance: how far a latent or a sample may be from itself in another batch or process, of a range of 2.
+        sample_tolerance: the same of samples, where a family rounds them: a step of their values.
     """
 
     family: ClassVar[str]
@@ -54,6 +55,7 @@ class FamilyTests:
     expected_failures: ClassVar[dict[str, str]] = {}
     in_processes: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
+    sample_tolerance: ClassVar[float | None] = None
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest) -> None:
@@ -74,7 +76,22 @@ class FamilyTests:
         pipeline = self.pipeline_class().build(self.sample_size, self.in_channels, num_classes, **self.overrides)
         for parameter in (p for model in pipeline.models().values() for p in model.parameters()):
             parameter.data.add_(torch.randn_like(parameter) * 0.02)
+        return self._initialized(pipeline)
+
+    def _initialized(self, pipeline: HFGenPipeline) -> HFGenPipeline:
+        """With what the first step of a training sets from its images."""
+        images, labels = self._images(BATCH)
+        batch = {"pixel_values": images, **({} if pipeline.num_classes is None else {"class_labels": labels})}
+        with torch.no_grad():
+            pipeline.objective_class.initialize(pipeline, batch, StepNoise(0, 0, slice(0, BATCH), BATCH))
         return pipeline
+
+    def _images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Black-and-white images, which any likelihood takes, and labels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, self.in_channels, self.sample_size, self.sample_size)
+        images = torch.randint(2, shape, generator=generator) * 2.0 - 1
+        return images, torch.arange(count) % (self.num_classes or 2)
 
     def pipeline_class(self) -> Any:
         return registry.get_family(self.family).load()
@@ -163,14 +180,14 @@ class FamilyTests:
         seeds = [5, 1, 7, 3]
         together = pipeline(seeds=seeds, output_type="pt").images
         alone = torch.cat([pipeline(seeds=[seed], output_type="pt").images for seed in reversed(seeds)]).flip(0)
-        assert (together - alone).abs().max() <= self.tolerance
-        assert (together[0] - together[1]).abs().max() > self.tolerance, "different seeds, the same picture"
+        assert (together - alone).abs().max() <= self._of_samples()
+        assert (together[0] - together[1]).abs().max() > self._of_samples(), "different seeds, the same picture"
 
     def test_image_i_of_a_generator_is_a_picture(self) -> None:
         pipeline = self.build(self.num_classes)
         few = pipeline(batch_size=2, generator=torch.Generator().manual_seed(3), output_type="pt").images
         more = pipeline(batch_size=5, generator=torch.Generator().manual_seed(3), output_type="pt").images
-        assert (few - more[:2]).abs().max() <= self.tolerance
+        assert (few - more[:2]).abs().max() <= self._of_samples()
 
     def test_class_labels_matter(self) -> None:
         """The label changes the picture of a seed; drawn labels are the seed's own; others are refused."""
@@ -178,10 +195,10 @@ class FamilyTests:
             pytest.skip("not a class-conditional family")
         pipeline = self.build(self.num_classes)
         pictures = [pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1)]
-        assert (pictures[0] - pictures[1]).abs().max() > self.tolerance
+        assert (pictures[0] - pictures[1]).abs().max() > self._of_samples()
         drawn = int(SeededNoise.from_seeds([4]).integers(self.num_classes))
         given = pipeline(seeds=[4], class_labels=[drawn], output_type="pt").images
-        assert (given - pipeline(seeds=[4], output_type="pt").images).abs().max() <= self.tolerance
+        assert (given - pipeline(seeds=[4], output_type="pt").images).abs().max() <= self._of_samples()
         with pytest.raises(UsageError, match="class_labels must lie in"):
             pipeline(class_labels=[self.num_classes])
 
@@ -231,16 +248,50 @@ class FamilyTests:
             with pytest.raises(UsageError, match="seeds"):
                 getattr(pipeline, name)(images, labels, seeds=[1])
 
+    def test_change_of_variables(self) -> None:
+        """Where latents are the image under a bijection: its log-determinant is the Jacobian's, its inverse is one."""
+        if not self._has("to_latents"):
+            pytest.skip("its latents are not the image under a bijection")
+        pipeline = self.build(self.num_classes)
+        generator = torch.Generator().manual_seed(1)
+        images, labels = self._images(2)
+        images = images * torch.rand(images.shape, generator=generator)
+        for dtype, determinant, inverse in ((torch.float32, 1e-4, 1e-3), (torch.float64, 1e-9, 1e-9)):
+            pipeline.to(dtype)
+            x, label = images.to(dtype), labels if self.num_classes else None
+            with torch.no_grad():
+                latents, log_det = pipeline.to_latents(x, label)
+                back = pipeline.from_latents(latents, label)
+            assert log_det.shape == (2,)
+            assert latents.dtype == log_det.dtype == dtype
+            assert (back - x).abs().max() <= 2 * inverse  # of a range of 2
+            one = None if label is None else label[:1]
+            jacobian = jacobian_of(lambda image, one=one: pipeline.to_latents(image, one)[0], x[:1])
+            expected = torch.linalg.slogdet(jacobian.double())[1]
+            torch.testing.assert_close(log_det[0].double(), expected, rtol=determinant, atol=determinant)
+
+    def test_images_come_back_from_their_latents(self) -> None:
+        """Where latents are the image under a bijection, no pixel changes its value on the way there and back."""
+        if not self._has("to_latents"):
+            pytest.skip("its latents are not the image under a bijection")
+        pipeline = self.build(self.num_classes)
+        bytes_ = torch.arange(2 * self._images(1)[0].numel()).view(2, *self._images(1)[0].shape[1:]) % 256
+        images, labels = bytes_ / 127.5 - 1, self._images(2)[1] if self.num_classes else None
+        once = pipeline.reconstruct(images, class_labels=labels)
+        assert torch.equal(pipeline.reconstruct(once, class_labels=labels), once)
+        if pipeline.log_likelihood(images, labels).num_values == 256:
+            assert torch.equal(((once + 1) * 127.5).round().long(), bytes_)
+
+    def _of_samples(self) -> float:
+        return self.tolerance if self.sample_tolerance is None else self.sample_tolerance
+
     def _has(self, method: str) -> bool:
         return getattr(self.pipeline_class(), method) is not getattr(HFGenPipeline, method)
 
     def _examples(self) -> tuple[HFGenPipeline, Tensor, Tensor | None]:
         """The tiny pipeline and three black-and-white images, which any likelihood takes."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (3, self.in_channels, self.sample_size, self.sample_size)
-        images = torch.randint(2, shape, generator=generator) * 2.0 - 1
-        labels = torch.arange(3) % self.num_classes if self.num_classes else None
-        return self.build(self.num_classes), images, labels
+        images, labels = self._images(3)
+        return self.build(self.num_classes), images, labels if self.num_classes else None
 
     def test_every_parameter_gets_a_gradient(self, data: str) -> None:
         """And no gradient or loss is anything but finite; each update names a network."""
@@ -286,7 +337,7 @@ class FamilyTests:
         report = load_in_subprocess(tmp_path)
         expected = pipeline(seeds=[0, 1], output_type="np").images
         for name in ("whole", "variant", "shards"):
-            assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() <= self.tolerance, name
+            assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() <= self._of_samples(), name
         assert report["class"] == type(pipeline).__name__
         assert set(report["dtypes"]) == {"torch.float64"}
 
@@ -381,6 +432,11 @@ def make_data(path: Path, size: int, channels: int, num_classes: int | None = No
     labels = np.arange(count) % (num_classes or 2)
     np.savez(path, images=images[..., 0] if channels == 1 else images, labels=labels)
     return path
+
+
+def jacobian_of(function: Any, x: Tensor) -> Tensor:
+    """d function(x) / dx of one image, (D, D)."""
+    return torch.autograd.functional.jacobian(function, x, vectorize=True).reshape(x.numel(), x.numel())
 
 
 def public(config: Any) -> dict[str, Any]:

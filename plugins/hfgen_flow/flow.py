@@ -1,0 +1,335 @@
+"""What normalizing flows have in common: images -> latents of the same number of dimensions and back, exactly."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, PriorScheduler, Update
+from hfgen.building import signature_of
+from hfgen.errors import LoadError, UsageError
+from hfgen.images import check_images, labels_for, noise_for
+from hfgen.likelihood import bits_per_dim, importance_weighted_bound, levels_of, levels_to_images, quantize
+from hfgen.noise import Noise, SeededNoise
+from hfgen.objective import Batch
+from hfgen.pipeline import evaluating
+from hfgen_flow.bijections import initialize, is_initialized, require_initialized
+from hfgen_flow.precision import without_half
+
+ELEMENTS = 2**19  # image elements in one pass, of many importance samples or images
+VERIFIED = 4  # images of a round trip after loading
+
+Shape = tuple[int, int, int]
+
+# --- latents --------------------------------------------------------------------------------------------------------
+
+
+def join_latents(parts: Sequence[Tensor]) -> Tensor:
+    """The latents of all levels, the first to be factored out first: (B, D)."""
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def split_latents(latents: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    """The inverse of `join_latents`."""
+    parts = latents.split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+# --- objective ------------------------------------------------------------------------------------------------------
+
+
+class FlowObjective(Objective):
+    """Minimises the bound of -log2 P(x) / D, bits per dimension, of one draw of the dequantisation noise."""
+
+    def __init__(self, flow: nn.Module, dequantizer: nn.Module, scheduler: PriorScheduler) -> None:
+        self.flow, self.dequantizer, self.scheduler = flow, dequantizer, scheduler
+        parts = {"flow": flow, "dequantizer": dequantizer}
+        self.trained = tuple(name for name, part in parts.items() if any(p.requires_grad for p in part.parameters()))
+        self.num_values = num_values_of(getattr(dequantizer, "module", dequantizer))
+
+    def training_step(self, batch: Batch) -> Iterator[Update]:
+        """One update of the flow, and of a dequantizer that learns."""
+        images = batch["pixel_values"]
+        levels = levels_of(images, self.num_values)
+        v, log_q = self.dequantizer(levels, self.noise.uniform(*images.shape[1:]))
+        latents, log_det = self.flow(v, batch.get("class_labels"))
+        nats = log_probability(self.scheduler.log_prob(latents), log_det, log_q, v[0].numel(), self.num_values)
+        loss = bits_per_dim(nats, v[0].numel()).mean()
+        yield Update(self.trained, loss, {"bits_per_dim": loss.detach()})
+
+    @classmethod
+    def initialize(cls, pipeline: Any, batch: Batch, noise: Noise) -> None:
+        """ActNorm's statistics, of what the flow and the dequantizer make of this batch."""
+        images = batch["pixel_values"]
+        levels = levels_of(images, pipeline.num_values)
+        uniform = noise.uniform(*images.shape[1:])
+        initialize(pipeline.dequantizer, levels, uniform)
+        initialize(pipeline.flow, pipeline.dequantizer(levels, uniform)[0], batch.get("class_labels"))
+
+    @classmethod
+    def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
+        """Bits per dimension, and how exactly images come back."""
+        images, labels = examples["pixel_values"], examples.get("class_labels")
+        trip = pipeline.round_trip(images, labels)
+        found = pipeline.log_likelihood(images, labels)
+        values = {
+            "images": len(images),
+            "bits_per_dim": float(found.bits_per_dim.mean()),
+            "round_trip_error": trip.max_error,
+            "round_trip_changed_values": trip.changed_values,
+        }
+        return Diagnosis(values, [NOT_EXACT.format(**values)] if trip.changed_values else [])
+
+
+NOT_EXACT = (
+    "{round_trip_changed_values} pixel values of {images} training images changed on the way to the latents and back:\n"
+    "the flow is badly conditioned. Try a lower --learning_rate, or --max_grad_norm 1."
+)
+
+
+def log_probability(log_prior: Tensor, log_det: Tensor, log_q: Tensor, num_dimensions: int, num_values: int) -> Tensor:
+    """The bound of ln P(x) of one draw of u: ln p(v) - ln q(u|x) - D ln n, (B,)."""
+    return log_prior + log_det - log_q - num_dimensions * math.log(num_values)
+
+
+def num_values_of(dequantizer: nn.Module) -> int:
+    """How many values a pixel can take."""
+    config: Any = dequantizer.config
+    return 2**config.num_bits
+
+
+# --- pipeline -------------------------------------------------------------------------------------------------------
+
+
+class RoundTrip(NamedTuple):
+    """How exactly images come back from their latents.
+
+    Attributes:
+        max_error: of any pixel before rounding down, of a range of 1.
+        changed_values: how many pixels came back as another value.
+        num_images: of how many images.
+    """
+
+    max_error: float
+    changed_values: int
+    num_images: int
+
+
+class FlowPipeline(HFGenPipeline):
+    """A flow between images and latents of as many dimensions, and the density that it gives.
+
+    A subclass says which flow, `default_flow`. `encode`, `decode` and likelihoods are computed in float32 or float64,
+    also of a model whose coupling networks are in half precision; only sampling runs in that.
+    """
+
+    objective_class = FlowObjective
+    training_defaults = {"train_batch_size": 64, "use_ema": True, "max_grad_norm": 50.0}
+    ema_components = ("flow", "dequantizer")
+    notes = ("A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",)
+
+    flow: Any
+    dequantizer: Any
+    scheduler: PriorScheduler
+
+    def __init__(self, flow: Any, dequantizer: Any, scheduler: PriorScheduler) -> None:
+        super().__init__()
+        config, noise = flow.config, dequantizer.config
+        for name in ("sample_size", "in_channels"):
+            if name in noise and noise[name] != config[name]:
+                raise UsageError(f"flow.{name} is {config[name]}, dequantizer.{name} {noise[name]}.")
+        num_dimensions = config.in_channels * config.sample_size**2
+        if list(scheduler.config.latent_shape) != [num_dimensions]:
+            raise UsageError(
+                f"scheduler.latent_shape is {list(scheduler.config.latent_shape)}; "
+                f"a flow of these images has [{num_dimensions}]."
+            )
+        self.register_modules(flow=flow, dequantizer=dequantizer, scheduler=scheduler)
+
+    @classmethod
+    def default_flow(cls, sample_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the flow that follow from the size of the images."""
+        return {}
+
+    @classmethod
+    def default_configs(
+        cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The flow, and a dequantizer that sees images, for the data's shape; as many latents as pixel values."""
+        shape = {"sample_size": sample_size, "in_channels": in_channels, "num_classes": num_classes}
+        taken = {name: signature_of(class_) for name, class_ in cls.component_classes(overrides).items()}
+        configs = {name: {k: v for k, v in shape.items() if k in taken[name]} for name in ("flow", "dequantizer")}
+        configs["flow"] |= cls.default_flow(sample_size, overrides.get("flow", {}))
+        return {**configs, "scheduler": {"latent_shape": [in_channels * sample_size**2]}}
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)"""
+        config = self.flow.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @property
+    def num_values(self) -> int:
+        """How many values a pixel can take."""
+        return num_values_of(self.dequantizer)
+
+    # --- images and latents -----------------------------------------------------------------------------------------
+
+    def to_latents(self, images: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latents of images that need not be bytes, and ln|det| of the map from [-1, 1]; differentiable."""
+        x = images.to(self._execution_device, self.flow.computing_dtype)
+        with self._exactly():
+            latents, log_det = self.flow((x + 1) / 2, self._labels_of(x, class_labels))
+        return latents, log_det - x[0].numel() * math.log(2)
+
+    def from_latents(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The image of each latent before it is rounded down to one of the values that pixels take."""
+        with self._exactly():
+            return self.flow.inverse(*self._checked(latents, class_labels)) * 2 - 1
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
+        """All latents of each image, (B, D), those that are factored out first at the front.
+
+        Args:
+            seeds: of the dequantisation noise; default 0, 1, 2 ...
+        """
+        levels = self._levels(images)
+        with self._exactly():
+            v, _ = self._dequantize(levels, self._image_noise(images, seeds).uniform(*self.image_shape))
+            return self.flow(v, self._labels_of(images, class_labels))[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The image of each latent, rounded down to one of the values that pixels take: the very image that was
+        encoded."""
+        with self._exactly():
+            return self._draw(*self._checked(latents, class_labels))
+
+    def sample(
+        self, noise: SeededNoise, class_labels: Tensor | None = None, num_inference_steps: int | None = None
+    ) -> Tensor:
+        """As `decode` of latents drawn from the prior, but coupling networks run in the precision that they have."""
+        self.scheduler.set_timesteps(num_inference_steps)
+        return self._draw(self.latents(noise), class_labels)
+
+    def _draw(self, latents: Tensor, class_labels: Tensor | None) -> Tensor:
+        return levels_to_images(quantize(self.flow.inverse(latents, class_labels), self.num_values), self.num_values)
+
+    def _dequantize(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = self.flow.computing_dtype
+        return self.dequantizer(levels.to(dtype), uniform.to(dtype))
+
+    def _levels(self, images: Tensor) -> Tensor:
+        require_initialized(self.flow)
+        check_images(images, self.image_shape)
+        return levels_of(images.to(self._execution_device), self.num_values, strict=True)
+
+    def _checked(self, latents: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        shape = tuple(self.scheduler.config.latent_shape)
+        if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != shape:
+            given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+            raise UsageError(f"Latents are {given}; expected a tensor (B, {shape[0]}).")
+        return latents.to(self._execution_device), self._labels_of(latents, class_labels)
+
+    def _image_noise(self, images: Tensor, seeds: Sequence[int] | None) -> SeededNoise:
+        return noise_for(len(images), seeds, self._execution_device)
+
+    def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
+        return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
+
+    @contextlib.contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """Within, nothing is computed in half precision, nor in training mode."""
+        models = list(self.models().values())
+        with evaluating(models), without_half(models), torch.autocast(self._execution_device.type, enabled=False):
+            yield
+
+    # --- likelihood -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        images: Tensor,
+        class_labels: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+        num_importance_samples: int = 1,
+    ) -> LogLikelihood:
+        """The bound of ln P(x) that dequantisation gives: with K draws of the noise, ln of the mean of exp of K.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1], of 8 bits.
+            seeds: of each image's dequantisation noise; default 0, 1, 2 ...
+            num_importance_samples: K.
+
+        Raises:
+            UsageError: images of another shape or range, or with values between those of 8 bits.
+            CheckError: a likelihood that is not a number.
+        """
+        levels, labels = self._levels(images), self._labels_of(images, class_labels)
+        noise = self._image_noise(images, seeds)
+
+        def log_weights(count: int) -> Tensor:
+            uniform = noise.uniform(count, *self.image_shape)
+            found = [self._bounds(*part) for part in _parts(levels, uniform, labels)]
+            return torch.cat(found).unflatten(0, (-1, count))
+
+        with self._exactly():
+            nats = importance_weighted_bound(log_weights, num_importance_samples)
+        return LogLikelihood(nats, "lower bound", levels[0].numel(), self.num_values, num_importance_samples)
+
+    def _bounds(self, levels: Tensor, uniform: Tensor, class_labels: Tensor | None) -> Tensor:
+        v, log_q = self._dequantize(levels, uniform)
+        latents, log_det = self.flow(v, class_labels)
+        log_prior = self.scheduler.log_prob(latents)
+        return log_probability(log_prior.double(), log_det.double(), log_q.double(), v[0].numel(), self.num_values)
+
+    # --- certificate ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def round_trip(self, images: Tensor, class_labels: Tensor | None = None) -> RoundTrip:
+        """Encode and decode images in [-1, 1], with the noise of seeds 0, 1, 2 ..."""
+        levels, labels = self._levels(images), self._labels_of(images, class_labels)
+        error, changed = 0.0, 0
+        uniform = self._image_noise(images, None).uniform(1, *self.image_shape)
+        with self._exactly():
+            for some, noise, label in _parts(levels, uniform, labels):
+                v, _ = self._dequantize(some, noise)
+                back = self.flow.inverse(self.flow(v, label)[0], label)
+                error = max(error, float((back - v).abs().max().nan_to_num(math.inf)))
+                changed += int((quantize(back, self.num_values) != some).sum())
+        return RoundTrip(error, changed, len(images))
+
+    def verify(self) -> None:
+        """A round trip of images that the model draws itself.
+
+        Raises:
+            LoadError: a pixel came back as another value.
+        """
+        if not is_initialized(self.flow):
+            return
+        with torch.no_grad(), self._exactly():
+            noise = SeededNoise.from_seeds(range(VERIFIED), self._execution_device)
+            labels = self._labels(None, noise)
+            images = self._draw(self.scheduler.sample_prior(noise), labels)
+        trip = self.round_trip(images, labels)
+        if trip.changed_values:
+            raise LoadError(
+                f"The flow is not exact: {trip.changed_values} pixel values of {VERIFIED} of its own images changed on "
+                f"the way to the\nlatents and back, by up to {trip.max_error:.2g} of the range. Its weights may be "
+                "damaged; verify=False loads them all the same."
+            )
+
+
+def _parts(
+    levels: Tensor, uniform: Tensor, class_labels: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Each image with each of its draws (B, K, C, H, W), as many at once as fit a cache."""
+    count, (size, num_draws) = levels[0].numel(), uniform.shape[:2]
+    rows = torch.arange(size, device=levels.device).repeat_interleave(num_draws)
+    flat = uniform.flatten(0, 1)
+    for place in torch.arange(len(rows), device=levels.device).split(max(1, ELEMENTS // count)):
+        some = rows[place]
+        yield levels[some], flat[place], None if class_labels is None else class_labels[some]

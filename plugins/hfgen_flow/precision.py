@@ -1,0 +1,72 @@
+"""Half precision stays inside the coupling networks: everything else of a flow is in float32, or float64."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor, nn
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class CouplingNetwork(nn.Module):
+    """What may be in half precision: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
+
+
+class FlowModel(ModelMixin, ConfigMixin):
+    """A model of which only the coupling networks are ever in half precision, however that is asked for."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+        """As `ModelMixin.from_pretrained`."""
+        name = "dtype" if "dtype" in kwargs else "torch_dtype"
+        dtype = kwargs.get(name)
+        if dtype not in HALF:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, name: torch.float32})
+        return loaded.to(dtype)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As `torch.nn.Module.to`."""
+        dtype = kwargs.get("dtype", next((value for value in args if isinstance(value, torch.dtype)), None))
+        if dtype not in HALF:
+            return super().to(*args, **kwargs)
+        for part in self.modules():
+            if isinstance(part, CouplingNetwork):
+                part.to(dtype)
+        rest = [value for value in args if not isinstance(value, torch.dtype)]
+        options = {name: value for name, value in kwargs.items() if name != "dtype"}
+        return super().to(*rest, **options) if rest or options else self
+
+    def half(self) -> Self:
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Self:
+        return self.to(torch.bfloat16)
+
+    @property
+    def computing_dtype(self) -> torch.dtype:
+        """float64 of a model in float64, else float32, whatever its coupling networks are in."""
+        double = any(parameter.dtype == torch.float64 for parameter in self.parameters())
+        return torch.float64 if double else torch.float32
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Within, nothing is cast to half precision. For convolutions and matrix products: autocast leaves other
+    arithmetic as it is."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def without_half(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, weights in half precision are in float32."""
+    kept = [(p, p.data) for model in models for p in model.parameters() if p.dtype in HALF]
+    try:
+        for parameter, data in kept:
+            parameter.data = data.float()
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
