@@ -119,6 +119,12 @@ def load_checkpoint(place: Path, trainer: Any) -> int:
     return state["step"]
 
 
+def public_config(model: torch.nn.Module) -> dict[str, Any]:
+    """A component's config as JSON gives it back, without what diffusers adds."""
+    config = getattr(model, "config", {})
+    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
+
+
 def _load_weights(model: torch.nn.Module, folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for file in folder.glob("*.safetensors"):

@@ -81,7 +81,7 @@ def bits_per_dim(nats: Tensor, num_dimensions: int) -> Tensor:
 
 
 def levels_of(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
-    """Images of 8 bits in [-1, 1] -> their levels 0 .. num_values - 1, as floats; below 256 the lower bits are dropped.
+    """Images of 8 bits in [-1, 1] -> levels 0 .. num_values - 1, as floats; below 256 the lower bits are dropped.
 
     Raises:
         UsageError: with `strict`, a value that lies between two bytes.

@@ -32,6 +32,12 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
+def draw_seed(generator: torch.Generator | None) -> int:
+    """The next image's own seed, from the caller's generator or the global one."""
+    device = generator.device if generator is not None else "cpu"
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
 class Noise(Protocol):
     """What a scheduler or a family draws from; `len` is the batch size B."""
 

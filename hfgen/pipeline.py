@@ -28,7 +28,7 @@ from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
 from hfgen.images import labels_for, postprocess
 from hfgen.likelihood import LogLikelihood
-from hfgen.noise import Noise, SeededNoise
+from hfgen.noise import Noise, SeededNoise, draw_seed
 from hfgen.objective import Objective
 
 Config = dict[str, Any]
@@ -376,12 +376,6 @@ class HFGenPipeline(DiffusionPipeline):
                 hub.strip_local_paths(staging)
         except SafetensorError as error:
             raise OSError(f"{save_directory} could not be written: {error}") from error
-
-
-def draw_seed(generator: torch.Generator | None) -> int:
-    """The next image's own seed, from the caller's generator or the global one."""
-    device = generator.device if generator is not None else "cpu"
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -378,7 +377,7 @@ class Trainer:
             "images": len(self.batches.images),
             "class_conditional": self.arguments.class_conditional,
             "use_ema": self.arguments.use_ema,
-            "networks": {name: public_config(model) for name, model in self.pipeline.models().items()},
+            "networks": {name: checkpoint.public_config(model) for name, model in self.pipeline.models().items()},
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
@@ -415,9 +414,3 @@ class Trainer:
         processes, folder = self.accelerator.num_processes, shlex.quote(str(self.folder))
         start = "hfgen train" if processes == 1 else f"torchrun --nproc_per_node {processes} hfgen/train.py"
         return f"{start} --config {folder}/config.yaml --output_dir {folder} --resume_from_checkpoint latest"
-
-
-def public_config(model: nn.Module) -> dict[str, Any]:
-    """A component's config as JSON gives it back, without what diffusers adds."""
-    config = getattr(model, "config", {})
-    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))

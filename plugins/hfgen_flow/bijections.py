@@ -26,9 +26,9 @@ class Preprocess(nn.Module):
     """What stands before a flow of images: v in [0, 1] -> an unbounded or centred range.
 
     `"logit_alpha"`: logit(alpha + (1 - alpha) v), the text of Dinh et al. 2017 (arXiv:1605.08803, section 4.1);
-    `"logit_2alpha"`: logit(alpha + (1 - 2 alpha) v), their code; `"logit_halfalpha"`: logit(alpha / 2 + (1 - alpha) v);
-    `"glow"`: v - 1/2 (Kingma & Dhariwal 2018, code); `"unit"`: 2 v - 1. The same alpha is another model under another
-    name, so the name is part of the config.
+    `"logit_2alpha"`: logit(alpha + (1 - 2 alpha) v), their code; `"logit_halfalpha"`: logit(alpha / 2 +
+    (1 - alpha) v); `"glow"`: v - 1/2 (Kingma & Dhariwal 2018, code); `"unit"`: 2 v - 1. The same alpha is another
+    model under another name, so the name is part of the config.
 
     Raises:
         UsageError: no such name, or an alpha outside (0, 1/2).
@@ -77,8 +77,8 @@ class Squeeze(nn.Module):
 
 
 class AlternateSqueeze(nn.Module):
-    """The squeeze that RealNVP factors out after: channels are ordered by sub-pixel, (0, 0), (1, 1), (0, 1), (1, 0), so
-    that the first half of them are a checkerboard's pixels (Dinh et al. 2017, section 3.6 and code)."""
+    """The squeeze that RealNVP factors out after: channels are ordered by sub-pixel, (0, 0), (1, 1), (0, 1), (1, 0),
+    so that the first half of them are a checkerboard's pixels (Dinh et al. 2017, section 3.6 and code)."""
 
     ORDER = (0, 3, 1, 2)  # of pixel_unshuffle's (0, 0), (0, 1), (1, 0), (1, 1)
 
@@ -129,8 +129,8 @@ class ActNorm(nn.Module):
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (of the population, at least 1e-6) of each channel of (B, C, H, W), float64, over all
-    processes: each holds its part of the batch, and all get the same."""
+    """Mean and standard deviation (of the population, at least 1e-6) of each channel of (B, C, H, W), float64, over
+    all processes: each holds its part of the batch, and all get the same."""
     x = x.double()
     sums = torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), x.new_full(x.shape[1:2], x[:, 0].numel())])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -153,7 +153,7 @@ def require_initialized(module: nn.Module) -> None:
     """Raise a UsageError unless every ActNorm in it has seen its batch."""
     if not is_initialized(module):
         raise UsageError(
-            f"This {type(module).__name__} is not initialised: its actnorm layers take their statistics from one batch.\n"
+            f"This {type(module).__name__} is not initialised: its actnorm layers take statistics from one batch.\n"
             "Train it (the first step does it), load trained weights, or call hfgen_flow.bijections.initialize."
         )
 
@@ -261,7 +261,10 @@ class NormalizedConv1x1(nn.Module):
         return y, (log_det * (x.shape[2] * x.shape[3])).expand(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
-        return self.actnorm.inverse(self.convolution.inverse(y))
+        require_initialized(self.actnorm)
+        with full_precision(y):
+            weight = torch.exp(-self.actnorm.logs.to(y.dtype))[:, None] * self.convolution.inverse_matrix(y.dtype)
+            return conv2d(y, weight[:, :, None, None], -self.actnorm.bias.to(y.dtype))
 
 
 class Logit(nn.Module):

@@ -52,18 +52,26 @@ class AffineTransform(nn.Module):
 
 
 class SigmoidTransform(nn.Module):
-    """y = (x + t) sigmoid(s + 2): it only contracts (Kingma & Dhariwal 2018, code)."""
+    """y = (x + t) sigmoid(s + 2): it only contracts (Kingma & Dhariwal 2018, code).
 
+    Here s is kept within (-LIMIT, LIMIT) by a tanh of slope 1 at 0: without it, inverses grow without bound, and
+    samples come out as infinite.
+    """
+
+    LIMIT = 4.0
     parameters_per_channel = 2
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, h: Tensor) -> tuple[Tensor, Tensor]:
         t, s = h.unflatten(1, (-1, 2)).unbind(2)
-        log_scale = logsigmoid(s + 2)
+        return t, logsigmoid(self.LIMIT * torch.tanh(s / self.LIMIT) + 2)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        t, log_scale = self._split(h)
         return (x + t) * log_scale.exp(), log_scale
 
     def inverse(self, y: Tensor, h: Tensor) -> Tensor:
-        t, s = h.unflatten(1, (-1, 2)).unbind(2)
-        return y * torch.exp(-logsigmoid(s + 2)) - t
+        t, log_scale = self._split(h)
+        return y * torch.exp(-log_scale) - t
 
 
 class SplineTransform(nn.Module):

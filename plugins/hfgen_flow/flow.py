@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, PriorScheduler, Update
 from hfgen.building import signature_of
-from hfgen.errors import LoadError, UsageError
+from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.images import check_images, labels_for, noise_for
 from hfgen.likelihood import bits_per_dim, importance_weighted_bound, levels_of, levels_to_images, quantize
 from hfgen.noise import Noise, SeededNoise
@@ -20,6 +20,7 @@ from hfgen_flow.bijections import initialize, is_initialized, require_initialize
 from hfgen_flow.precision import without_half
 
 ELEMENTS = 2**19  # image elements in one pass, of many importance samples or images
+EDGE = 1 / 32  # of the distance between two values of a pixel
 VERIFIED = 4  # images of a round trip after loading
 
 Shape = tuple[int, int, int]
@@ -85,8 +86,8 @@ class FlowObjective(Objective):
 
 
 NOT_EXACT = (
-    "{round_trip_changed_values} pixel values of {images} training images changed on the way to the latents and back:\n"
-    "the flow is badly conditioned. Try a lower --learning_rate, or --max_grad_norm 1."
+    "{round_trip_changed_values} pixel values of {images} training images changed on the way to the latents and\n"
+    "back: the flow is badly conditioned. Try a lower --learning_rate, or --max_grad_norm 1."
 )
 
 
@@ -126,7 +127,7 @@ class FlowPipeline(HFGenPipeline):
     """
 
     objective_class = FlowObjective
-    training_defaults = {"train_batch_size": 64, "use_ema": True, "max_grad_norm": 50.0}
+    training_defaults = {"train_batch_size": 64, "learning_rate": 1e-3, "use_ema": True, "max_grad_norm": 1.0}
     ema_components = ("flow", "dequantizer")
     notes = ("A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",)
 
@@ -149,9 +150,10 @@ class FlowPipeline(HFGenPipeline):
         self.register_modules(flow=flow, dequantizer=dequantizer, scheduler=scheduler)
 
     @classmethod
-    def default_flow(cls, sample_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the flow that follow from the size of the images."""
-        return {}
+    def default_flow(cls, sample_size: int, in_channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the flow that follow from the shape of the images: grey ones are mostly black and white, and a
+        logit of small alpha gives each of these values room."""
+        return {"preprocessing": "logit_halfalpha", "alpha": 1e-5} if in_channels == 1 else {}
 
     @classmethod
     def default_configs(
@@ -161,7 +163,7 @@ class FlowPipeline(HFGenPipeline):
         shape = {"sample_size": sample_size, "in_channels": in_channels, "num_classes": num_classes}
         taken = {name: signature_of(class_) for name, class_ in cls.component_classes(overrides).items()}
         configs = {name: {k: v for k, v in shape.items() if k in taken[name]} for name in ("flow", "dequantizer")}
-        configs["flow"] |= cls.default_flow(sample_size, overrides.get("flow", {}))
+        configs["flow"] |= cls.default_flow(sample_size, in_channels, overrides.get("flow", {}))
         return {**configs, "scheduler": {"latent_shape": [in_channels * sample_size**2]}}
 
     @property
@@ -194,11 +196,12 @@ class FlowPipeline(HFGenPipeline):
         """All latents of each image, (B, D), those that are factored out first at the front.
 
         Args:
-            seeds: of the dequantisation noise; default 0, 1, 2 ...
+            seeds: of the dequantisation noise, kept off the edges between values; default 0, 1, 2 ...
         """
         levels = self._levels(images)
         with self._exactly():
-            v, _ = self._dequantize(levels, self._image_noise(images, seeds).uniform(*self.image_shape))
+            uniform = self._image_noise(images, seeds).uniform(*self.image_shape)
+            v = inside_bins(self._dequantize(levels, uniform)[0], self.num_values)
             return self.flow(v, self._labels_of(images, class_labels))[0]
 
     @torch.no_grad()
@@ -216,7 +219,10 @@ class FlowPipeline(HFGenPipeline):
         return self._draw(self.latents(noise), class_labels)
 
     def _draw(self, latents: Tensor, class_labels: Tensor | None) -> Tensor:
-        return levels_to_images(quantize(self.flow.inverse(latents, class_labels), self.num_values), self.num_values)
+        v = self.flow.inverse(latents, class_labels)
+        if not v.isfinite().all():
+            raise CheckError("The image of a latent is not finite; try a lower scheduler.temperature.")
+        return levels_to_images(quantize(v, self.num_values), self.num_values)
 
     def _dequantize(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.flow.computing_dtype
@@ -296,7 +302,7 @@ class FlowPipeline(HFGenPipeline):
         uniform = self._image_noise(images, None).uniform(1, *self.image_shape)
         with self._exactly():
             for some, noise, label in _parts(levels, uniform, labels):
-                v, _ = self._dequantize(some, noise)
+                v = inside_bins(self._dequantize(some, noise)[0], self.num_values)
                 back = self.flow.inverse(self.flow(v, label)[0], label)
                 error = max(error, float((back - v).abs().max().nan_to_num(math.inf)))
                 changed += int((quantize(back, self.num_values) != some).sum())
@@ -317,10 +323,16 @@ class FlowPipeline(HFGenPipeline):
         trip = self.round_trip(images, labels)
         if trip.changed_values:
             raise LoadError(
-                f"The flow is not exact: {trip.changed_values} pixel values of {VERIFIED} of its own images changed on "
-                f"the way to the\nlatents and back, by up to {trip.max_error:.2g} of the range. Its weights may be "
+                f"The flow is not exact: {trip.changed_values} pixel values of {VERIFIED} of its own images changed "
+                f"on the way\nto the latents and back, by up to {trip.max_error:.2g} of the range. Its weights may be "
                 "damaged; verify=False loads them all the same."
             )
+
+
+def inside_bins(v: Tensor, num_values: int) -> Tensor:
+    """Each v at least EDGE of a bin away from the next value: what float32 rounds off does not carry it there."""
+    levels = quantize(v, num_values)
+    return (levels + (v * num_values - levels).clamp(EDGE, 1 - EDGE)) / num_values
 
 
 def _parts(

@@ -219,7 +219,6 @@ class GlowPipeline(FlowPipeline):
         Kingma & Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions, arXiv:1807.03039
     """
 
-    training_defaults = {**FlowPipeline.training_defaults, "learning_rate": 1e-3}
     description = "Glow: a normalizing flow of invertible 1x1 convolutions and couplings, exactly invertible"
     references = (
         "Kingma & Dhariwal (2018), Glow: generative flow with invertible 1x1 convolutions, arXiv:1807.03039",
@@ -233,13 +232,13 @@ class GlowPipeline(FlowPipeline):
         super().__init__(flow, dequantizer, scheduler)
 
     @classmethod
-    def default_flow(cls, sample_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    def default_flow(cls, sample_size: int, in_channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """Levels until the side is at most 7, or odd."""
         factor, side, levels = options.get("squeeze_factor", 2), sample_size, 0
-        while side > 7 and factor > 1 and side % factor == 0:
+        while factor > 1 and side % factor == 0 and (side > 7 or not levels):
             side, levels = side // factor, levels + 1
         if not levels:
             raise UsageError(
                 f"Images of {sample_size}x{sample_size} cannot be divided by {factor}; give another --resolution."
             )
-        return {"num_levels": levels}
+        return {**super().default_flow(sample_size, in_channels, options), "num_levels": levels}

@@ -1,5 +1,5 @@
-"""RealNVP (Dinh, Sohl-Dickstein & Bengio 2017, arXiv:1605.08803): couplings by checkerboards and by channels, with half
-of the variables factored out at each scale."""
+"""RealNVP (Dinh, Sohl-Dickstein & Bengio 2017, arXiv:1605.08803): couplings by checkerboards and by channels, with
+half of the variables factored out at each scale."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -57,7 +57,7 @@ class RealNVP(FlowModel):
         num_scales: int = 2,
         num_couplings: int = 3,
         hidden_channels: int = 32,
-        num_blocks: int = 2,
+        num_blocks: int = 1,
         coupling: Literal["affine", "additive", "spline"] = "affine",
         preprocessing: str = "logit_2alpha",
         alpha: float = 0.05,
@@ -191,7 +191,6 @@ class RealNVPPipeline(FlowPipeline):
         Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803
     """
 
-    training_defaults = {**FlowPipeline.training_defaults, "learning_rate": 1e-3}
     description = "RealNVP: a normalizing flow of affine couplings at several scales, exactly invertible"
     references = (
         "Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803",
@@ -205,6 +204,7 @@ class RealNVPPipeline(FlowPipeline):
         super().__init__(flow, dequantizer, scheduler)
 
     @classmethod
-    def default_flow(cls, sample_size: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    def default_flow(cls, sample_size: int, in_channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """Two scales where the side can be halved."""
-        return {"num_scales": 1 if sample_size % 2 else 2}
+        default = super().default_flow(sample_size, in_channels, options)
+        return {**default, "num_scales": 1 if sample_size % 2 else 2}

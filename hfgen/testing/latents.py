@@ -1,0 +1,126 @@
+"""The laws of families that map images to latents, give them a likelihood, or are bijections."""
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from hfgen.errors import UsageError
+from hfgen.likelihood import LogLikelihood
+from hfgen.pipeline import HFGenPipeline
+
+
+class LatentLaws:
+    """Part of `FamilyTests`, which says what its attributes are."""
+
+    sample_size: ClassVar[int]
+    in_channels: ClassVar[int]
+    num_classes: ClassVar[int | None]
+    tolerance: ClassVar[float]
+
+    def build(self, num_classes: int | None = None) -> HFGenPipeline:
+        raise NotImplementedError
+
+    def pipeline_class(self) -> Any:
+        raise NotImplementedError
+
+    def test_latents(self) -> None:
+        """Where there is `encode`: an image's latent is its own, decodes to its shape, and to the same each time."""
+        if not self._has("encode"):
+            pytest.skip("it maps no image to a latent")
+        pipeline, images, labels = self._examples()
+        latents = pipeline.encode(images, labels)
+        alone = pipeline.encode(images[2:], None if labels is None else labels[2:], seeds=[2])
+        assert (latents[2:] - alone).abs().max() <= self.tolerance
+        assert (latents[0] - latents[1]).abs().max() > 0, "two images, one latent"
+        with torch.no_grad():
+            decoded = pipeline.decode(latents, class_labels=labels)
+        assert decoded.shape == images.shape
+        torch.testing.assert_close(decoded, pipeline.reconstruct(images, class_labels=labels))
+
+    def test_log_likelihood(self) -> None:
+        """Where there is one: of the image and its seed alone, finite, of a kind that it names."""
+        if not self._has("log_likelihood"):
+            pytest.skip("it defines no density of images")
+        pipeline, images, labels = self._examples()
+        found = pipeline.log_likelihood(images, labels)
+        assert isinstance(found, LogLikelihood)
+        assert found.nats.shape == (3,)
+        assert found.nats.dtype == torch.float64
+        assert found.nats.isfinite().all()
+        assert found.num_dimensions == images[0].numel()
+        alone = pipeline.log_likelihood(images[2:], None if labels is None else labels[2:], seeds=[2])
+        assert (alone.nats - found.nats[2:]).abs().max() <= self.tolerance * found.num_dimensions
+        if found.num_values is None:
+            with pytest.raises(UsageError, match="a density"):
+                _ = found.bits_per_dim
+        else:
+            assert found.bits_per_dim.isfinite().all()
+            assert (found.nats < 0).all(), "the probability of an image is above 1"
+
+    def test_wrong_images_are_refused(self) -> None:
+        """Bytes, values beyond [-1, 1], another shape: each is one error, never a number."""
+        pipeline, images, labels = self._examples()
+        for name in ("encode", "log_likelihood"):
+            if not self._has(name):
+                continue
+            for wrong in (((images + 1) * 127.5), ((images + 1) * 127.5).byte(), images[..., :-1], images[0]):
+                with pytest.raises(UsageError, match=r"expected|Images lie"):
+                    getattr(pipeline, name)(wrong, labels)
+            with pytest.raises(UsageError, match="seeds"):
+                getattr(pipeline, name)(images, labels, seeds=[1])
+
+    def test_change_of_variables(self) -> None:
+        """Where latents are the image under a bijection: its log-determinant is the Jacobian's, its inverse is one."""
+        if not self._has("to_latents"):
+            pytest.skip("its latents are not the image under a bijection")
+        pipeline = self.build(self.num_classes)
+        generator = torch.Generator().manual_seed(1)
+        images, labels = self._images(2)
+        images = images * torch.rand(images.shape, generator=generator)
+        for dtype, determinant, inverse in ((torch.float32, 1e-4, 1e-3), (torch.float64, 1e-9, 1e-9)):
+            pipeline.to(dtype)
+            x, label = images.to(dtype), labels if self.num_classes else None
+            with torch.no_grad():
+                latents, log_det = pipeline.to_latents(x, label)
+                back = pipeline.from_latents(latents, label)
+            assert log_det.shape == (2,)
+            assert latents.dtype == log_det.dtype == dtype
+            assert (back - x).abs().max() <= 2 * inverse  # of a range of 2
+            one = None if label is None else label[:1]
+            jacobian = jacobian_of(lambda image, one=one: pipeline.to_latents(image, one)[0], x[:1])
+            expected = torch.linalg.slogdet(jacobian.double())[1]
+            torch.testing.assert_close(log_det[0].double(), expected, rtol=determinant, atol=determinant)
+
+    def test_images_come_back_from_their_latents(self) -> None:
+        """Where latents are the image under a bijection, no pixel changes its value on the way there and back."""
+        if not self._has("to_latents"):
+            pytest.skip("its latents are not the image under a bijection")
+        pipeline = self.build(self.num_classes)
+        bytes_ = torch.arange(2 * self._images(1)[0].numel()).view(2, *self._images(1)[0].shape[1:]) % 256
+        images, labels = bytes_ / 127.5 - 1, self._images(2)[1] if self.num_classes else None
+        once = pipeline.reconstruct(images, class_labels=labels)
+        assert torch.equal(pipeline.reconstruct(once, class_labels=labels), once)
+        if pipeline.log_likelihood(images, labels).num_values == 256:
+            assert torch.equal(((once + 1) * 127.5).round().long(), bytes_)
+
+    def _has(self, method: str) -> bool:
+        return getattr(self.pipeline_class(), method) is not getattr(HFGenPipeline, method)
+
+    def _examples(self) -> tuple[HFGenPipeline, Tensor, Tensor | None]:
+        """The tiny pipeline and three black-and-white images, which any likelihood takes."""
+        images, labels = self._images(3)
+        return self.build(self.num_classes), images, labels if self.num_classes else None
+
+    def _images(self, count: int) -> tuple[Tensor, Tensor]:
+        """Black-and-white images, which any likelihood takes, and labels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (count, self.in_channels, self.sample_size, self.sample_size)
+        images = torch.randint(2, shape, generator=generator) * 2.0 - 1
+        return images, torch.arange(count) % (self.num_classes or 2)
+
+
+def jacobian_of(function: Any, x: Tensor) -> Tensor:
+    """d function(x) / dx of one image, (D, D)."""
+    return torch.autograd.functional.jacobian(function, x, vectorize=True).reshape(x.numel(), x.numel())
