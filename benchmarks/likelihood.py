@@ -6,8 +6,8 @@
 
 Protocol: image i of the test split with the draws of seed i (binarised once, where the likelihood is of binary
 images); the bound of K importance samples, mean over the images with its standard error; averaged weights where the
-run averages. Each measurement is a line of results/<table>.json, replaced when measured again; that of the model itself
-is also written into the run's folder and its card.
+run averages. Each measurement is a line of results/<table>.json, replaced when measured again; that of the model
+itself is also written into the run's folder and its card.
 """
 
 import argparse

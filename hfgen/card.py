@@ -76,7 +76,7 @@ It draws what the training data hold, with their gaps and biases, and no image i
 DIAGNOSIS = """
 ## Diagnosis
 
-On training images, after the last step; likelihoods and divergences in nats per image.
+On training images, after the last step; likelihoods and divergences in nats per image, unless named otherwise.
 {}"""
 
 

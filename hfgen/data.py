@@ -79,7 +79,8 @@ class Images:
         raise UsageError(
             f"{self.name}: the images are {found} pixels, not square and of one size.\n"
             f"Say what they are brought to, for example --resolution {_power_of_two(min(sides))} "
-            "(the centre is cropped; --no_center_crop squeezes the whole image)."
+            "(the centre is cropped; --no_center_crop squeezes the whole image).\n"
+            "In Python: images.tensor(indices, resolution)."
         )
 
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:

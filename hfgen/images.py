@@ -49,7 +49,10 @@ def labels_for(count: int, class_labels: Any, num_classes: int | None, device: t
         return None
     if class_labels is None:
         raise UsageError("This model is class-conditional; give class_labels, one for each image.")
-    labels = torch.as_tensor(class_labels, dtype=torch.int64, device=device)
+    try:
+        labels = torch.as_tensor(class_labels, dtype=torch.int64, device=device)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"class_labels is {class_labels!r}; expected numbers, 0 to {num_classes - 1}.") from error
     labels = labels.expand(count) if labels.ndim == 0 else labels
     if len(labels) != count:
         raise UsageError(f"{len(labels)} class_labels for {count} images.")

@@ -41,14 +41,17 @@ class LogLikelihood:
             raise CheckError(f"The log-likelihood of image {int(broken.nonzero()[0])} is {self.nats[broken][0]}.")
 
     def __str__(self) -> str:
-        """`-86.76 +- 0.12 nats per image, 0.1597 bits per dimension (lower bound, 5000 importance samples; ...)`"""
+        """`-86.76 +- 0.12 nats per image, 0.1597 bits per dimension of 2 values (lower bound, ...)`"""
         parts: list[str] = [self.kind]
         if self.num_importance_samples is not None:
-            parts.append(f"{self.num_importance_samples} importance samples")
+            noun = "sample" if self.num_importance_samples == 1 else "samples"
+            parts.append(f"{self.num_importance_samples} importance {noun}")
         if self.num_values is None:
             parts.append("a density")
         bits = "" if self.num_values is None else f", {float(self.bits_per_dim.mean()):.4f} bits per dimension"
-        value = f"{float(self.nats.mean()):.2f} +- {self.standard_error:.2g} nats per image{bits}"
+        bits += "" if self.num_values is None else f" of {self.num_values} values"
+        error = f" +- {self.standard_error:.2g}" if len(self.nats) > 1 else ""
+        value = f"{float(self.nats.mean()):.2f}{error} nats per image{bits}"
         return f"{value} ({', '.join(parts)}; mean of {len(self.nats)})"
 
     @property
@@ -97,7 +100,7 @@ def levels_of(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
 
 
 def levels_to_images(levels: Tensor, num_values: int) -> Tensor:
-    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; the inverse of `levels_of`."""
+    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; which `levels_of` takes back."""
     return (levels * (255 / (num_values - 1))).round() / 127.5 - 1
 
 

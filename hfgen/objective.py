@@ -22,12 +22,14 @@ class Update(NamedTuple):
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
         loss: a scalar in float32.
-        metrics: further scalars to log, beside `<component>_loss`, or `loss` where several step together.
+        metrics: further scalars to log, beside the loss.
+        name: what the loss is called in metrics; `<component>_loss`, or `loss` where several step together.
     """
 
     component: str | tuple[str, ...]
     loss: Tensor
     metrics: Mapping[str, Tensor] = {}
+    name: str | None = None
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -35,7 +37,7 @@ class Update(NamedTuple):
 
     @property
     def loss_name(self) -> str:
-        return f"{self.component}_loss" if isinstance(self.component, str) else "loss"
+        return self.name or (f"{self.component}_loss" if isinstance(self.component, str) else "loss")
 
 
 class Diagnosis(NamedTuple):

@@ -46,7 +46,7 @@ class Progress:
 
     def report(self, line: Mapping[str, Any]) -> None:
         """The metrics of a step."""
-        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith("loss")}
+        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith(("loss", "bits_per_dim"))}
         if self.bar is None or not self.visible:
             return
         if self.terminal:

@@ -182,6 +182,7 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) ->
     trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
     micro_batches = next(trainer.batches.steps(0, 1))
     trainer.train_step(micro_batches)
+    trainer.step += 1
     start = time.perf_counter()
     trainer.train_step(micro_batches)
     seconds = time.perf_counter() - start

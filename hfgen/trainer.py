@@ -296,7 +296,10 @@ class Trainer:
             examples = self.batches.examples(EXAMPLES)
             count = self.arguments.num_validation_images
             with self._saving("sample grid"), torch.no_grad(), self.averaged() as pipeline:
-                diagnosis = validate(pipeline, examples, self.folder, self.step, count)
+                try:
+                    diagnosis = validate(pipeline, examples, self.folder, self.step, count)
+                except CheckError as error:  # of a picture; losses and weights are checked elsewhere
+                    diagnosis = {"warnings": [str(error)]}
             for warning in diagnosis.get("warnings", ()):
                 self.progress.note(warning)
         self.accelerator.wait_for_everyone()

@@ -140,6 +140,17 @@ def test_sample_a_folder_an_array_and_a_walk(hfgen, trained, tmp_path):
         assert (walk.n_frames, walk.width) == (6, 224)
 
 
+def test_sample_at_a_temperature(hfgen, trained, tmp_path):
+    """At 0 there is but one latent; a scheduler without it is refused by name."""
+    code = hfgen("sample", trained, "-n", 2, "--class_labels", 1, "--temperature", 0, "--output", tmp_path / "a.npz")[
+        0
+    ]
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert code == 0
+    assert np.array_equal(images[0], images[1])
+    assert hfgen("sample", trained, "--temperature", -1)[0] == 2
+
+
 def test_samples_may_be_trained_on(hfgen, trained, tmp_path):
     """What `sample` writes, `train` reads: an array."""
     hfgen("sample", trained, "-n", 4, "--output", tmp_path / "a.npz")

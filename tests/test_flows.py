@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
-from hfgen import HFGenPipeline, load_images, run
+from hfgen import HFGenPipeline, PriorScheduler, load_images, run
 from hfgen.arguments import resolve
 from hfgen.building import nest_options
 from hfgen.cli import main
@@ -16,6 +17,7 @@ from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data
 from hfgen.trainer import Trainer
 from hfgen_flow.bijections import ActNorm
+from hfgen_flow.precision import without_tf32
 
 SIZE = 8
 TINY = {
@@ -139,6 +141,31 @@ def test_loading_verifies_the_round_trip(trained, tmp_path):
     assert trip.changed_values > 0
 
 
+def test_a_model_that_draws_no_images_is_not_loaded(trained, tmp_path):
+    pipeline = HFGenPipeline.from_pretrained(trained[1])
+    next(p for p in pipeline.flow.parameters()).data.fill_(math.nan)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match=r"not finite.*\n?.*verify=False"):
+        HFGenPipeline.from_pretrained(tmp_path)
+
+
+def test_the_prior_of_a_flow_is_a_prior(trained):
+    pipeline = HFGenPipeline.from_pretrained(trained[1])
+    with pytest.raises(UsageError, match="is a PriorScheduler, not a DDPMScheduler"):
+        type(pipeline)(pipeline.flow, pipeline.dequantizer, DDPMScheduler())
+    pipeline.scheduler = PriorScheduler([4])
+    with pytest.raises(UsageError, match="expected a tensor"):
+        pipeline(seeds=[0])
+
+
+def test_tf32_is_off_where_it_matters_and_on_again_after():
+    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [switch.fp32_precision for switch in switches]
+    with without_tf32():
+        assert [switch.fp32_precision for switch in switches] == ["ieee", "ieee"]
+    assert [switch.fp32_precision for switch in switches] == before
+
+
 def test_half_precision_passes_the_same_check(trained):
     half = HFGenPipeline.from_pretrained(trained[1], dtype=torch.bfloat16)
     assert half(seeds=[0], output_type="pt").images.isfinite().all()
@@ -169,8 +196,26 @@ def test_a_walk_through_latents_arrives_at_its_seeds(trained):
 def test_samples_that_are_no_numbers_are_an_error(trained):
     pipeline = HFGenPipeline.from_pretrained(trained[1])
     next(p for p in pipeline.flow.parameters()).data.fill_(math.nan)
-    with pytest.raises(CheckError, match="not finite"):
+    with pytest.raises(CheckError, match=r"Weights are not finite, such as flow\.\S+: the file is damaged"):
         pipeline(seeds=[0])
+    with pytest.raises(CheckError, match="The latents are not finite"):
+        HFGenPipeline.from_pretrained(trained[1]).decode(torch.full((1, SIZE**2), math.nan))
+
+
+def test_pictures_that_fail_do_not_end_a_training(data, tmp_path, monkeypatch):
+    """The grid of a step may be of a flow that is not finite yet; the losses say whether the training is."""
+    monkeypatch.setattr("hfgen.trainer.validate", raises)
+    settings = {"train_batch_size": 16, "max_train_steps": 2, "dataset_name": data, **nest_options(TINY["glow"])}
+    cls = get_family("glow").load()
+    config = resolve([("test", settings)], "glow", cls)
+    torch.manual_seed(0)
+    trainer = Trainer(cls.build(SIZE, 1, **TINY["glow"]), load_images(data), config.arguments, tmp_path)
+    trainer.train()
+    assert read_metrics(tmp_path)[-1]["diagnosis"] == {"warnings": ["of a picture"]}
+
+
+def raises(*arguments):
+    raise CheckError("of a picture")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -198,6 +243,9 @@ def test_nothing_is_drawn_before_the_first_step(family, tmp_path, capsys):
         ("realnvp", {"flow.num_scales": 6}, "cannot be halved 5 times"),
         ("realnvp", {"flow.coupling": "spline", "flow.num_bins": 1}, "2 to 256 bins"),
         ("realnvp", {"dequantizer.num_bits": 9}, "1 to 8 bits"),
+        ("realnvp", {"flow.num_couplings": 0}, "flow.num_couplings is 0; it must be at least 1"),
+        ("glow", {"flow.hidden_channels": 0}, "flow.hidden_channels is 0; it must be at least 1"),
+        ("glow", {"scheduler.distribution": "uniform"}, "normal or logistic"),
         ("realnvp", {"scheduler.latent_shape": [4]}, r"a flow of these images has \[64\]"),
     ],
 )
@@ -207,7 +255,7 @@ def test_wrong_options_are_refused(family, options, message):
 
 
 def test_images_that_cannot_be_squeezed_are_refused():
-    with pytest.raises(UsageError, match=r"9x9 cannot be divided by 2; give another --resolution"):
+    with pytest.raises(UsageError, match=r"9x9 cannot be divided by 2.\nGive another --resolution"):
         get_family("glow").load().build(9, 1)
     assert get_family("realnvp").load().build(9, 1).flow.config.num_scales == 1
 

@@ -37,12 +37,14 @@ def test_what_is_no_likelihood_is_an_error(value):
 def test_it_says_what_it_is():
     nats = torch.tensor([-86.0, -88.0], dtype=torch.float64)
     found = LogLikelihood(nats, "lower bound", 784, 2, 5000)
-    assert (
-        str(found)
-        == "-87.00 +- 1 nats per image, 0.1601 bits per dimension (lower bound, 5000 importance samples; mean of 2)"
-    )
+    how = "lower bound, 5000 importance samples; mean of 2"
+    assert str(found) == f"-87.00 +- 1 nats per image, 0.1601 bits per dimension of 2 values ({how})"
     assert found.standard_error == pytest.approx(1.0)
     assert "a density" in str(LogLikelihood(nats, "exact", 784))
+    one = str(LogLikelihood(nats[:1], "lower bound", 784, 256, 1))
+    assert one.startswith(
+        "-86.00 nats per image, 0.1583 bits per dimension of 256 values (lower bound, 1 importance sample;"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, CHUNK, CHUNK + 1, 3 * CHUNK + 7])

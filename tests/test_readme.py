@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from hfgen import cli
 from hfgen.arguments import check_options
 from hfgen.building import without_class_name
 from hfgen.commands.options import split_dotted
+from hfgen.noise import StepNoise
 from hfgen.registry import get_family
 
 ROOT = Path(__file__).parent.parent
@@ -52,14 +54,22 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     get_family("dcgan").load().build(16, 1, **tiny).save_pretrained("runs/dcgan-mnist-mini")
     tiny = {"encoder.base_channels": 4, "decoder.base_channels": 4}
     get_family("vae").load().build(28, 1, **tiny).save_pretrained("runs/vae-mnist-mini")
-    drawing, measuring = blocks("python")
+    glow = get_family("glow").load().build(28, 1, **{"flow.num_steps": 1, "flow.hidden_channels": 4})
+    batch = {"pixel_values": torch.rand(4, 1, 28, 28) * 2 - 1}
+    glow.objective_class.initialize(glow, batch, StepNoise(0, 0, slice(0, 4), 4))
+    glow.save_pretrained("runs/glow-mnist-mini")
+    drawing, measuring, inverting = blocks("python")
     names = {}
     exec(drawing, names)
     assert len(names["images"]) == 16
     assert names["image"].size == (16, 16)
     exec(measuring, names)
-    assert "bits per dimension (lower bound, 500 importance samples; mean of 8)" in capsys.readouterr().out
+    assert "bits per dimension of 2 values (lower bound, 500 importance samples; mean of 8)" in capsys.readouterr().out
     assert names["reconstructions"].shape == names["images"].shape
+    exec(inverting, names)
+    assert names["latents"].shape == (8, 784)
+    assert "of 256 values (lower bound, 8 importance samples; mean of 8)" in capsys.readouterr().out
+    assert (names["between"].abs() <= 1).all()
 
 
 def test_links_lead_somewhere():

@@ -17,6 +17,8 @@ from hfgen.errors import HFGenError, UsageError
 @click.option("--seeds", help="The seeds themselves: 3,7,10-20; `--seeds 37` draws tile 37 of a grid of seed 0.")
 @click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
+@click.option("--temperature", type=click.FloatRange(0), help="Of the prior: below 1, typical images rather than all.")
+@click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Draw latents within so many deviations.")
 @click.option(
     "--output",
     "-o",
@@ -45,6 +47,7 @@ def command(
     if labels is not None:
         labels = [labels[i % len(labels)] for i in range(len(numbers))]
     pipeline = load(target, o)
+    set_prior(pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
     try:
         written = WRITERS[kind](pipeline, numbers, labels, output, o)
     except OSError as error:
@@ -90,6 +93,16 @@ def load(target: str, o: dict[str, Any]) -> Any:
         return HFGenPipeline.from_pretrained(target, **kwargs).to(o["device"] or accelerator)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {o['device']}: {str(error).splitlines()[0]}") from error
+
+
+def set_prior(pipeline: Any, options: dict[str, float]) -> None:
+    """Sample from the prior at this temperature or truncation."""
+    scheduler = pipeline.scheduler
+    for name in options:
+        if name not in scheduler.config:
+            raise UsageError(f"--{name}: the {type(scheduler).__name__} of this model has none.")
+    if options:
+        pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **options))
 
 
 def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:

@@ -102,6 +102,7 @@ class LatentLaws:
         images, labels = bytes_ / 127.5 - 1, self._images(2)[1] if self.num_classes else None
         once = pipeline.reconstruct(images, class_labels=labels)
         assert torch.equal(pipeline.reconstruct(once, class_labels=labels), once)
+        assert pipeline.dtype.is_floating_point
         if pipeline.log_likelihood(images, labels).num_values == 256:
             assert torch.equal(((once + 1) * 127.5).round().long(), bytes_)
 

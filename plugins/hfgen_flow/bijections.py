@@ -6,6 +6,7 @@ networks run in half precision: parameters and log-determinants are brought to x
 
 import math
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.functional import conv2d, logsigmoid, pixel_shuffle, pixel_unshuff
 from hfgen.errors import UsageError
 from hfgen_flow.precision import full_precision
 
-PREPROCESSINGS = ("logit_alpha", "logit_2alpha", "logit_halfalpha", "glow", "unit")
+Preprocessing = Literal["logit_alpha", "logit_2alpha", "logit_halfalpha", "glow", "unit"]
 
 
 def sum_of(log_det: Tensor) -> Tensor:
@@ -36,10 +37,10 @@ class Preprocess(nn.Module):
 
     def __init__(self, name: str = "logit_2alpha", alpha: float = 0.05) -> None:
         super().__init__()
-        if name not in PREPROCESSINGS:
-            raise UsageError(f"preprocessing is {name!r}; it can be {', '.join(PREPROCESSINGS)}.")
+        if name not in get_args(Preprocessing):
+            raise UsageError(f"flow.preprocessing is {name!r}; it can be {', '.join(get_args(Preprocessing))}.")
         if not 0 < alpha < 0.5:
-            raise UsageError(f"alpha is {alpha}; it must lie between 0 and 0.5.")
+            raise UsageError(f"flow.alpha is {alpha}; it must lie between 0 and 0.5.")
         self.logit = name.startswith("logit")
         low, scale = {
             "logit_alpha": (alpha, 1 - alpha),
@@ -84,12 +85,12 @@ class AlternateSqueeze(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts = pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
-        return parts[:, :, self.ORDER].transpose(1, 2).flatten(1, 2), x.new_zeros(len(x))
+        return torch.cat([parts[:, :, place] for place in self.ORDER], dim=1), x.new_zeros(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
-        parts = y.unflatten(1, (4, -1)).transpose(1, 2)
-        back = [self.ORDER.index(place) for place in range(4)]
-        return pixel_shuffle(parts[:, :, back].flatten(1, 2), 2)
+        parts = y.chunk(4, dim=1)
+        back = [parts[self.ORDER.index(place)] for place in range(4)]
+        return pixel_shuffle(torch.stack(back, dim=2).flatten(1, 2), 2)
 
 
 class ActNorm(nn.Module):
@@ -123,8 +124,9 @@ class ActNorm(nn.Module):
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
         """Take mean and standard deviation of this batch, of all processes together."""
-        self.bias.copy_(-channel_moments(x)[0])
-        self.logs.copy_(-channel_moments(x)[1].log())
+        mean, deviation = channel_moments(x)
+        self.bias.copy_(-mean)
+        self.logs.copy_(-deviation.log())
         self.initialized.fill_(True)
 
 
@@ -146,7 +148,8 @@ def _actnorms(module: nn.Module) -> Iterator["ActNorm"]:
 
 def is_initialized(module: nn.Module) -> bool:
     """Whether every ActNorm in it has seen its batch; true where there is none."""
-    return all(bool(part.initialized) for part in _actnorms(module))
+    flags = [part.initialized for part in _actnorms(module)]
+    return not flags or bool(torch.stack(flags).all())
 
 
 def require_initialized(module: nn.Module) -> None:
@@ -154,7 +157,7 @@ def require_initialized(module: nn.Module) -> None:
     if not is_initialized(module):
         raise UsageError(
             f"This {type(module).__name__} is not initialised: its actnorm layers take statistics from one batch.\n"
-            "Train it (the first step does it), load trained weights, or call hfgen_flow.bijections.initialize."
+            "Train it (the first step does it), load a trained one, or call hfgen_flow.bijections.initialize(flow, v)."
         )
 
 
@@ -190,7 +193,7 @@ class InvertibleConv1x1(nn.Module):
     def __init__(self, num_channels: int, parametrization: str = "lu") -> None:
         super().__init__()
         if parametrization not in ("lu", "plain"):
-            raise UsageError(f"convolution is {parametrization!r}; it can be 'lu' or 'plain'.")
+            raise UsageError(f"flow.convolution is {parametrization!r}; it can be 'lu' or 'plain'.")
         weight = torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float32))[0]
         self.parametrization = parametrization
         if parametrization == "plain":
@@ -232,13 +235,13 @@ class InvertibleConv1x1(nn.Module):
         return self.upper.to(dtype).triu(1) + s.diag()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with full_precision(x):
+        with full_precision(x.device):
             y = conv2d(x, self.matrix(x.dtype)[:, :, None, None])
             log_det = self.log_det_per_pixel(x.dtype) * (x.shape[2] * x.shape[3])
         return y, log_det.expand(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
-        with full_precision(y):
+        with full_precision(y.device):
             return conv2d(y, self.inverse_matrix(y.dtype)[:, :, None, None])
 
 
@@ -253,7 +256,7 @@ class NormalizedConv1x1(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.actnorm.measuring:
             self.actnorm.measure(x)
-        with full_precision(x):
+        with full_precision(x.device):
             logs = self.actnorm.logs.to(x.dtype)
             weight = self.convolution.matrix(x.dtype) * logs.exp()
             y = conv2d(x, weight[:, :, None, None], weight @ self.actnorm.bias.to(x.dtype))
@@ -262,7 +265,7 @@ class NormalizedConv1x1(nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         require_initialized(self.actnorm)
-        with full_precision(y):
+        with full_precision(y.device):
             weight = torch.exp(-self.actnorm.logs.to(y.dtype))[:, None] * self.convolution.inverse_matrix(y.dtype)
             return conv2d(y, weight[:, :, None, None], -self.actnorm.bias.to(y.dtype))
 

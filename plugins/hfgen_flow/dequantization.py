@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hfgen.errors import UsageError
 from hfgen_flow.bijections import Logit, Sigmoid
 from hfgen_flow.couplings import AffineTransform, CheckerboardCoupling
-from hfgen_flow.networks import ResidualNetwork
+from hfgen_flow.networks import ResidualNetwork, require_at_least
 from hfgen_flow.precision import FlowModel
 
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1
@@ -26,7 +26,7 @@ class UniformDequantizer(FlowModel):
     def __init__(self, num_bits: int = 8) -> None:
         super().__init__()
         check_bits(num_bits)
-        self.register_buffer("num_values", torch.tensor(2**num_bits))  # what is saved owns a tensor
+        self.register_buffer("num_values", torch.tensor(2.0**num_bits))  # what is saved owns a tensor
 
     def forward(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Levels and noise, (B, C, H, W) each -> v in [0, 1) and ln q(u|x) = 0, (B,)."""
@@ -36,7 +36,7 @@ class UniformDequantizer(FlowModel):
 class VariationalDequantizer(FlowModel):
     """u = sigmoid(f(logit(u0); x)), u0 ~ U[0, 1), with couplings f that see the image (Ho et al. 2019, section 3.1).
 
-    At first f is the identity up to learned shifts, so u is uniform.
+    At first f is the identity, so u is uniform.
 
     Args:
         sample_size: side of the images.
@@ -59,6 +59,8 @@ class VariationalDequantizer(FlowModel):
     ) -> None:
         super().__init__()
         check_bits(num_bits)
+        require_at_least(1, "dequantizer", hidden_channels=hidden_channels)
+        require_at_least(0, "dequantizer", num_couplings=num_couplings, num_blocks=num_blocks)
         self.couplings = nn.ModuleList(
             CheckerboardCoupling(
                 in_channels,

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +13,20 @@ from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, PriorSched
 from hfgen.building import signature_of
 from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.images import check_images, labels_for, noise_for
-from hfgen.likelihood import bits_per_dim, importance_weighted_bound, levels_of, levels_to_images, quantize
+from hfgen.likelihood import (
+    CHUNK,
+    bits_per_dim,
+    check_num_samples,
+    importance_weighted_bound,
+    levels_of,
+    levels_to_images,
+    quantize,
+)
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Batch
 from hfgen.pipeline import evaluating
 from hfgen_flow.bijections import initialize, is_initialized, require_initialized
-from hfgen_flow.precision import without_half
+from hfgen_flow.precision import full_precision, without_half
 
 ELEMENTS = 2**19  # image elements in one pass, of many importance samples or images
 EDGE = 1 / 32  # of the distance between two values of a pixel
@@ -58,12 +67,13 @@ class FlowObjective(Objective):
         v, log_q = self.dequantizer(levels, self.noise.uniform(*images.shape[1:]))
         latents, log_det = self.flow(v, batch.get("class_labels"))
         nats = log_probability(self.scheduler.log_prob(latents), log_det, log_q, v[0].numel(), self.num_values)
-        loss = bits_per_dim(nats, v[0].numel()).mean()
-        yield Update(self.trained, loss, {"bits_per_dim": loss.detach()})
+        yield Update(self.trained, bits_per_dim(nats, v[0].numel()).mean(), name="bits_per_dim")
 
     @classmethod
     def initialize(cls, pipeline: Any, batch: Batch, noise: Noise) -> None:
         """ActNorm's statistics, of what the flow and the dequantizer make of this batch."""
+        if is_initialized(pipeline.flow) and is_initialized(pipeline.dequantizer):
+            return
         images = batch["pixel_values"]
         levels = levels_of(images, pipeline.num_values)
         uniform = noise.uniform(*images.shape[1:])
@@ -79,6 +89,7 @@ class FlowObjective(Objective):
         values = {
             "images": len(images),
             "bits_per_dim": float(found.bits_per_dim.mean()),
+            "values_of_a_pixel": pipeline.num_values,
             "round_trip_error": trip.max_error,
             "round_trip_changed_values": trip.changed_values,
         }
@@ -129,7 +140,10 @@ class FlowPipeline(HFGenPipeline):
     objective_class = FlowObjective
     training_defaults = {"train_batch_size": 64, "learning_rate": 1e-3, "use_ema": True, "max_grad_norm": 1.0}
     ema_components = ("flow", "dequantizer")
-    notes = ("A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",)
+    notes = (
+        "A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",
+        "Bits per dimension are bounds from above; in training and diagnosis, of one draw of that noise.",
+    )
 
     flow: Any
     dequantizer: Any
@@ -137,6 +151,8 @@ class FlowPipeline(HFGenPipeline):
 
     def __init__(self, flow: Any, dequantizer: Any, scheduler: PriorScheduler) -> None:
         super().__init__()
+        if not isinstance(scheduler, PriorScheduler):
+            raise UsageError(f"The scheduler of a flow is a PriorScheduler, not a {type(scheduler).__name__}.")
         config, noise = flow.config, dequantizer.config
         for name in ("sample_size", "in_channels"):
             if name in noise and noise[name] != config[name]:
@@ -146,6 +162,10 @@ class FlowPipeline(HFGenPipeline):
             raise UsageError(
                 f"scheduler.latent_shape is {list(scheduler.config.latent_shape)}; "
                 f"a flow of these images has [{num_dimensions}]."
+            )
+        if scheduler.config.distribution == "uniform":
+            raise UsageError(
+                "scheduler.distribution is 'uniform'; a flow needs a density wherever latents lie: normal or logistic."
             )
         self.register_modules(flow=flow, dequantizer=dequantizer, scheduler=scheduler)
 
@@ -180,7 +200,7 @@ class FlowPipeline(HFGenPipeline):
     # --- images and latents -----------------------------------------------------------------------------------------
 
     def to_latents(self, images: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents of images that need not be bytes, and ln|det| of the map from [-1, 1]; differentiable."""
+        """Latents of images that need not be bytes, and ln|det| of the map; differentiable in the images."""
         x = images.to(self._execution_device, self.flow.computing_dtype)
         with self._exactly():
             latents, log_det = self.flow((x + 1) / 2, self._labels_of(x, class_labels))
@@ -201,13 +221,13 @@ class FlowPipeline(HFGenPipeline):
         levels = self._levels(images)
         with self._exactly():
             uniform = self._image_noise(images, seeds).uniform(*self.image_shape)
-            v = inside_bins(self._dequantize(levels, uniform)[0], self.num_values)
+            v = inside_bins(self._dequantize(levels, uniform)[0], levels, self.num_values)
             return self.flow(v, self._labels_of(images, class_labels))[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The image of each latent, rounded down to one of the values that pixels take: the very image that was
-        encoded."""
+        encoded, of fewer than 8 bits rounded down to that many."""
         with self._exactly():
             return self._draw(*self._checked(latents, class_labels))
 
@@ -216,13 +236,22 @@ class FlowPipeline(HFGenPipeline):
     ) -> Tensor:
         """As `decode` of latents drawn from the prior, but coupling networks run in the precision that they have."""
         self.scheduler.set_timesteps(num_inference_steps)
-        return self._draw(self.latents(noise), class_labels)
+        return self._draw(*self._checked(self.latents(noise), class_labels))
 
     def _draw(self, latents: Tensor, class_labels: Tensor | None) -> Tensor:
         v = self.flow.inverse(latents, class_labels)
         if not v.isfinite().all():
-            raise CheckError("The image of a latent is not finite; try a lower scheduler.temperature.")
+            raise CheckError(self._why_not_finite(latents))
         return levels_to_images(quantize(v, self.num_values), self.num_values)
+
+    def _why_not_finite(self, latents: Tensor) -> str:
+        if not latents.isfinite().all():
+            return "The latents are not finite."
+        named = ((f"{n}.{p}", w) for n, model in self.models().items() for p, w in model.named_parameters())
+        broken = next((name for name, weight in named if not weight.isfinite().all()), None)
+        if broken is not None:
+            return f"Weights are not finite, such as {broken}: the file is damaged, or the training diverged."
+        return "The image of a latent is not finite; try a lower scheduler.temperature."
 
     def _dequantize(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.flow.computing_dtype
@@ -230,11 +259,12 @@ class FlowPipeline(HFGenPipeline):
 
     def _levels(self, images: Tensor) -> Tensor:
         require_initialized(self.flow)
+        require_initialized(self.dequantizer)
         check_images(images, self.image_shape)
         return levels_of(images.to(self._execution_device), self.num_values, strict=True)
 
     def _checked(self, latents: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        shape = tuple(self.scheduler.config.latent_shape)
+        shape = (math.prod(self.image_shape),)
         if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != shape:
             given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
             raise UsageError(f"Latents are {given}; expected a tensor (B, {shape[0]}).")
@@ -250,7 +280,7 @@ class FlowPipeline(HFGenPipeline):
     def _exactly(self) -> Iterator[None]:
         """Within, nothing is computed in half precision, nor in training mode."""
         models = list(self.models().values())
-        with evaluating(models), without_half(models), torch.autocast(self._execution_device.type, enabled=False):
+        with evaluating(models), without_half(models), full_precision(self._execution_device):
             yield
 
     # --- likelihood -------------------------------------------------------------------------------------------------
@@ -266,7 +296,7 @@ class FlowPipeline(HFGenPipeline):
         """The bound of ln P(x) that dequantisation gives: with K draws of the noise, ln of the mean of exp of K.
 
         Args:
-            images: (B, C, H, W) in [-1, 1], of 8 bits.
+            images: (B, C, H, W) in [-1, 1], of 8 bits; of a model of fewer bits the probability is that of its levels.
             seeds: of each image's dequantisation noise; default 0, 1, 2 ...
             num_importance_samples: K.
 
@@ -276,15 +306,23 @@ class FlowPipeline(HFGenPipeline):
         """
         levels, labels = self._levels(images), self._labels_of(images, class_labels)
         noise = self._image_noise(images, seeds)
-
-        def log_weights(count: int) -> Tensor:
-            uniform = noise.uniform(count, *self.image_shape)
-            found = [self._bounds(*part) for part in _parts(levels, uniform, labels)]
-            return torch.cat(found).unflatten(0, (-1, count))
-
+        check_num_samples(num_importance_samples)
+        at_once = max(1, 16 * ELEMENTS // (levels[0].numel() * min(num_importance_samples, CHUNK)))
+        found = []
         with self._exactly():
-            nats = importance_weighted_bound(log_weights, num_importance_samples)
+            for start in range(0, len(levels), at_once):
+                rows = slice(start, start + at_once)
+                part = SeededNoise(noise.generators[rows], noise.device)
+                log_weights = partial(
+                    self._log_weights, levels[rows], labels if labels is None else labels[rows], part
+                )
+                found.append(importance_weighted_bound(log_weights, num_importance_samples))
+        nats = torch.cat(found)
         return LogLikelihood(nats, "lower bound", levels[0].numel(), self.num_values, num_importance_samples)
+
+    def _log_weights(self, levels: Tensor, labels: Tensor | None, noise: SeededNoise, count: int) -> Tensor:
+        uniform = noise.uniform(count, *self.image_shape)
+        return torch.cat([self._bounds(*part) for part in _parts(levels, uniform, labels)]).unflatten(0, (-1, count))
 
     def _bounds(self, levels: Tensor, uniform: Tensor, class_labels: Tensor | None) -> Tensor:
         v, log_q = self._dequantize(levels, uniform)
@@ -302,7 +340,7 @@ class FlowPipeline(HFGenPipeline):
         uniform = self._image_noise(images, None).uniform(1, *self.image_shape)
         with self._exactly():
             for some, noise, label in _parts(levels, uniform, labels):
-                v = inside_bins(self._dequantize(some, noise)[0], self.num_values)
+                v = inside_bins(self._dequantize(some, noise)[0], some, self.num_values)
                 back = self.flow.inverse(self.flow(v, label)[0], label)
                 error = max(error, float((back - v).abs().max().nan_to_num(math.inf)))
                 changed += int((quantize(back, self.num_values) != some).sum())
@@ -319,7 +357,10 @@ class FlowPipeline(HFGenPipeline):
         with torch.no_grad(), self._exactly():
             noise = SeededNoise.from_seeds(range(VERIFIED), self._execution_device)
             labels = self._labels(None, noise)
-            images = self._draw(self.scheduler.sample_prior(noise), labels)
+            try:
+                images = self._draw(self.scheduler.sample_prior(noise), labels)
+            except CheckError as error:
+                raise LoadError(f"{error} verify=False loads it all the same.") from error
         trip = self.round_trip(images, labels)
         if trip.changed_values:
             raise LoadError(
@@ -329,9 +370,8 @@ class FlowPipeline(HFGenPipeline):
             )
 
 
-def inside_bins(v: Tensor, num_values: int) -> Tensor:
+def inside_bins(v: Tensor, levels: Tensor, num_values: int) -> Tensor:
     """Each v at least EDGE of a bin away from the next value: what float32 rounds off does not carry it there."""
-    levels = quantize(v, num_values)
     return (levels + (v * num_values - levels).clamp(EDGE, 1 - EDGE)) / num_values
 
 

@@ -7,15 +7,23 @@ from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hfgen import PriorScheduler
 from hfgen.errors import UsageError
-from hfgen_flow.bijections import DiagonalNormal, NormalizedConv1x1, Preprocess, Squeeze, require_initialized
+from hfgen_flow.bijections import (
+    DiagonalNormal,
+    NormalizedConv1x1,
+    Preprocess,
+    Preprocessing,
+    Squeeze,
+    require_initialized,
+)
 from hfgen_flow.couplings import AdditiveTransform, ChannelCoupling, SigmoidTransform, SplineTransform
 from hfgen_flow.dequantization import UniformDequantizer, VariationalDequantizer
 from hfgen_flow.flow import FlowPipeline, join_latents, split_latents
-from hfgen_flow.networks import ConvNetwork, ZeroConv2d
+from hfgen_flow.networks import ConvNetwork, ZeroConv2d, require_at_least
 from hfgen_flow.precision import FlowModel, full_precision
 
 # --- network --------------------------------------------------------------------------------------------------------
@@ -53,19 +61,19 @@ class Glow(FlowModel):
         coupling: Literal["affine", "additive", "spline", "none"] = "affine",
         convolution: Literal["lu", "plain"] = "lu",
         squeeze_factor: int = 2,
-        preprocessing: str = "glow",
+        preprocessing: Preprocessing = "glow",
         alpha: float = 0.05,
         num_bins: int = 8,
         spline_bound: float = 3.0,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if num_levels < 1 or num_steps < 1 or squeeze_factor < 2:
-            raise UsageError("flow: num_levels and num_steps must be at least 1, squeeze_factor at least 2.")
+        require_at_least(1, num_levels=num_levels, num_steps=num_steps, hidden_channels=hidden_channels)
+        require_at_least(2, squeeze_factor=squeeze_factor)
         if sample_size % squeeze_factor**num_levels:
             raise UsageError(
                 f"Images of {sample_size}x{sample_size} cannot be divided by {squeeze_factor} {num_levels} times.\n"
-                "Give another --resolution, or a smaller --flow.num_levels."
+                "Give another --resolution, a smaller --flow.num_levels, or another --flow.squeeze_factor."
             )
         make_transform = {
             "affine": SigmoidTransform,
@@ -98,6 +106,7 @@ class Glow(FlowModel):
         z, term = self.top(x, class_labels)
         return join_latents([*latents, z]), log_det + term
 
+    @apply_forward_hook
     def inverse(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Latents (B, C H W) -> images, in [0, 1] where the latents are of images.
 
@@ -144,7 +153,7 @@ class SplitPrior(nn.Module):
         self.normal = DiagonalNormal()
 
     def _moments(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        with full_precision(kept):
+        with full_precision(kept.device):
             mean, logs = self.prior(kept).unflatten(1, (-1, 2)).unbind(2)
         return mean, logs
 
@@ -239,6 +248,7 @@ class GlowPipeline(FlowPipeline):
             side, levels = side // factor, levels + 1
         if not levels:
             raise UsageError(
-                f"Images of {sample_size}x{sample_size} cannot be divided by {factor}; give another --resolution."
+                f"Images of {sample_size}x{sample_size} cannot be divided by {factor}.\n"
+                "Give another --resolution or --flow.squeeze_factor."
             )
         return {**super().default_flow(sample_size, in_channels, options), "num_levels": levels}

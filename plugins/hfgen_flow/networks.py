@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from hfgen.errors import UsageError
 from hfgen_flow.bijections import ActNorm
 from hfgen_flow.precision import CouplingNetwork, full_precision
+
+
+def require_at_least(least: int, component: str = "flow", /, **options: int) -> None:
+    """Raise a UsageError that names the option which is below."""
+    for name, value in options.items():
+        if value < least:
+            raise UsageError(f"{component}.{name} is {value}; it must be at least {least}.")
 
 
 class NormalizedConv2d(nn.Module):
@@ -24,7 +32,7 @@ class NormalizedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         padding = self.weight.shape[-1] // 2
         if self.actnorm.measuring:
-            with full_precision(x):
+            with full_precision(x.device):
                 self.actnorm.measure(conv2d(x, self.weight.to(x.dtype), padding=padding))
         scale = self.actnorm.logs.exp()
         weight, bias = self.weight * scale[:, None, None, None], self.actnorm.bias * scale

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from torch import Tensor, nn
+from torch import nn
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -25,7 +25,10 @@ class FlowModel(ModelMixin, ConfigMixin):
         dtype = kwargs.get(name)
         if dtype not in HALF:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, name: torch.float32})
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, name: torch.float32})
+        if isinstance(loaded, tuple):  # with output_loading_info
+            loaded[0].to(dtype)
+            return loaded  # type: ignore[return-value]
         return loaded.to(dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -49,14 +52,31 @@ class FlowModel(ModelMixin, ConfigMixin):
     @property
     def computing_dtype(self) -> torch.dtype:
         """float64 of a model in float64, else float32, whatever its coupling networks are in."""
-        double = any(parameter.dtype == torch.float64 for parameter in self.parameters())
-        return torch.float64 if double else torch.float32
+        return next((p.dtype for p in self.parameters() if p.dtype not in HALF), torch.float32)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Within, nothing is cast to half precision. For convolutions and matrix products: autocast leaves other
-    arithmetic as it is."""
-    return torch.autocast(x.device.type, enabled=False)
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Within, convolutions and matrix products are not cast to half precision, nor rounded to TF32 on CUDA."""
+    with torch.autocast(device.type, enabled=False), without_tf32() if device.type == "cuda" else _NOTHING:
+        yield
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within, CUDA does not round the inputs of float32 convolutions to 10 bits, as it does by default."""
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    kept = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, kept, strict=True):
+            switch.fp32_precision = precision
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hfgen import PriorScheduler
 from hfgen.errors import UsageError
-from hfgen_flow.bijections import ActNorm, AlternateSqueeze, Preprocess, Squeeze, require_initialized
+from hfgen_flow.bijections import ActNorm, AlternateSqueeze, Preprocess, Preprocessing, Squeeze, require_initialized
 from hfgen_flow.couplings import (
     AdditiveTransform,
     AffineTransform,
@@ -22,7 +23,7 @@ from hfgen_flow.couplings import (
 )
 from hfgen_flow.dequantization import UniformDequantizer, VariationalDequantizer
 from hfgen_flow.flow import FlowPipeline, join_latents, split_latents
-from hfgen_flow.networks import ResidualNetwork
+from hfgen_flow.networks import ResidualNetwork, require_at_least
 from hfgen_flow.precision import FlowModel
 
 # --- network --------------------------------------------------------------------------------------------------------
@@ -59,14 +60,14 @@ class RealNVP(FlowModel):
         hidden_channels: int = 32,
         num_blocks: int = 1,
         coupling: Literal["affine", "additive", "spline"] = "affine",
-        preprocessing: str = "logit_2alpha",
+        preprocessing: Preprocessing = "logit_2alpha",
         alpha: float = 0.05,
         num_bins: int = 8,
         spline_bound: float = 3.0,
     ) -> None:
         super().__init__()
-        if num_scales < 1 or num_couplings < 0 or num_blocks < 0:
-            raise UsageError("flow: num_scales must be at least 1, num_couplings and num_blocks at least 0.")
+        require_at_least(1, num_scales=num_scales, num_couplings=num_couplings, hidden_channels=hidden_channels)
+        require_at_least(0, num_blocks=num_blocks)
         if sample_size % 2 ** (num_scales - 1):
             raise UsageError(
                 f"Images of {sample_size}x{sample_size} cannot be halved {num_scales - 1} times.\n"
@@ -89,8 +90,7 @@ class RealNVP(FlowModel):
             channels, side, width = 2 * channels, side // 2, 2 * width
             self.latent_shapes.append((channels, side, side))
         make = partial(ResidualNetwork, hidden_channels=width, num_blocks=num_blocks)
-        count = num_couplings + 1 if num_couplings else 0
-        self.last = nn.ModuleList(_checkerboards(channels, side, count, make_transform[coupling], make))
+        self.last = nn.ModuleList(_checkerboards(channels, side, num_couplings + 1, make_transform[coupling], make))
         self.latent_shapes.append((channels, side, side))
 
     def forward(self, v: Tensor, class_labels: None = None) -> tuple[Tensor, Tensor]:
@@ -104,6 +104,7 @@ class RealNVP(FlowModel):
         x, term = _forward(self.last, x)
         return join_latents([*latents, x]), log_det + term
 
+    @apply_forward_hook
     def inverse(self, latents: Tensor, class_labels: None = None) -> Tensor:
         """Latents (B, C H W) -> images, in [0, 1] where the latents are of images.
 
