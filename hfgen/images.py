@@ -36,6 +36,13 @@ def check_images(images: Tensor, shape: Sequence[int]) -> None:
         warnings.warn("All images lie in [0, 1]; expected [-1, 1], of which that would be 2 x - 1.", stacklevel=4)
 
 
+def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
+    """Raise a UsageError unless they are a tensor (B, *shape)."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != tuple(shape) or latents.ndim != len(shape) + 1:
+        given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+        raise UsageError(f"Latents are {given}; expected a tensor (B, {', '.join(map(str, shape))}).")
+
+
 def labels_for(count: int, class_labels: Any, num_classes: int | None, device: torch.device) -> Tensor | None:
     """The class of each of `count` images, int64, on the device; None of a model that takes none.
 

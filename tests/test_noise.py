@@ -101,3 +101,39 @@ def test_it_is_saved_and_swapped_by_from_config(tmp_path):
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(UsageError, match="scheduler"):
         PriorScheduler(**options)
+
+
+def test_rows_by_index_are_the_micro_batches_together():
+    """What is drawn for all micro-batches at once is what each would draw."""
+    layout = Layout(2, num_processes=2, process_index=1, accumulation=3)
+    rows = [layout.rows(micro) for micro in range(3)]
+    together = StepNoise(0, 0, torch.cat([torch.arange(12)[r] for r in rows]), 12)
+    assert len(together) == 6
+    alone = torch.cat([StepNoise(0, 0, r, 12).uniform(3) for r in rows])
+    assert torch.equal(together.uniform(3), alone)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "logistic", "uniform"])
+def test_priors_know_their_density(distribution):
+    """ln p against torch's, and of what is drawn the density says the entropy."""
+    scheduler = PriorScheduler([2, 3], distribution)
+    unit = torch.distributions.Uniform(0, 1)
+    logistic = torch.distributions.TransformedDistribution(unit, [torch.distributions.SigmoidTransform().inv])
+    torchs = {"normal": torch.distributions.Normal(0, 1), "logistic": logistic}
+    torchs["uniform"] = torch.distributions.Uniform(-1, 1)
+    z = scheduler.sample_prior(SeededNoise.from_seeds(range(2000)))
+    expected = torchs[distribution].log_prob(z).flatten(1).sum(1)
+    torch.testing.assert_close(scheduler.log_prob(z), expected, rtol=1e-5, atol=1e-4)
+    entropy = {"normal": 1.418939, "logistic": 2.0, "uniform": 0.693147}[distribution] * 6
+    assert -scheduler.log_prob(z).mean().item() == pytest.approx(entropy, abs=0.1)
+    outside = scheduler.log_prob(torch.full((1, 2, 3), 1.5)).item()
+    assert (outside == -math.inf) == (distribution == "uniform")
+
+
+def test_what_a_prior_cannot_have_is_refused():
+    for distribution, options in (("uniform", {"temperature": 0.7}), ("logistic", {"truncation": 1.0})):
+        with pytest.raises(UsageError, match="belongs to a normal"):
+            PriorScheduler([4], distribution, **options)
+    noise = [SeededNoise.from_seeds([0]) for _ in range(2)]
+    half = PriorScheduler([4], "logistic", temperature=0.5).sample(noise[0])
+    torch.testing.assert_close(half, PriorScheduler([4], "logistic").sample(noise[1]) / 2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, PriorScheduler, Update
 from hfgen.building import signature_of
 from hfgen.errors import CheckError, LoadError, UsageError
-from hfgen.images import check_images, labels_for, noise_for
+from hfgen.images import check_images, check_latents, labels_for, noise_for
 from hfgen.likelihood import (
     CHUNK,
     bits_per_dim,
@@ -264,10 +264,7 @@ class FlowPipeline(HFGenPipeline):
         return levels_of(images.to(self._execution_device), self.num_values, strict=True)
 
     def _checked(self, latents: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        shape = (math.prod(self.image_shape),)
-        if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != shape:
-            given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
-            raise UsageError(f"Latents are {given}; expected a tensor (B, {shape[0]}).")
+        check_latents(latents, [math.prod(self.image_shape)])
         return latents.to(self._execution_device), self._labels_of(latents, class_labels)
 
     def _image_noise(self, images: Tensor, seeds: Sequence[int] | None) -> SeededNoise:

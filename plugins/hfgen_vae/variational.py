@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, PriorScheduler
-from hfgen.errors import UsageError
-from hfgen.images import check_images, labels_for, noise_for
+from hfgen.images import check_images, check_latents, labels_for, noise_for
 from hfgen.likelihood import bits_per_dim, check_num_samples, importance_weighted_bound
 from hfgen.noise import SeededNoise
 from hfgen.objective import Batch
@@ -51,10 +50,7 @@ class VariationalPipeline(HFGenPipeline):
         Raises:
             UsageError: latents of another shape, or class labels that do not fit.
         """
-        shape = tuple(self.scheduler.config.latent_shape)
-        if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != shape:
-            given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
-            raise UsageError(f"Latents are {given}; expected a tensor (B, {', '.join(map(str, shape))}).")
+        check_latents(latents, self.scheduler.config.latent_shape)
         labels = self._labels_of(latents, class_labels)
         return self.likelihood.mean(self.likelihood_parameters(latents.to(self._execution_device), labels))
 
