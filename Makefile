@@ -19,7 +19,7 @@ demo: install
 	echo "Look at $$run/grid.png and $$run/README.md"
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile  # tests compute on one thread each
 
 lint: install
 	$(BIN)/ruff check .
