@@ -252,7 +252,7 @@ def test_the_beta_schedule_is_in_the_loss_and_in_the_folder(tmp_path):
     batch = {"pixel_values": torch.rand(4, 1, 4, 4) * 2 - 1}
     for step, beta in ((0, 0.3), (9, 3.0)):
         objective.noise, objective.step = StepNoise(0, 0, slice(0, 4), 4), step
-        _, loss, metrics = next(objective.training_step(batch))
+        loss, metrics = (update := next(objective.training_step(batch))).loss, update.metrics
         assert loss.item() == pytest.approx(
             (-metrics["elbo"] + (beta - 1) * metrics["kl_divergence"]).item(), rel=1e-5
         )
