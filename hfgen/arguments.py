@@ -5,10 +5,11 @@ This module imports no torch: the command line's help comes from it.
 """
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -204,6 +205,14 @@ def check_options(
         if name not in signature:
             raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
     return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
+
+
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a UsageError of a keyword that `function` does not take."""
+    known = inspect.signature(function).parameters
+    for name in options:
+        if name not in known:
+            raise UsageError(f"This model takes no {name}.{did_you_mean(name, known)}")
 
 
 def _typed(hint: Any, value: Any, name: str, source: str) -> Any:

@@ -176,6 +176,7 @@ def _measured(results: list[dict[str, Any]]) -> str:
 def _row(result: Mapping[str, Any]) -> str:
     samples = result["num_importance_samples"]
     kind = f"{result['kind']}, {samples:,} importance samples" if samples else result["kind"]
+    kind += f", {result['method']}" if result.get("method") else ""
     discrete = result["bits_per_dim"] is not None
     bits = (
         f"{result['bits_per_dim']:.4f} bits per dimension of {result['num_values']} values"

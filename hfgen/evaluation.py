@@ -52,11 +52,14 @@ def log_likelihood(
         one.num_dimensions,
         one.num_values,
         one.num_importance_samples,
+        one.method,
     )
 
 
-def write_log_likelihood(folder: Path, result: LogLikelihood, data: str, split: str) -> Path:
-    """`evaluation/log_likelihood.json`: the number with all that says what number it is."""
+def write_log_likelihood(
+    folder: Path, result: LogLikelihood, data: str, split: str, name: str = "log_likelihood"
+) -> Path:
+    """`evaluation/NAME.json`: the number with all that says what number it is."""
     facts = {
         "metric": "log_likelihood",
         "data": Path(data).name,
@@ -66,12 +69,13 @@ def write_log_likelihood(folder: Path, result: LogLikelihood, data: str, split: 
         "standard_error": result.standard_error if len(result.nats) > 1 else None,
         "bits_per_dim": None if result.num_values is None else float(result.bits_per_dim.mean()),
         "kind": result.kind,
+        "method": result.method,
         "num_importance_samples": result.num_importance_samples,
         "num_dimensions": result.num_dimensions,
         "num_values": result.num_values,
         "seeds": "image i has seed i",
     }
-    path = folder / FOLDER / "log_likelihood.json"
+    path = folder / FOLDER / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_text(path, json.dumps(facts, indent=2) + "\n")
     return path

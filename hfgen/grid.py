@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -28,14 +28,18 @@ def draw(
     seeds: Sequence[int],
     class_labels: Sequence[int] | None = None,
     batch_size: int = 64,
-    num_inference_steps: int | None = None,
+    **options: Any,
 ) -> list[Image.Image]:
-    """One PIL image per seed, drawn in batches; the batch size changes nothing but memory and speed."""
+    """One PIL image per seed, drawn in batches; the batch size changes nothing but memory and speed.
+
+    Args:
+        options: what the pipeline's call takes beyond seeds and labels.
+    """
     images: list[Image.Image] = []
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
         labels = None if class_labels is None else class_labels[part]
-        images += pipeline(seeds=seeds[part], class_labels=labels, num_inference_steps=num_inference_steps).images
+        images += pipeline(seeds=seeds[part], class_labels=labels, **options).images
     return images
 
 

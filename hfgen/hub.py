@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 INDEX = "model_index.json"
-READABLE = [INDEX, "README.md", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+ROOT_WEIGHTS = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors"]
+READABLE = [INDEX, "README.md", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors", *ROOT_WEIGHTS]
 DEEP, VARIANT = "*/*/*", "*/*.*.safetensors"  # checkpoints of a run; weights of another variant
 
 # --- finding ----------------------------------------------------------------------------------------------------
@@ -150,12 +151,18 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
             continue
         class_ = getattr(components, value[1])
         config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
-        if not (Path(folder) / name / config).is_file():
+        place = component_folder(folder, name)
+        if not (place / config).is_file():
             raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
-        _check_config(Path(folder) / name / config)
+        _check_config(place / config)
         if issubclass(class_, ModelMixin):
-            saved_keys(Path(folder) / name, kwargs.get("variant"))
-            _check_names(Path(folder) / name, kwargs.get("variant"))
+            saved_keys(place, kwargs.get("variant"))
+            _check_names(place, kwargs.get("variant"))
+
+
+def component_folder(folder: str, name: str) -> Path:
+    """Where a component lies: in its own folder, or, as in diffusers' first repositories, beside the index."""
+    return Path(folder) / name if (Path(folder) / name).is_dir() else Path(folder)
 
 
 def _check_config(path: Path) -> None:
@@ -181,7 +188,7 @@ def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: M
     for name, model in pipeline.models().items():
         if name in kwargs or not isinstance(model, ModelMixin):
             continue
-        missing = set(model.state_dict()) - saved_keys(Path(folder) / name, kwargs.get("variant"))
+        missing = set(model.state_dict()) - saved_keys(component_folder(folder, name), kwargs.get("variant"))
         if missing:
             raise LoadError(
                 f"The weights of {name!r} are incomplete: {len(missing)} of {len(model.state_dict())} tensors are "

@@ -10,7 +10,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from hfgen.errors import UsageError
-from hfgen.noise import SeededNoise
+from hfgen.noise import SeededNoise, draw_seed
 
 
 def check_images(images: Tensor, shape: Sequence[int]) -> None:
@@ -66,6 +66,23 @@ def labels_for(count: int, class_labels: Any, num_classes: int | None, device: t
     if labels.min() < 0 or labels.max() >= num_classes:
         raise UsageError(f"class_labels must lie in 0..{num_classes - 1}.")
     return labels
+
+
+def noise_of(
+    batch_size: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    seeds: Sequence[int] | None,
+    device: torch.device,
+) -> SeededNoise:
+    """What is drawn for each image of a call, as `HFGenPipeline.__call__` takes it."""
+    if generator is not None and seeds is not None:
+        raise UsageError("Give either generator or seeds, not both.")
+    if batch_size < 1 or (seeds is not None and len(seeds) == 0):
+        raise UsageError(f"batch_size is {batch_size}; at least one image must be asked for.")
+    if isinstance(generator, Sequence):
+        return SeededNoise(generator, device)
+    drawn = [draw_seed(generator) for _ in range(batch_size)] if seeds is None else seeds
+    return SeededNoise.from_seeds(drawn, device)
 
 
 def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:

@@ -19,21 +19,24 @@ class LogLikelihood:
 
     Attributes:
         nats: shape (B,), float64.
-        kind: `"exact"`, or `"lower bound"`: its expectation is at most the exact value.
+        kind: `"exact"`; `"lower bound"`: its expectation is at most the exact value; `"estimate"`: close to a value
+            of which it is neither.
         num_dimensions: elements of an image, C * H * W.
         num_values: how many values each element can take (2 binary, 256 bytes); None where p is a density, which
             is no probability and may exceed 1.
         num_importance_samples: K of an importance-weighted bound, else None.
+        method: how it was computed, where there is more to say.
 
     Raises:
         CheckError: a value that is not a number, or plus infinity.
     """
 
     nats: Tensor
-    kind: Literal["exact", "lower bound"]
+    kind: Literal["exact", "lower bound", "estimate"]
     num_dimensions: int
     num_values: int | None = None
     num_importance_samples: int | None = None
+    method: str | None = None
 
     def __post_init__(self) -> None:
         broken = self.nats.isnan() | (self.nats == math.inf)
@@ -42,7 +45,7 @@ class LogLikelihood:
 
     def __str__(self) -> str:
         """`-86.76 +- 0.12 nats per image, 0.1597 bits per dimension of 2 values (lower bound, ...)`"""
-        parts: list[str] = [self.kind]
+        parts: list[str] = [self.kind, *([self.method] if self.method else [])]
         if self.num_importance_samples is not None:
             noun = "sample" if self.num_importance_samples == 1 else "samples"
             parts.append(f"{self.num_importance_samples} importance {noun}")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
-from hfgen.arguments import check_options
+from hfgen.arguments import check_options, refuse_unknown
 from hfgen.building import (
     CLASS_NAME,
     chosen_class,
@@ -26,9 +26,9 @@ from hfgen.building import (
 )
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
-from hfgen.images import labels_for, postprocess
+from hfgen.images import labels_for, noise_of, postprocess
 from hfgen.likelihood import LogLikelihood
-from hfgen.noise import Noise, SeededNoise, draw_seed
+from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
 
 Config = dict[str, Any]
@@ -130,6 +130,7 @@ class HFGenPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        **options: Any,
     ) -> Any:
         """Draw images: an `ImagePipelineOutput`, or a tuple without `return_dict`.
 
@@ -142,14 +143,16 @@ class HFGenPipeline(DiffusionPipeline):
             class_labels: one for all images or one for each, of a class-conditional model; drawn if not given.
             num_inference_steps: for families that sample in many steps.
             output_type: `"pil"`, `"np"` (B, H, W, C in [0, 1]), `"pt"` (B, C, H, W in [0, 1]).
+            options: what this family's `sample` takes beyond these.
 
         Raises:
             UsageError: arguments that contradict each other or that this model does not take.
         """
-        noise = self._noise(batch_size, generator, seeds)
+        refuse_unknown(self.sample, options)
+        noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with evaluating(self.models().values()):
             labels = self._labels(class_labels, noise)
-            images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps)
+            images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
         images = postprocess(images, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -199,6 +202,10 @@ class HFGenPipeline(DiffusionPipeline):
         """
         raise self._cannot("log_likelihood", "it defines no density of images")
 
+    def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
+        """The latent a fraction t of the way from one to another, for a latent walk."""
+        return self.scheduler.interpolate(start, end, t)
+
     def interpolate(
         self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
     ) -> Iterator[Any]:
@@ -208,27 +215,21 @@ class HFGenPipeline(DiffusionPipeline):
         """
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
-        noise = self._noise(len(seeds), None, seeds)
+        noise = noise_of(1, None, seeds, self._execution_device)
         with torch.no_grad(), evaluating(self.models().values()):
             labels, latents = self._labels(class_labels, noise), self.latents(noise)
             for frame in range(num_frames):
                 place = frame * len(seeds) / num_frames
                 start, t = int(place), place % 1
                 end = (start + 1) % len(seeds)
-                z = self.scheduler.interpolate(latents[start : start + 1], latents[end : end + 1], t)
+                z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
                 yield postprocess(self.decode(z, class_labels=label), "pil")[0]
 
-    def _noise(self, batch_size: int, generator: Any, seeds: Sequence[int] | None) -> SeededNoise:
-        if generator is not None and seeds is not None:
-            raise UsageError("Give either generator or seeds, not both.")
-        if batch_size < 1 or (seeds is not None and len(seeds) == 0):
-            raise UsageError(f"batch_size is {batch_size}; at least one image must be asked for.")
-        if isinstance(generator, Sequence):
-            return SeededNoise(generator, self._execution_device)
-        if seeds is None:
-            seeds = [draw_seed(generator) for _ in range(batch_size)]
-        return SeededNoise.from_seeds(seeds, self._execution_device)
+    @property
+    def validation_options(self) -> Mapping[str, Any]:
+        """Arguments of the calls that draw a training's grids, of a family whose default would take long."""
+        return {}
 
     def _labels(self, class_labels: Any, noise: SeededNoise) -> Tensor | None:
         if self.num_classes is None:

@@ -94,17 +94,24 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> F
     flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
     for name, component in components.items():
         if component is not None:
-            flat[name] = {**chosen.get(name, {}), **_options_of(component, derived.get(name, {}))}
+            follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
+            options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
+            flat[name] = {**chosen.get(name, {}), **options}
     parameters = signature_of(pipeline.objective_class)
     defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
     return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
 
 
+def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
+    """What a scheduler's config holds of the networks: the shapes of latents, and options that a network has too."""
+    networks = {key for model in pipeline.models().values() for key in getattr(model, "config", {})}
+    return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
+
+
 def _options_of(component: Any, derived: Facts) -> Facts:
-    """Its config, without what follows from the data, and of a scheduler without what follows from the networks."""
-    follows = {k for k in derived if k in SHAPE or not isinstance(component, torch.nn.Module)}
+    """Its config, without what follows from the data and the networks."""
     options = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
-    return {k: v for k, v in options.items() if k not in follows or derived[k] != v}
+    return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
 
 
 def _plain(value: Any) -> Any:

@@ -95,14 +95,20 @@ class PriorScheduler(SchedulerMixin, ConfigMixin):
         return z.clamp(-self.config.truncation, self.config.truncation).float()
 
     def interpolate(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """The latent a fraction t of the way: along the great circle for a normal prior (White 2016, "Sampling
-        generative networks", section 3), along the straight line for others. Shapes (B, *latent_shape)."""
+        """The latent a fraction t of the way: along the great circle for a normal prior, along the straight line
+        for others. Shapes (B, *latent_shape)."""
         if self.config.distribution != "normal":
             return torch.lerp(start, end, t)
-        a, b = start.flatten(1), end.flatten(1)
-        cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
-        omega = torch.arccos(cosine)[:, None]
-        near = omega.sin().abs() < 1e-4
-        weight_a = torch.where(near, torch.full_like(omega, 1 - t), torch.sin((1 - t) * omega) / omega.sin())
-        weight_b = torch.where(near, torch.full_like(omega, t), torch.sin(t * omega) / omega.sin())
-        return (weight_a * a + weight_b * b).reshape(start.shape)
+        return great_circle(start, end, t)
+
+
+def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
+    """The latent a fraction t of the way between latents of N(0, I), along which their length is kept (White 2016,
+    "Sampling generative networks", section 3). Shapes (B, ...)."""
+    a, b = start.flatten(1), end.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
+    omega = torch.arccos(cosine)[:, None]
+    near = omega.sin().abs() < 1e-4
+    weight_a = torch.where(near, torch.full_like(omega, 1 - t), torch.sin((1 - t) * omega) / omega.sin())
+    weight_b = torch.where(near, torch.full_like(omega, t), torch.sin(t * omega) / omega.sin())
+    return (weight_a * a + weight_b * b).reshape(start.shape)

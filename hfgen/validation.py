@@ -22,7 +22,8 @@ def validate(pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, 
         examples: always the same training images.
     """
     samples = folder / "samples"
-    grid.save_image(grid.image_grid(grid.draw(pipeline, range(num_images))), samples / f"step_{step:06d}.png")
+    images = grid.draw(pipeline, range(num_images), **pipeline.validation_options)
+    grid.save_image(grid.image_grid(images), samples / f"step_{step:06d}.png")
     with evaluating(pipeline.models().values()):
         if reconstructs(pipeline):
             grid.save_image(reconstruction_grid(pipeline, examples), samples / f"reconstructions_{step:06d}.png")

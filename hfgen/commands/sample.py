@@ -1,13 +1,16 @@
 """hfgen sample TARGET"""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hfgen.commands.options import parse_numbers
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, did_you_mean
+
+CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")
 
 
 @click.command("sample")
@@ -17,6 +20,11 @@ from hfgen.errors import HFGenError, UsageError
 @click.option("--seeds", help="The seeds themselves: 3,7,10-20; `--seeds 37` draws tile 37 of a grid of seed 0.")
 @click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
+@click.option("--scheduler", help="Another scheduler for a model that samples in many: ddim, dpmsolver_multistep ...")
+@click.option("--eta", type=click.FloatRange(0, 1), help="Of DDIM: 0 deterministic, 1 as random as DDPM.")
+@click.option("--guidance_scale", type=float, help="Of classifier-free guidance; 1 is the conditional model itself.")
+@click.option("--timestep_spacing", help="Which steps are taken: leading, trailing, linspace, quadratic.")
+@click.option("--clip_sample", help="Whether predicted images are cut off in each step: none, x0, x0_and_epsilon.")
 @click.option("--temperature", type=click.FloatRange(0), help="Of the prior: below 1, typical images rather than all.")
 @click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Draw latents within so many deviations.")
 @click.option(
@@ -47,6 +55,8 @@ def command(
     if labels is not None:
         labels = [labels[i % len(labels)] for i in range(len(numbers))]
     pipeline = load(target, o)
+    if o["scheduler"]:
+        swap_scheduler(pipeline, o["scheduler"])
     set_prior(pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
     try:
         written = WRITERS[kind](pipeline, numbers, labels, output, o)
@@ -95,6 +105,27 @@ def load(target: str, o: dict[str, Any]) -> Any:
         raise UsageError(f"--device {o['device']}: {str(error).splitlines()[0]}") from error
 
 
+def swap_scheduler(pipeline: Any, name: str) -> None:
+    """Sample by another of the schedulers that can take this one's place; `ddim` is diffusers' DDIMScheduler."""
+    current = pipeline.scheduler
+    choices = {_short(c.__name__): c for c in (type(current), *current.compatibles)}
+    chosen = choices.get(_short(name))
+    if chosen is None:
+        known = {key: choice.__name__ for key, choice in choices.items()}
+        raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
+    if chosen is not type(current):
+        pipeline.register_modules(scheduler=chosen.from_config(current.config))
+
+
+def _short(name: str) -> str:
+    """
+    >>> _short("EulerDiscreteScheduler"), _short("dpm-solver_multistep"), _short("unipc")
+    ('euler', 'dpmsolver', 'unipc')
+    """
+    short = re.sub(r"[-_ ]", "", name).lower()
+    return re.sub(r"(multistep|discrete)?(scheduler)?$", "", short)
+
+
 def set_prior(pipeline: Any, options: dict[str, float]) -> None:
     """Sample from the prior at this temperature or truncation."""
     scheduler = pipeline.scheduler
@@ -108,7 +139,8 @@ def set_prior(pipeline: Any, options: dict[str, float]) -> None:
 def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:
     from hfgen import grid
 
-    return grid.draw(pipeline, numbers, labels, o["batch_size"], o["num_inference_steps"])
+    options = {name: o[name] for name in CALL_OPTIONS if o[name] is not None}
+    return grid.draw(pipeline, numbers, labels, o["batch_size"], **options)
 
 
 def write_grid(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:

@@ -1,0 +1,19 @@
+"""Denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502): a DDPM, sampled in few steps."""
+
+from diffusers import DDIMScheduler, UNet2DModel
+
+from hfgen_diffusion.ddpm import DDPMPipeline
+
+
+class DDIMPipeline(DDPMPipeline):
+    """A DDPM that samples by DDIM, by default deterministically in 50 steps; plain `DDIMPipeline` reads it.
+
+    References:
+        Song, Meng & Ermon (2021), Denoising diffusion implicit models, arXiv:2010.02502
+    """
+
+    description = "Denoising diffusion implicit model (DDIM) with diffusers' UNet, readable by plain diffusers"
+    scheduler_defaults = {"clip_sample": True}
+
+    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
+        super().__init__(unet, scheduler)

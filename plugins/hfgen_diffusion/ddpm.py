@@ -1,0 +1,340 @@
+"""Denoising diffusion probabilistic models (Ho et al. 2020, arXiv:2006.11239): the pipeline.
+
+Network and scheduler are diffusers' own, saved under diffusers' own class names: plain `DDPMPipeline.from_pretrained`
+reads what is trained here, and what it has saved is read here.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from torch import Tensor
+
+from hfgen import HFGenPipeline, LogLikelihood
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.images import check_images, check_latents, labels_for, noise_for
+from hfgen.likelihood import levels_of
+from hfgen.noise import Noise, SeededNoise
+from hfgen.pipeline import evaluating
+from hfgen.scheduler import great_circle
+from hfgen_diffusion import likelihoods, sampling
+from hfgen_diffusion.faults import warn_of_other_steps
+from hfgen_diffusion.networks import unet_config
+from hfgen_diffusion.objective import DDPMObjective
+from hfgen_diffusion.process import CLIPS, END, Clip, ForwardProcess
+from hfgen_diffusion.sampling import Denoiser
+from hfgen_diffusion.solvers import scales_input, step_options, usable
+from hfgen_diffusion.timesteps import Spacing, check_timesteps, steps, timesteps_of
+
+FEW = 50  # steps of a deterministic sampler, of `encode` and `decode`, and of the grids of a training
+LAST_BETA = 0.999
+
+
+class DDPMPipeline(HFGenPipeline):
+    """Draws images by undoing noise, step after step, by whichever scheduler it holds.
+
+    With a `DDPMScheduler` that is ancestral sampling, by default through all T levels with the variance that the
+    scheduler names; through fewer, `fixed_large` would leave noise in the images, and β̃ (`fixed_small`) is drawn
+    instead. With a `DDIMScheduler` it is DDIM; other solvers of diffusers step by themselves. Image i of seed s is
+    plain diffusers' image of `generator=[torch.Generator().manual_seed(s)]`.
+
+    References:
+        Ho, Jain & Abbeel (2020), Denoising diffusion probabilistic models, arXiv:2006.11239
+    """
+
+    objective_class = DDPMObjective
+    training_defaults = {
+        "learning_rate": 2e-4,
+        "max_grad_norm": 1.0,
+        "train_batch_size": 64,
+        "num_train_epochs": 10,
+        "ema_decay": 0.9999,
+    }
+    ema_components = ("unet",)
+    description = "Denoising diffusion probabilistic model (DDPM) with diffusers' UNet, readable by plain diffusers"
+    references = (
+        "Ho, Jain & Abbeel (2020), Denoising diffusion probabilistic models, arXiv:2006.11239",
+        "Song, Meng & Ermon (2021), Denoising diffusion implicit models, arXiv:2010.02502",
+        "Nichol & Dhariwal (2021), Improved denoising diffusion probabilistic models, arXiv:2102.09672",
+    )
+    notes = (
+        f"The grid was drawn in {FEW} steps; without `num_inference_steps` a DDPM takes all that it was trained on, "
+        "and a DDIM 50.",
+    )
+
+    def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        process = ForwardProcess(scheduler)
+        _check_channels(unet, process)
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def default_configs(
+        cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The network for the data's shape; noise as in the paper: linear β of 1e-4 to 0.02, or, with another number
+        of levels than 1000, as much noise in all."""
+        given = overrides.get("scheduler", {})
+        factor = 1000 / max(1, given.get("num_train_timesteps", 1000))
+        scheduler = {"beta_start": min(LAST_BETA, 1e-4 * factor), "beta_end": min(LAST_BETA, 0.02 * factor)}
+        scheduler |= cls.scheduler_defaults
+        learns_variance = given.get("variance_type") == "learned_range"
+        unet = unet_config(sample_size, in_channels, num_classes, learns_variance, overrides.get("unet", {}))
+        return {"unet": unet, "scheduler": scheduler}
+
+    scheduler_defaults: Mapping[str, Any] = {"variance_type": "fixed_large", "clip_sample": True}
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of a class-conditional model, else None."""
+        config = self.unet.config
+        return config.get("_num_classes") or config.get("num_class_embeds")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def validation_options(self) -> dict[str, Any]:
+        """A grid in all the steps would take longer than the training between two."""
+        return {"num_inference_steps": min(FEW, self.scheduler.config.num_train_timesteps)}
+
+    # --- sampling ---------------------------------------------------------------------------------------------------
+
+    def latents(self, noise: Noise) -> Tensor:
+        """N(0, I), (B, C, H, W)."""
+        return noise.normal(*self.image_shape)
+
+    def sample(
+        self,
+        noise: SeededNoise,
+        class_labels: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        eta: float | None = None,
+        timestep_spacing: Spacing | None = None,
+        timesteps: Sequence[int] | None = None,
+        clip_sample: Clip | None = None,
+    ) -> Tensor:
+        """Images in [-1, 1], (B, C, H, W).
+
+        Args:
+            num_inference_steps: default all of a `DDPMScheduler`, 50 of any other.
+            guidance_scale: w of classifier-free guidance, ε_u + w (ε_c - ε_u): 1 is the conditional model itself
+                (Ho & Salimans 2022, arXiv:2207.12598, whose own w is one less).
+            eta: of a `DDIMScheduler`: 0 deterministic (the default), 1 as random as DDPM.
+            timestep_spacing: which levels are visited; default the scheduler's.
+            timesteps: these levels, the highest first, instead of a number of steps.
+            clip_sample: whether x̂_0 is cut off at [-1, 1] in each step (`"x0"`), with ε̂ made to fit it
+                (`"x0_and_epsilon"`), or not (`"none"`); default as the scheduler's config says.
+
+        Raises:
+            UsageError: an argument that this scheduler or this model does not take.
+        """
+        denoise, x = self.denoiser(class_labels, guidance_scale), self.latents(noise)
+        if eta is not None and not isinstance(self.scheduler, DDIMScheduler):
+            raise UsageError(f"eta belongs to DDIM; this model's scheduler is a {type(self.scheduler).__name__}.")
+        if not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
+            own = {"timestep_spacing": timestep_spacing, "timesteps": timesteps, "clip_sample": clip_sample}
+            return self._solve(denoise, x, noise, num_inference_steps, own)
+        process = ForwardProcess(self.scheduler)
+        clip = process.default_clip if clip_sample is None else clip_sample
+        if clip not in CLIPS:
+            raise UsageError(f"clip_sample is {clip!r}.{did_you_mean(str(clip), CLIPS)}")
+        listed = self._timesteps(num_inference_steps, timestep_spacing, timesteps)
+        way = self._progress(list(steps(listed)))
+        if isinstance(self.scheduler, DDIMScheduler):
+            return sampling.ddim(denoise, process, x, way, clip, _checked_eta(eta), noise)
+        few = len(listed) < process.num_train_timesteps and process.variance_type == "fixed_large"
+        variance_type = "fixed_small" if few else process.variance_type
+        return sampling.ancestral(denoise, process, x, way, noise, clip, variance_type)
+
+    def denoiser(self, class_labels: Tensor | None, guidance_scale: float = 1.0) -> Denoiser:
+        """The network with its conditions: (x_t, t) -> output, in x_t's dtype."""
+        if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
+            raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")
+        dtype = self.unet.dtype
+
+        def plain(x: Tensor, t: Tensor) -> Tensor:
+            return self.unet(x.to(dtype), t, class_labels, return_dict=False)[0].to(x.dtype)
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            assert class_labels is not None
+            labels = torch.cat([torch.full_like(class_labels, self.unet.config["_num_classes"]), class_labels])
+            twice = t if t.ndim == 0 else t.repeat(2)
+            both = self.unet(x.to(dtype).repeat(2, 1, 1, 1), twice, labels, return_dict=False)[0].to(x.dtype)
+            without, with_label = both.chunk(2)
+            return without + guidance_scale * (with_label - without)
+
+        return plain if guidance_scale == 1.0 else guided
+
+    def _timesteps(self, count: int | None, spacing: str | None, timesteps: Sequence[int] | None) -> list[int]:
+        total = self.scheduler.config.num_train_timesteps
+        if timesteps is not None:
+            if count is not None or spacing is not None:
+                raise UsageError("Give either timesteps, or num_inference_steps and timestep_spacing.")
+            return check_timesteps(timesteps, total)
+        if count is None:
+            count = total if isinstance(self.scheduler, DDPMScheduler) else min(FEW, total)
+        listed = timesteps_of(self.scheduler, count, spacing)
+        if spacing is None:
+            adds_noise = self.scheduler.config.get("variance_type") in ("fixed_large", "fixed_large_log")
+            warn_of_other_steps(type(self.scheduler).__name__, listed, total, adds_noise)
+        return listed
+
+    def _solve(
+        self, denoise: Denoiser, x: Tensor, noise: SeededNoise, count: int | None, own: Mapping[str, Any]
+    ) -> Tensor:
+        refused = [name for name, value in own.items() if value is not None]
+        if refused:
+            raise UsageError(
+                f"{refused[0]} is for a DDPMScheduler or a DDIMScheduler; a {type(self.scheduler).__name__} takes "
+                "its own from its config."
+            )
+        scheduler = usable(self.scheduler)
+        scheduler.set_timesteps(min(FEW, scheduler.config.num_train_timesteps) if count is None else count, x.device)
+        return sampling.solve(denoise, scheduler, x, self._progress, step_options(scheduler, noise))
+
+    def _progress(self, steps_taken: Sequence[Any]) -> Iterable[Any]:
+        """A bar where someone looks on, as `set_progress_bar_config` has it."""
+        if not hasattr(self, "_progress_bar_config"):
+            self.set_progress_bar_config(disable=None, leave=False)  # None: off a terminal there is none
+        return self.progress_bar(steps_taken)
+
+    # --- images and latents -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Tensor,
+        class_labels: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+        num_inference_steps: int = FEW,
+    ) -> Tensor:
+        """The noise from which DDIM draws each image, (B, C, H, W): DDIM inversion (Song et al. 2021, section 4.3).
+
+        The more steps, the closer `decode` comes to the image. Nothing is drawn, and nothing is clipped.
+
+        Raises:
+            UsageError: images of another shape or range.
+        """
+        check_images(images, self.image_shape)
+        noise_for(len(images), seeds, self._execution_device)
+        rising = [END, *reversed(self._levels(num_inference_steps))]
+        x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
+        with evaluating(self.models().values()):
+            return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, class_labels: Tensor | None = None, num_inference_steps: int = FEW) -> Tensor:
+        """The image that DDIM draws from each latent, with η = 0 and nothing clipped, whatever the scheduler.
+
+        Raises:
+            UsageError: latents of another shape.
+        """
+        check_latents(latents, self.image_shape)
+        x, labels = latents.to(self._execution_device, torch.float32), self._labels_of(latents, class_labels)
+        with evaluating(self.models().values()):
+            way = steps(self._levels(num_inference_steps))
+            return sampling.ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, way, "none")
+
+    def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
+        """The latent a fraction t of the way, along the great circle."""
+        return great_circle(start, end, t)
+
+    def _levels(self, num_inference_steps: int) -> list[int]:
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        return timesteps_of(scheduler, min(num_inference_steps, scheduler.config.num_train_timesteps))
+
+    def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
+        return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
+
+    # --- likelihood -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        images: Tensor,
+        class_labels: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+        method: Literal["variational_bound", "probability_flow"] = "variational_bound",
+        num_timesteps: int | None = None,
+        num_ode_steps: int = 50,
+        clip_sample: Clip | None = None,
+    ) -> LogLikelihood:
+        """ln p(x) of each image of bytes: the variational bound of the ancestral sampler, or an estimate by the ODE.
+
+        Args:
+            images: (B, C, H, W) of bytes as k / 127.5 - 1.
+            seeds: of each image's noise; default 0, 1, 2 ...
+            method: `"variational_bound"`: prior term, KL divergences and discretised decoder, a lower bound in
+                expectation. `"probability_flow"`: the density that the ODE gives of uniformly dequantised bytes, its
+                divergence by one probe of random signs for each image; an estimate, as exact as its solver.
+            num_timesteps: of the bound: how many of the T levels are asked, one drawn in each of as many parts; the
+                expectation is the same. Default all.
+            num_ode_steps: of the ODE: Runge-Kutta steps, four calls of the network each.
+            clip_sample: of the bound: whether x̂_0 is cut off at [-1, 1]; default as the sampler does.
+
+        Raises:
+            UsageError: images of another shape or range, or with values between those of 8 bits.
+        """
+        check_images(images, self.image_shape)
+        levels_of(images, 256, strict=True)
+        x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
+        noise = noise_for(len(images), seeds, self._execution_device)
+        process = ForwardProcess(self.scheduler)
+        clip = process.default_clip if clip_sample is None else clip_sample
+        with evaluating(self.models().values()):
+            parts = self._parts(x, labels, noise)
+            if method == "variational_bound":
+                return likelihoods.variational_bound(parts, process, num_timesteps, clip)
+            if method == "probability_flow":
+                return likelihoods.probability_flow(parts, process, num_ode_steps)
+        raise UsageError(f"method is {method!r}; expected 'variational_bound' or 'probability_flow'.")
+
+    def _parts(
+        self, x: Tensor, labels: Tensor | None, noise: SeededNoise
+    ) -> Iterator[tuple[Denoiser, Tensor, SeededNoise]]:
+        """As many images at once as are quick."""
+        size = max(1, likelihoods.ELEMENTS // x[0].numel())
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            part = SeededNoise(noise.generators[rows], noise.device)
+            yield self.denoiser(None if labels is None else labels[rows]), x[rows], part
+
+    # --- saving -----------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As `HFGenPipeline.save_pretrained`; warns of a scheduler that plain diffusers would use wrongly."""
+        super().save_pretrained(save_directory, **kwargs)
+        name = type(self.scheduler).__name__
+        if scales_input(self.scheduler):
+            warnings.warn(
+                f"plain diffusers' DDPMPipeline does not scale what a {name} wants scaled, and draws noise; hfgen "
+                "does. Save with a DDPMScheduler or a DDIMScheduler for others to read.",
+                stacklevel=2,
+            )
+
+
+def _checked_eta(eta: float | None) -> float:
+    if eta is not None and not 0 <= eta <= 1:
+        raise UsageError(f"eta is {eta}; it lies in [0, 1].")
+    return 0.0 if eta is None else float(eta)
+
+
+def _check_channels(unet: UNet2DModel, process: ForwardProcess) -> None:
+    channels, given = unet.config.in_channels, unet.config.out_channels
+    learned = process.variance_type == "learned_range"
+    if given not in (channels, 2 * channels) or (learned and given == channels):
+        wanted = 2 * channels if learned else channels
+        raise UsageError(
+            f"unet.out_channels is {given}; with {channels} channels and scheduler.variance_type "
+            f"{process.variance_type} it is {wanted}."
+        )

@@ -1,0 +1,55 @@
+"""ln p(x) of a diffusion, as a bound and as an estimate, each called what it is."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from hfgen import LogLikelihood
+from hfgen.errors import UsageError
+from hfgen.noise import SeededNoise
+from hfgen_diffusion.bound import bound_terms
+from hfgen_diffusion.flow_ode import ProbabilityFlow
+from hfgen_diffusion.process import CLIPS, Clip, ForwardProcess
+from hfgen_diffusion.sampling import Denoiser
+
+ELEMENTS = 2**16  # image elements in one pass of the network
+BIN = 2 / 255  # width of a byte in [-1, 1]
+
+Part = tuple[Denoiser, Tensor, SeededNoise]
+
+
+def variational_bound(
+    parts: Iterable[Part], process: ForwardProcess, num_timesteps: int | None, clip: Clip
+) -> LogLikelihood:
+    """The bound in nats, of bytes."""
+    if num_timesteps is not None and not num_timesteps >= 1:
+        raise UsageError(f"num_timesteps is {num_timesteps}; it must be at least 1.")
+    if clip not in CLIPS:
+        raise UsageError(f"clip_sample is {clip!r}; it is one of {', '.join(CLIPS)}.")
+    nats, dimensions = [], 0
+    for denoise, x, noise in parts:
+        nats.append(-bound_terms(denoise, process, x, noise, num_timesteps, clip).total())
+        dimensions = x[0].numel()
+    levels = process.num_train_timesteps
+    asked = levels if num_timesteps is None else min(levels, num_timesteps + 1)
+    variance = process.variance_type.replace("_", " ")
+    cut = "x_0 clipped" if clip != "none" else "nothing clipped"
+    method = f"variational bound, {asked:,} of {levels:,} levels, one draw of each; variance {variance}, {cut}"
+    return LogLikelihood(torch.cat(nats), "lower bound", dimensions, 256, method=method)
+
+
+def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: int) -> LogLikelihood:
+    """The density of uniformly dequantised bytes, times the width of a bin."""
+    if not num_steps >= 1:
+        raise UsageError(f"num_ode_steps is {num_steps}; it must be at least 1.")
+    nats, dimensions = [], 0
+    for denoise, x, noise in parts:
+        dimensions = x[0].numel()
+        dequantized = x + BIN * (noise.uniform(*x.shape[1:]) - 0.5)
+        probe = (noise.uniform(*x.shape[1:]) < 0.5) * 2.0 - 1
+        density = ProbabilityFlow(denoise, process).log_density(dequantized, probe, num_steps)[1]
+        nats.append(density + dimensions * math.log(BIN))
+    method = f"probability-flow ODE, {num_steps} Runge-Kutta steps, one probe; uniform dequantisation"
+    return LogLikelihood(torch.cat(nats), "estimate", dimensions, 256, method=method)

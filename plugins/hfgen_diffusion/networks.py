@@ -1,0 +1,91 @@
+"""diffusers' UNet2DModel for images of any size that it takes: small for small images, wide attention heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hfgen.errors import UsageError
+
+SMALL = 32  # side up to which the default network is one that a CPU trains
+LEAST_LEVELS = 3  # of the default network: with fewer it would see no digit as a whole
+CHANNELS = (  # for sides up to: the channels of each level; from 33 on those of Ho et al. 2020, appendix B
+    (SMALL, (32, 64, 64)),
+    (64, (128, 256, 256, 256)),
+    (128, (128, 128, 256, 256, 512)),
+    (1 << 30, (128, 128, 256, 256, 512, 512)),
+)
+ATTENTION_SIDE = 16  # of the feature maps that have attention
+
+
+def unet_config(
+    sample_size: int, in_channels: int, num_classes: int | None, learns_variance: bool, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A UNet2DModel's config for the data's shape: as Ho et al. 2020, where `given` says nothing else.
+
+    One attention head as wide as its level's channels: diffusers' default of 8 channels in a head makes attention half
+    of a step. Class labels have one more than there are classes, the last one standing for none.
+
+    Raises:
+        UsageError: the levels halve the side more often than it can be halved, or do not fit each other.
+    """
+    channels = list(given.get("block_out_channels", default_channels(sample_size)))
+    _check_side(sample_size, len(channels))
+    config: dict[str, Any] = {
+        "sample_size": sample_size,
+        "in_channels": in_channels,
+        "out_channels": in_channels * (2 if learns_variance else 1),
+        "block_out_channels": channels,
+        "layers_per_block": 1 if sample_size <= SMALL else 2,
+        "attention_head_dim": None,
+        "norm_num_groups": _groups(channels),
+        "norm_eps": 1e-6,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        **_blocks(sample_size, len(channels)),
+    }
+    if num_classes is not None:
+        config |= {"num_class_embeds": num_classes + 1, "_num_classes": num_classes}
+    for name in ("down_block_types", "up_block_types"):
+        if len(given.get(name, channels)) != len(channels):
+            raise UsageError(f"unet.{name} and unet.block_out_channels, {channels}, must be of equal length.")
+    groups = given.get("norm_num_groups", config["norm_num_groups"])
+    if groups < 1 or any(c % groups for c in channels):
+        raise UsageError(f"unet.norm_num_groups is {groups}; it must divide each of block_out_channels, {channels}.")
+    return config
+
+
+def default_channels(sample_size: int) -> tuple[int, ...]:
+    """Those of the size, without the innermost levels for which the side cannot be halved."""
+    channels = next(channels for side, channels in CHANNELS if sample_size <= side)
+    halvings = (sample_size & -sample_size).bit_length() - 1
+    return channels[: max(LEAST_LEVELS, halvings + 1)]
+
+
+def _blocks(sample_size: int, levels: int) -> dict[str, Any]:
+    """Attention where the side is ATTENTION_SIDE, or the first below; of a small network, at its innermost level."""
+    sides = [sample_size >> level for level in range(levels)]
+    below = [level for level, side in enumerate(sides) if side <= ATTENTION_SIDE]
+    chosen = levels - 1 if sample_size <= SMALL or not below else below[0]
+    down = ["AttnDownBlock2D" if level == chosen else "DownBlock2D" for level in range(levels)]
+    up = ["AttnUpBlock2D" if level == chosen else "UpBlock2D" for level in reversed(range(levels))]
+    return {"down_block_types": down, "up_block_types": up}
+
+
+def _groups(channels: Sequence[int]) -> int:
+    """At most 32 groups, diffusers' number, of 4 channels at least.
+
+    >>> _groups([128, 256]), _groups([32, 64, 64]), _groups([24, 48])
+    (32, 8, 6)
+    """
+    most = min(32, max(1, min(channels) // 4))
+    return max(groups for groups in range(1, most + 1) if all(c % groups == 0 for c in channels))
+
+
+def _check_side(sample_size: int, levels: int) -> None:
+    factor = 2 ** (levels - 1)
+    if sample_size % factor or sample_size < factor:
+        below = sample_size // factor * factor
+        near = " or ".join(str(side) for side in (below, below + factor) if side)
+        raise UsageError(
+            f"This UNet cannot make {sample_size}x{sample_size} images: its {levels} levels halve the side "
+            f"{levels - 1} times.\nTry --resolution {near}, or fewer --unet.block_out_channels."
+        )

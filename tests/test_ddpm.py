@@ -1,0 +1,45 @@
+"""DDPM and DDIM: the laws."""
+
+from hfgen.testing import FamilyTests
+
+TINY = {
+    "unet.block_out_channels": [8, 16],
+    "unet.layers_per_block": 1,
+    "scheduler.num_train_timesteps": 8,
+    "scheduler.beta_schedule": "squaredcos_cap_v2",
+}
+
+
+class TestDDPM(FamilyTests):
+    family = "ddpm"
+    overrides = TINY
+    sample_size = 8
+    tolerance = 1e-4
+
+
+class TestConditionalDDPM(FamilyTests):
+    family = "ddpm"
+    overrides = {**TINY, "scheduler.variance_type": "learned_range", "scheduler.prediction_type": "v_prediction"}
+    sample_size = 8
+    in_channels = 3
+    num_classes = 3
+    in_processes = False
+    tolerance = 1e-4
+
+
+class TestDDIM(FamilyTests):
+    family = "ddim"
+    overrides = {**TINY, "scheduler.prediction_type": "sample"}
+    objective = {"snr_gamma": 5.0}
+    sample_size = 12
+    num_classes = 2
+    tolerance = 1e-4
+
+
+class TestBoundTrainedDDPM(FamilyTests):
+    family = "ddpm"
+    overrides = {**TINY, "scheduler.variance_type": "fixed_small"}
+    objective = {"loss_type": "bound"}
+    sample_size = 8
+    in_processes = False
+    tolerance = 1e-4
