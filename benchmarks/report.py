@@ -126,6 +126,27 @@ def write_likelihoods(results: Path) -> None:
     (results / "flow_bits.md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
 
 
+def write_diffusion(results: Path) -> None:
+    """results/diffusion_likelihood.md and results/diffusion_steps.md: of a trained diffusion."""
+    if (results / "diffusion_likelihood.json").is_file():
+        lines = json.loads((results / "diffusion_likelihood.json").read_text(encoding="utf-8"))
+        rows = [
+            f"| {line['run']} | {line['epoch']:g} | {line['bits_per_dim']:.4f} +- {line['standard_error']:.4f} "
+            f"| {line['kind']} | {line['method']} | {line['images']:,} |"
+            for line in lines
+        ]
+        head = ["| run | epochs | bits per dimension | which is | how | test images |", "|---|---|---|---|---|---|"]
+        (results / "diffusion_likelihood.md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+    if (results / "diffusion_steps.json").is_file():
+        lines = json.loads((results / "diffusion_steps.json").read_text(encoding="utf-8"))
+        rows = [
+            f"| {line['num_inference_steps']:,} | {line['seconds']:.3g} | {line['reconstruction_mse']:.2g} |"
+            for line in lines
+        ]
+        head = ["| DDIM steps | seconds for 16 images | reconstruction error per dimension |", "|---|---|---|"]
+        (results / "diffusion_steps.md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+
+
 def write_linear(results: Path) -> None:
     """results/flow_linear.md: what was trained beside the closed form."""
     lines = json.loads((results / "flow_linear.json").read_text(encoding="utf-8"))
@@ -152,8 +173,9 @@ def fill_readme() -> None:
 
 if __name__ == "__main__":
     for file in sorted((HERE / "results").glob("*.json")):
-        if file.stem not in ("vae_nats", "flow_bits", "flow_linear"):
+        if file.stem not in ("vae_nats", "flow_bits", "flow_linear", "diffusion_likelihood", "diffusion_steps"):
             write_tables(file.parent, file.stem)
     write_likelihoods(HERE / "results")
     write_linear(HERE / "results")
+    write_diffusion(HERE / "results")
     fill_readme()

@@ -168,12 +168,12 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
 
 
 def _measured(results: list[dict[str, Any]]) -> str:
-    """What was measured on data that the model was not trained on."""
-    rows = "".join(_row(result) for result in results)
+    """What was measured: on data that the model was not trained on, and how long it takes."""
+    rows = "".join(ROWS[result["metric"]](result) for result in results)
     return f"\n## Measured\n\n| what | on | value | how |\n|---|---|---|---|\n{rows}" if rows else ""
 
 
-def _row(result: Mapping[str, Any]) -> str:
+def _likelihood_row(result: Mapping[str, Any]) -> str:
     samples = result["num_importance_samples"]
     kind = f"{result['kind']}, {samples:,} importance samples" if samples else result["kind"]
     kind += f", {result['method']}" if result.get("method") else ""
@@ -187,6 +187,18 @@ def _row(result: Mapping[str, Any]) -> str:
     value = f"{result['nats']:.3f}{error} nats, {bits}"
     where = f"{result['images']:,} images of {result['data']}, {result['split']}"
     return f"| ln p(x), mean | {where} | {value} | {kind}; {result['seeds']} |\n"
+
+
+def _sampling_rows(result: Mapping[str, Any]) -> str:
+    size, how = result["batch_size"], result["how"]
+    return "".join(
+        f"| sampling, {row['num_inference_steps']:,} steps of {row['scheduler']} | {size} images at once "
+        f"| {row['seconds']:.3g} s, {row['seconds'] / size:.2g} s an image | {how} |\n"
+        for row in result["rows"]
+    )
+
+
+ROWS = {"log_likelihood": _likelihood_row, "sampling_time": _sampling_rows}
 
 
 def _words(name: str) -> str:

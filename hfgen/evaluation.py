@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,34 @@ def write_log_likelihood(
         "num_values": result.num_values,
         "seeds": "image i has seed i",
     }
+    return _write(folder, name, facts)
+
+
+def sampling_times(
+    pipeline: HFGenPipeline, num_inference_steps: Sequence[int], batch_size: int, repeats: int = 3
+) -> list[dict[str, Any]]:
+    """Median seconds of a call for `batch_size` images as tensors, by number of steps, after a first short call."""
+    pipeline(batch_size=batch_size, num_inference_steps=2, output_type="pt")
+    found = []
+    for steps in num_inference_steps:
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            pipeline(batch_size=batch_size, num_inference_steps=steps, output_type="pt")
+            seconds.append(time.perf_counter() - start)
+        scheduler = type(pipeline.scheduler).__name__
+        found.append({"scheduler": scheduler, "num_inference_steps": steps, "seconds": statistics.median(seconds)})
+    return found
+
+
+def write_sampling_times(folder: Path, rows: Sequence[dict[str, Any]], batch_size: int, how: str) -> Path:
+    """`evaluation/sampling_time.json`: what `sampling_times` found, and on what."""
+    return _write(
+        folder, "sampling_time", {"metric": "sampling_time", "batch_size": batch_size, "how": how, "rows": list(rows)}
+    )
+
+
+def _write(folder: Path, name: str, facts: dict[str, Any]) -> Path:
     path = folder / FOLDER / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_text(path, json.dumps(facts, indent=2) + "\n")

@@ -114,7 +114,11 @@ def swap_scheduler(pipeline: Any, name: str) -> None:
         known = {key: choice.__name__ for key, choice in choices.items()}
         raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
     if chosen is not type(current):
-        pipeline.register_modules(scheduler=chosen.from_config(current.config))
+        try:
+            pipeline.register_modules(scheduler=chosen.from_config(current.config))
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"--scheduler {name}: {chosen.__name__} cannot be used here: {reason}") from error
 
 
 def _short(name: str) -> str:

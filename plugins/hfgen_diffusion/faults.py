@@ -20,7 +20,7 @@ def check_scheduler(scheduler: Any) -> None:
     """Raise a UsageError of a scheduler whose config cannot be right; warn where diffusers would compute otherwise."""
     config, name = scheduler.config, type(scheduler).__name__
     if "num_train_timesteps" not in config or not hasattr(scheduler, "betas"):
-        raise UsageError(f"A {name} says nothing of a diffusion's noise levels; it cannot stand in a diffusion model.")
+        raise UsageError(f"{name} says nothing of a diffusion's noise levels; it cannot stand in a diffusion model.")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
         raise UsageError(f"scheduler.prediction_type is {prediction!r}.{did_you_mean(prediction, PREDICTION_TYPES)}")

@@ -30,7 +30,7 @@ def usable(scheduler: Any) -> Any:
     """
     if type(scheduler).__name__ not in SOLVERS:
         raise UsageError(
-            f"A {type(scheduler).__name__} does not draw from a model such as this one. Known to are DDPMScheduler,\n"
+            f"{type(scheduler).__name__} does not draw from a model such as this one. Those that do: DDPMScheduler,\n"
             f"DDIMScheduler, {', '.join(SOLVERS)}."
         )
     return copy.deepcopy(scheduler)
