@@ -23,8 +23,8 @@ TEMPLATE = """---
 
 ![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
 
-The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]` draws one of them,
-tile {{ tile }}, alone.
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}` draws one of
+them, tile {{ tile }}, alone.
 
 ## Use
 
@@ -34,10 +34,10 @@ tile {{ tile }}, alone.
 from hfgen import HFGenPipeline
 
 pipeline = HFGenPipeline.from_pretrained("{{ folder }}")
-images = pipeline(seeds=range(16){{ labels }}).images
+images = pipeline(seeds=range(16){{ labels }}{{ options }}).images
 ```
 
-or `hfgen sample {{ folder }} --seed 0 --num_images 64 --output grid.png`. `{{ folder }}` stands for the path of this
+or `hfgen sample {{ folder }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the path of this
 folder, or the id of its repository.{{ classes }}
 
 ## What it is
@@ -133,6 +133,8 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
+        "options": "".join(f", {name}={value!r}" for name, value in environment.get("sampled_with", {}).items()),
+        "words": "".join(f" --{name} {value}" for name, value in environment.get("sampled_with", {}).items()),
         "weights": " (averaged weights)" if averaged else "",
         "folder": folder.resolve().name,
         "components": environment["components"],

@@ -148,6 +148,7 @@ def facts(trainer: Trainer) -> Facts:
         "global_batch_size": trainer.layout.global_batch_size,
         "num_processes": trainer.layout.num_processes,
         "plugin": _plugin(trainer.pipeline),
+        "sampled_with": dict(trainer.pipeline.validation_options),
         "components": component_rows(trainer.pipeline),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,

@@ -151,6 +151,46 @@ def test_sample_at_a_temperature(hfgen, trained, tmp_path):
     assert hfgen("sample", trained, "--temperature", -1)[0] == 2
 
 
+def test_sample_by_another_scheduler(hfgen, tmp_path):
+    """And with what only some families take; a model that samples in one step has neither."""
+    from hfgen_diffusion.ddpm import DDPMPipeline
+
+    options = {"unet.block_out_channels": [8, 8], "unet.norm_num_groups": 2, "scheduler.num_train_timesteps": 8}
+    DDPMPipeline.build(8, 1, **options).save_pretrained(tmp_path / "ddpm")
+
+    def draw(name, *words):
+        code, _, err = hfgen("sample", tmp_path / "ddpm", "-n", 2, "--output", tmp_path / f"{name}.npz", *words)
+        return np.load(tmp_path / f"{name}.npz")["images"] if code == 0 else (code, err)
+
+    drawn = {s: draw(s, "--scheduler", s, "--num_inference_steps", 4) for s in ("ddpm", "ddim", "UniPC", "euler")}
+    assert len({images.tobytes() for images in drawn.values()}) == 4
+    assert (
+        draw("eta", "--scheduler", "ddim", "--num_inference_steps", 4, "--eta", 1.0).tobytes()
+        != drawn["ddim"].tobytes()
+    )
+    quadratic = draw("q", "--scheduler", "ddim", "--num_inference_steps", 4, "--timestep_spacing", "quadratic")
+    assert quadratic.tobytes() != drawn["ddim"].tobytes()
+    for words, said in (
+        (["--scheduler", "dimm"], "Did you mean 'ddim'?"),
+        (["--eta", "0.5"], "eta belongs to DDIM"),
+        (["--guidance_scale", "2"], "class-conditional"),
+        (["--temperature", "0.5"], "has none"),
+        (["--num_inference_steps", "9"], "this model has 8"),
+        (["--scheduler", "edm_euler"], "does not draw from a model such as this"),
+    ):
+        code, err = draw("refused", *words)
+        assert code == 2
+        assert said in err
+    assert not (tmp_path / "refused.npz").exists()
+
+
+def test_sampling_options_of_other_families_are_refused(hfgen, trained, tmp_path):
+    for words, said in ((["--eta", "0.5"], "takes no eta"), (["--scheduler", "ddim"], "no such scheduler")):
+        code, _, err = hfgen("sample", trained, *words, "--output", tmp_path / "a.png")
+        assert code == 2
+        assert said in err
+
+
 def test_samples_may_be_trained_on(hfgen, trained, tmp_path):
     """What `sample` writes, `train` reads: an array."""
     hfgen("sample", trained, "-n", 4, "--output", tmp_path / "a.npz")

@@ -58,7 +58,9 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     batch = {"pixel_values": torch.rand(4, 1, 28, 28) * 2 - 1}
     glow.objective_class.initialize(glow, batch, StepNoise(0, 0, slice(0, 4), 4))
     glow.save_pretrained("runs/glow-mnist-mini")
-    drawing, measuring, inverting = blocks("python")
+    ddpm = {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2}
+    get_family("ddpm").load().build(28, 1, **ddpm).save_pretrained("runs/ddpm-mnist-mini")
+    drawing, measuring, inverting, denoising = blocks("python")
     names = {}
     exec(drawing, names)
     assert len(names["images"]) == 16
@@ -70,6 +72,11 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert names["latents"].shape == (8, 784)
     assert "of 256 values (lower bound, 8 importance samples; mean of 8)" in capsys.readouterr().out
     assert (names["between"].abs() <= 1).all()
+    exec(denoising, names)
+    assert names["again"].shape == names["noise"].shape == (4, 1, 28, 28)
+    assert "(lower bound, variational bound, 21 of 1,000 levels" in (out := capsys.readouterr().out)
+    assert "(estimate, probability-flow ODE, 10 Runge-Kutta steps" in out
+    assert len(names["fast"]) == 3
 
 
 def test_links_lead_somewhere():

@@ -62,8 +62,7 @@ class DDPMPipeline(HFGenPipeline):
         "Nichol & Dhariwal (2021), Improved denoising diffusion probabilistic models, arXiv:2102.09672",
     )
     notes = (
-        f"The grid was drawn in {FEW} steps; without `num_inference_steps` a DDPM takes all that it was trained on, "
-        "and a DDIM 50.",
+        "Without `num_inference_steps` a DDPM takes all the steps that it was trained on, and a DDIM 50.",
     )
 
     def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
