@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, PNDMScheduler, UNet2DModel
 from torch import nn
 
 from hfgen.errors import UsageError
@@ -188,6 +188,9 @@ def test_schedulers_that_cannot_stand_in_are_refused():
     pipeline = tiny()
     with pytest.raises(UsageError, match="LCMScheduler does not draw from"):
         DDPMPipeline(pipeline.unet, LCMScheduler.from_config(pipeline.scheduler.config))(num_inference_steps=3)
+    spaced = PNDMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(UsageError, match="PNDMScheduler steps past"):
+        DDPMPipeline(pipeline.unet, spaced)(num_inference_steps=3)
     from hfgen import PriorScheduler
 
     with pytest.raises(UsageError, match="says nothing of a diffusion's noise levels"):
@@ -274,6 +277,9 @@ def test_likelihoods_are_called_what_they_are():
     ):
         with pytest.raises(UsageError, match=said):
             pipeline.log_likelihood(images(1), **options)
+    zero = {"scheduler.prediction_type": "v_prediction", "scheduler.rescale_betas_zero_snr": True}
+    with pytest.raises(UsageError, match="noise alone"):
+        tiny(**zero).log_likelihood(images(1), method="probability_flow")
     with pytest.raises(UsageError, match="values in between"):
         pipeline.log_likelihood(images(1) * 0.5)
 

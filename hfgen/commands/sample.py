@@ -114,8 +114,10 @@ def swap_scheduler(pipeline: Any, name: str) -> None:
         known = {key: choice.__name__ for key, choice in choices.items()}
         raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
     if chosen is not type(current):
+        # with it, `from_config` drops what is a default here, and another's default may be another noise
+        config = {key: value for key, value in current.config.items() if key != "_use_default_values"}
         try:
-            pipeline.register_modules(scheduler=chosen.from_config(current.config))
+            pipeline.register_modules(scheduler=chosen.from_config(config))
         except ImportError as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"--scheduler {name}: {chosen.__name__} cannot be used here: {reason}") from error

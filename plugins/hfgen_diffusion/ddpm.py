@@ -61,9 +61,7 @@ class DDPMPipeline(HFGenPipeline):
         "Song, Meng & Ermon (2021), Denoising diffusion implicit models, arXiv:2010.02502",
         "Nichol & Dhariwal (2021), Improved denoising diffusion probabilistic models, arXiv:2102.09672",
     )
-    notes = (
-        "Without `num_inference_steps` a DDPM takes all the steps that it was trained on, and a DDIM 50.",
-    )
+    notes = ("Without `num_inference_steps` a DDPM takes all the steps that it was trained on, and a DDIM 50.",)
 
     def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
         super().__init__()

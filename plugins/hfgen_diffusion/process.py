@@ -34,7 +34,9 @@ class ForwardProcess:
         check_scheduler(scheduler)
         config = self.config = scheduler.config
         alphas = (1 - betas_of(scheduler)).cumprod(0)
-        end = 1.0 if config.get("set_alpha_to_one", True) else float(alphas[0])
+        # a DDPMScheduler made from a DDIM's config keeps the entry, of which its own `step` knows nothing
+        held = hasattr(scheduler, "final_alpha_cumprod") and not config.get("set_alpha_to_one", True)
+        end = float(alphas[0]) if held else 1.0
         self.alphas_cumprod = torch.cat([alphas, torch.tensor([end], dtype=torch.float64)])
         self.num_train_timesteps = len(alphas)
         self.prediction_type: str = config.get("prediction_type", "epsilon")

@@ -4,6 +4,8 @@ import copy
 import inspect
 from typing import Any
 
+from diffusers import PNDMScheduler
+
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise
 
@@ -26,12 +28,18 @@ def usable(scheduler: Any) -> Any:
     """A scheduler of its own, since `step` remembers.
 
     Raises:
-        UsageError: one that would draw something else than what the model has learned.
+        UsageError: one, or a setting, that would draw something else than what the model has learned.
     """
     if type(scheduler).__name__ not in SOLVERS:
         raise UsageError(
             f"{type(scheduler).__name__} does not draw from a model such as this one. Those that do: DDPMScheduler,\n"
             f"DDIMScheduler, {', '.join(SOLVERS)}."
+        )
+    spacing = scheduler.config.get("timestep_spacing", "leading")
+    if isinstance(scheduler, PNDMScheduler) and spacing != "leading":
+        raise UsageError(
+            f"diffusers' PNDMScheduler steps past the level that is listed next with timestep_spacing {spacing}, and\n"
+            "leaves noise in the images. Use leading, or another scheduler."
         )
     return copy.deepcopy(scheduler)
 
