@@ -23,8 +23,8 @@ TEMPLATE = """---
 
 ![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
 
-The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}` draws one of
-them, tile {{ tile }}, alone.
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}`
+draws one of them, tile {{ tile }}, alone.
 
 ## Use
 
@@ -37,8 +37,8 @@ pipeline = HFGenPipeline.from_pretrained("{{ folder }}")
 images = pipeline(seeds=range(16){{ labels }}{{ options }}).images
 ```
 
-or `hfgen sample {{ folder }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the path of this
-folder, or the id of its repository.{{ classes }}
+or `hfgen sample {{ folder }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the
+path of this folder, or the id of its repository.{{ classes }}
 
 ## What it is
 

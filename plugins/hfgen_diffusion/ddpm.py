@@ -158,6 +158,8 @@ class DDPMPipeline(HFGenPipeline):
         if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
             raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")
         dtype = self.unet.dtype
+        if dtype == torch.bfloat16:  # whose convolutions are faster so, by up to 1.3; those of float32 are not
+            self.unet.to(memory_format=torch.channels_last)
 
         def plain(x: Tensor, t: Tensor) -> Tensor:
             return self.unet(x.to(dtype), t, class_labels, return_dict=False)[0].to(x.dtype)

@@ -46,8 +46,8 @@ def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: 
         raise UsageError(f"num_ode_steps is {num_steps}; it must be at least 1.")
     if process.alpha_bar(process.num_train_timesteps - 1) == 0:
         raise UsageError(
-            "The probability-flow ODE needs an image in its last level; with rescale_betas_zero_snr it is noise alone.\n"
-            "Ask for the variational bound instead."
+            "The probability-flow ODE needs some of the image in its last level, and with rescale_betas_zero_snr\n"
+            "that is noise alone. Ask for the variational bound instead."
         )
     nats, dimensions = [], 0
     for denoise, x, noise in parts:
