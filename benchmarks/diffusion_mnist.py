@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from report import fill_readme, write_diffusion
 from tqdm import tqdm
 
@@ -54,12 +54,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dataset_name", default="ylecun/mnist")
     parser.add_argument("--num_images", type=int, default=1000)
     parser.add_argument("--num_timesteps", type=int, default=10, help="Of the bound, beside the level 0.")
+    parser.add_argument("--variance_type", help="Of the bound: another than the model was saved with.")
     parser.add_argument("--num_ode_steps", type=int, default=50)
     return parser.parse_args()
 
 
 def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, images: evaluation.Images) -> None:
-    start = time.perf_counter()
+    start, name = time.perf_counter(), f"log_likelihood_{options.what}"
+    if options.variance_type:
+        noise, name = pipeline.scheduler.config, f"{name}_{options.variance_type}"
+        pipeline.scheduler = DDPMScheduler.from_config(noise, variance_type=options.variance_type)
     settings = {"method": METHODS[options.what]}
     settings |= {"num_timesteps": options.num_timesteps} if options.what == "bound" else {}
     settings |= {"num_ode_steps": options.num_ode_steps} if options.what == "ode" else {}
@@ -67,9 +71,7 @@ def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, ima
     seconds = time.perf_counter() - start
     print(f"{options.run.name}: {found}, {seconds:.0f} s")
     config = yaml.safe_load((options.run / run_folder.CONFIG).read_text())
-    evaluation.write_log_likelihood(
-        options.run, found, config["dataset_name"], "test", f"log_likelihood_{options.what}"
-    )
+    evaluation.write_log_likelihood(options.run, found, config["dataset_name"], "test", name)
     training = run_folder.read_metrics(options.run)[-1]
     line = {
         "run": options.run.name,

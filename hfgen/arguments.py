@@ -209,7 +209,7 @@ def check_options(
 
 def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise a UsageError of a keyword that `function` does not take."""
-    known = inspect.signature(function).parameters
+    known = [name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
     for name in options:
         if name not in known:
             raise UsageError(f"This model takes no {name}.{did_you_mean(name, known)}")

@@ -90,7 +90,7 @@ def sampling_times(
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            pipeline(batch_size=batch_size, num_inference_steps=steps, output_type="pt")
+            pipeline(batch_size=batch_size, num_inference_steps=steps, output_type="pt").images.cpu()
             seconds.append(time.perf_counter() - start)
         scheduler = type(pipeline.scheduler).__name__
         found.append({"scheduler": scheduler, "num_inference_steps": steps, "seconds": statistics.median(seconds)})

@@ -381,6 +381,7 @@ def unet():
         *[(name, {"num_inference_steps": 4}) for name in solvers.SOLVERS],
     ],
 )
+@pytest.mark.filterwarnings("ignore:the first level")
 def test_an_image_depends_on_its_seed_alone(unet, name, options):
     if name == "LMSDiscreteScheduler":
         pytest.importorskip("scipy")
@@ -394,3 +395,19 @@ def test_an_image_depends_on_its_seed_alone(unet, name, options):
     assert not torch.allclose(three[0], three[1], atol=0.05)
     other = pipeline(seeds=[5, 6, 8], output_type="pt", **options).images
     torch.testing.assert_close(three[:2], other[:2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_offset", [0, 1])
+def test_inversion_ends_where_sampling_ends(steps_offset):
+    """Where that is the level 0 (`set_alpha_to_one` false), of a noise that is the same everywhere it is exact."""
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "set_alpha_to_one": False, "steps_offset": steps_offset}
+    scheduler = DDIMScheduler(**config)
+    process, x = ForwardProcess(scheduler), torch.randn(2, 1, 3, 3, dtype=torch.float64)
+
+    def constant(x, t):
+        return torch.full_like(x, 0.7)
+
+    levels = timesteps_of(scheduler, 10)
+    latents = sampling.invert_ddim(constant, process, x, pairwise([-1, *reversed(levels)]))
+    again = sampling.ddim(constant, process, latents, steps(levels), "none")
+    assert (again - x).abs().max() < 1e-9

@@ -20,8 +20,10 @@ CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacin
 @click.option("--seeds", help="The seeds themselves: 3,7,10-20; `--seeds 37` draws tile 37 of a grid of seed 0.")
 @click.option("--class_labels", help="Classes of a conditional model: 3 or 0-9, repeated as often as needed.")
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
-@click.option("--scheduler", help="Another scheduler for a model that samples in many: ddim, dpmsolver_multistep ...")
-@click.option("--eta", type=click.FloatRange(0, 1), help="Of DDIM: 0 deterministic, 1 as random as DDPM.")
+@click.option(
+    "--scheduler", help="Another of diffusers' schedulers, for a model that samples in many: euler, unipc ..."
+)
+@click.option("--eta", type=click.FloatRange(0, 1), help="How random each step is: 0 deterministic, 1 ancestral.")
 @click.option("--guidance_scale", type=float, help="Of classifier-free guidance; 1 is the conditional model itself.")
 @click.option("--timestep_spacing", help="Which steps are taken: leading, trailing, linspace, quadratic.")
 @click.option("--clip_sample", help="Whether predicted images are cut off in each step: none, x0, x0_and_epsilon.")
@@ -106,7 +108,7 @@ def load(target: str, o: dict[str, Any]) -> Any:
 
 
 def swap_scheduler(pipeline: Any, name: str) -> None:
-    """Sample by another of the schedulers that can take this one's place; `ddim` is diffusers' DDIMScheduler."""
+    """Sample by another of the schedulers that can take this one's place, by its class's name or the start of it."""
     current = pipeline.scheduler
     choices = {_short(c.__name__): c for c in (type(current), *current.compatibles)}
     chosen = choices.get(_short(name))
@@ -118,7 +120,7 @@ def swap_scheduler(pipeline: Any, name: str) -> None:
         config = {key: value for key, value in current.config.items() if key != "_use_default_values"}
         try:
             pipeline.register_modules(scheduler=chosen.from_config(config))
-        except ImportError as error:
+        except (ImportError, NotImplementedError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"--scheduler {name}: {chosen.__name__} cannot be used here: {reason}") from error
 

@@ -1,6 +1,6 @@
 """Denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502): a DDPM, sampled in few steps."""
 
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from hfgen_diffusion.ddpm import DDPMPipeline
 
@@ -16,4 +16,6 @@ class DDIMPipeline(DDPMPipeline):
     scheduler_defaults = {"clip_sample": True}
 
     def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
+        if isinstance(scheduler, DDPMScheduler):  # as plain diffusers' DDIMPipeline
+            scheduler = DDIMScheduler.from_config(scheduler.config)
         super().__init__(unet, scheduler)

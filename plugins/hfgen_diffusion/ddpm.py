@@ -22,12 +22,12 @@ from hfgen.noise import Noise, SeededNoise
 from hfgen.pipeline import evaluating
 from hfgen.scheduler import great_circle
 from hfgen_diffusion import likelihoods, sampling
-from hfgen_diffusion.faults import warn_of_other_steps
+from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
 from hfgen_diffusion.networks import unet_config
 from hfgen_diffusion.objective import DDPMObjective
 from hfgen_diffusion.process import CLIPS, END, Clip, ForwardProcess
 from hfgen_diffusion.sampling import Denoiser
-from hfgen_diffusion.solvers import scales_input, step_options, usable
+from hfgen_diffusion.solvers import scales_input, set_timesteps, step_options, usable
 from hfgen_diffusion.timesteps import Spacing, check_timesteps, steps, timesteps_of
 
 FEW = 50  # steps of a deterministic sampler, of `encode` and `decode`, and of the grids of a training
@@ -39,8 +39,9 @@ class DDPMPipeline(HFGenPipeline):
 
     With a `DDPMScheduler` that is ancestral sampling, by default through all T levels with the variance that the
     scheduler names; through fewer, `fixed_large` would leave noise in the images, and β̃ (`fixed_small`) is drawn
-    instead. With a `DDIMScheduler` it is DDIM; other solvers of diffusers step by themselves. Image i of seed s is
-    plain diffusers' image of `generator=[torch.Generator().manual_seed(s)]`.
+    instead. With a `DDIMScheduler` it is DDIM; other solvers of diffusers step by themselves. But for that variance in
+    few steps, and what a warning tells, image i of seed s is plain diffusers' image of
+    `generator=[torch.Generator().manual_seed(s)]`.
 
     References:
         Ho, Jain & Abbeel (2020), Denoising diffusion probabilistic models, arXiv:2006.11239
@@ -65,8 +66,7 @@ class DDPMPipeline(HFGenPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
         super().__init__()
-        process = ForwardProcess(scheduler)
-        _check_channels(unet, process)
+        _check_network(unet, ForwardProcess(scheduler))
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @classmethod
@@ -74,7 +74,7 @@ class DDPMPipeline(HFGenPipeline):
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         """The network for the data's shape; noise as in the paper: linear β of 1e-4 to 0.02, or, with another number
-        of levels than 1000, as much noise in all."""
+        of levels than 1000, about as much noise in all (β is 0.999 at most)."""
         given = overrides.get("scheduler", {})
         factor = 1000 / max(1, given.get("num_train_timesteps", 1000))
         scheduler = {"beta_start": min(LAST_BETA, 1e-4 * factor), "beta_end": min(LAST_BETA, 0.02 * factor)}
@@ -142,9 +142,7 @@ class DDPMPipeline(HFGenPipeline):
             own = {"timestep_spacing": timestep_spacing, "timesteps": timesteps, "clip_sample": clip_sample}
             return self._solve(denoise, x, noise, num_inference_steps, own)
         process = ForwardProcess(self.scheduler)
-        clip = process.default_clip if clip_sample is None else clip_sample
-        if clip not in CLIPS:
-            raise UsageError(f"clip_sample is {clip!r}.{did_you_mean(str(clip), CLIPS)}")
+        clip = _clip_of(clip_sample, process)
         listed = self._timesteps(num_inference_steps, timestep_spacing, timesteps)
         way = self._progress(list(steps(listed)))
         if isinstance(self.scheduler, DDIMScheduler):
@@ -170,7 +168,10 @@ class DDPMPipeline(HFGenPipeline):
             twice = t if t.ndim == 0 else t.repeat(2)
             both = self.unet(x.to(dtype).repeat(2, 1, 1, 1), twice, labels, return_dict=False)[0].to(x.dtype)
             without, with_label = both.chunk(2)
-            return without + guidance_scale * (with_label - without)
+            prediction, v = sampling.split(with_label, x)
+            unguided, _ = sampling.split(without, x)
+            guided = unguided + guidance_scale * (prediction - unguided)
+            return guided if v is None else torch.cat([guided, v], dim=1)  # the variance is the conditional's own
 
         return plain if guidance_scale == 1.0 else guided
 
@@ -183,6 +184,7 @@ class DDPMPipeline(HFGenPipeline):
         if count is None:
             count = total if isinstance(self.scheduler, DDPMScheduler) else min(FEW, total)
         listed = timesteps_of(self.scheduler, count, spacing)
+        warn_of_a_low_start(listed[0], ForwardProcess(self.scheduler).alpha_bar(listed[0]))
         if spacing is None:
             adds_noise = self.scheduler.config.get("variance_type") in ("fixed_large", "fixed_large_log")
             warn_of_other_steps(type(self.scheduler).__name__, listed, total, adds_noise)
@@ -198,7 +200,7 @@ class DDPMPipeline(HFGenPipeline):
                 "its own from its config."
             )
         scheduler = usable(self.scheduler)
-        scheduler.set_timesteps(min(FEW, scheduler.config.num_train_timesteps) if count is None else count, x.device)
+        set_timesteps(scheduler, count, FEW, x.device)
         return sampling.solve(denoise, scheduler, x, self._progress, step_options(scheduler, noise))
 
     def _progress(self, steps_taken: Sequence[Any]) -> Iterable[Any]:
@@ -215,11 +217,12 @@ class DDPMPipeline(HFGenPipeline):
         images: Tensor,
         class_labels: Tensor | None = None,
         seeds: Sequence[int] | None = None,
-        num_inference_steps: int = FEW,
+        num_inference_steps: int | None = None,
     ) -> Tensor:
         """The noise from which DDIM draws each image, (B, C, H, W): DDIM inversion (Song et al. 2021, section 4.3).
 
-        The more steps, the closer `decode` comes to the image. Nothing is drawn, and nothing is clipped.
+        The more steps, by default 50, the closer `decode` with as many comes to the image. Nothing is drawn, and
+        nothing is clipped.
 
         Raises:
             UsageError: images of another shape or range.
@@ -232,7 +235,9 @@ class DDPMPipeline(HFGenPipeline):
             return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, class_labels: Tensor | None = None, num_inference_steps: int = FEW) -> Tensor:
+    def decode(
+        self, latents: Tensor, class_labels: Tensor | None = None, num_inference_steps: int | None = None
+    ) -> Tensor:
         """The image that DDIM draws from each latent, with η = 0 and nothing clipped, whatever the scheduler.
 
         Raises:
@@ -248,9 +253,11 @@ class DDPMPipeline(HFGenPipeline):
         """The latent a fraction t of the way, along the great circle."""
         return great_circle(start, end, t)
 
-    def _levels(self, num_inference_steps: int) -> list[int]:
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        return timesteps_of(scheduler, min(num_inference_steps, scheduler.config.num_train_timesteps))
+    def _levels(self, num_inference_steps: int | None) -> list[int]:
+        given, names = self.scheduler.config, ("num_train_timesteps", "timestep_spacing", "steps_offset")
+        scheduler = DDIMScheduler(**{name: given[name] for name in names if name in given})
+        default = min(FEW, given["num_train_timesteps"])
+        return timesteps_of(scheduler, default if num_inference_steps is None else num_inference_steps)
 
     def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
         return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
@@ -265,7 +272,7 @@ class DDPMPipeline(HFGenPipeline):
         seeds: Sequence[int] | None = None,
         method: Literal["variational_bound", "probability_flow"] = "variational_bound",
         num_timesteps: int | None = None,
-        num_ode_steps: int = 50,
+        num_ode_steps: int | None = None,
         clip_sample: Clip | None = None,
     ) -> LogLikelihood:
         """ln p(x) of each image of bytes: the variational bound of the ancestral sampler, or an estimate by the ODE.
@@ -278,35 +285,49 @@ class DDPMPipeline(HFGenPipeline):
                 divergence by one probe of random signs for each image; an estimate, as exact as its solver.
             num_timesteps: of the bound: how many of the T levels are asked, one drawn in each of as many parts; the
                 expectation is the same. Default all.
-            num_ode_steps: of the ODE: Runge-Kutta steps, four calls of the network each.
+            num_ode_steps: of the ODE: Runge-Kutta steps, four calls of the network each; default 50.
             clip_sample: of the bound: whether x̂_0 is cut off at [-1, 1]; default as the sampler does.
 
         Raises:
-            UsageError: images of another shape or range, or with values between those of 8 bits.
+            UsageError: images of another shape or range, or with values between those of 8 bits; a network in half
+                precision; an option of the other method.
         """
         check_images(images, self.image_shape)
+        self._check_method(method, num_timesteps, num_ode_steps, clip_sample)
         levels_of(images, 256, strict=True)
         x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
         noise = noise_for(len(images), seeds, self._execution_device)
         process = ForwardProcess(self.scheduler)
-        clip = process.default_clip if clip_sample is None else clip_sample
         with evaluating(self.models().values()):
-            parts = self._parts(x, labels, noise)
-            if method == "variational_bound":
-                return likelihoods.variational_bound(parts, process, num_timesteps, clip)
+            parts = self.parts(x, labels, noise, process)
             if method == "probability_flow":
-                return likelihoods.probability_flow(parts, process, num_ode_steps)
-        raise UsageError(f"method is {method!r}; expected 'variational_bound' or 'probability_flow'.")
+                return likelihoods.probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)
+            return likelihoods.variational_bound(parts, process, num_timesteps, _clip_of(clip_sample, process))
 
-    def _parts(
-        self, x: Tensor, labels: Tensor | None, noise: SeededNoise
-    ) -> Iterator[tuple[Denoiser, Tensor, SeededNoise]]:
-        """As many images at once as are quick."""
+    def _check_method(self, method: str, num_timesteps: Any, num_ode_steps: Any, clip_sample: Any) -> None:
+        options = {
+            "variational_bound": {"num_ode_steps": num_ode_steps},
+            "probability_flow": {"num_timesteps": num_timesteps, "clip_sample": clip_sample},
+        }
+        if method not in options:
+            raise UsageError(f"method is {method!r}.{did_you_mean(str(method), options)}")
+        refused = [name for name, value in options[method].items() if value is not None]
+        if refused:
+            raise UsageError(f"{refused[0]} is not for method {method}.")
+        if method == "probability_flow" and self.unet.config.time_embedding_type == "learned":
+            raise UsageError("The ODE needs the network between its levels, and it has learned an embedding of each.")
+        if self.unet.dtype not in (torch.float32, torch.float64):
+            raise UsageError(f"The network is in {self.unet.dtype}; a likelihood needs pipeline.to(torch.float32).")
+
+    def parts(
+        self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess
+    ) -> Iterator[likelihoods.Part]:
+        """As many images at once as are quick, with the network under their labels and their noise."""
         size = max(1, likelihoods.ELEMENTS // x[0].numel())
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             part = SeededNoise(noise.generators[rows], noise.device)
-            yield self.denoiser(None if labels is None else labels[rows]), x[rows], part
+            yield self.denoiser(None if labels is None else labels[rows]), process, x[rows], part
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -316,7 +337,7 @@ class DDPMPipeline(HFGenPipeline):
         name = type(self.scheduler).__name__
         if scales_input(self.scheduler):
             warnings.warn(
-                f"plain diffusers' DDPMPipeline does not scale what a {name} wants scaled, and draws noise; hfgen "
+                f"plain diffusers' pipeline does not do what a {name} wants, scale its noise and its input; hfgen "
                 "does. Save with a DDPMScheduler or a DDIMScheduler for others to read.",
                 stacklevel=2,
             )
@@ -328,7 +349,18 @@ def _checked_eta(eta: float | None) -> float:
     return 0.0 if eta is None else float(eta)
 
 
-def _check_channels(unet: UNet2DModel, process: ForwardProcess) -> None:
+def _clip_of(clip_sample: Clip | None, process: ForwardProcess) -> Clip:
+    clip = process.default_clip if clip_sample is None else clip_sample
+    if clip not in CLIPS:
+        raise UsageError(f"clip_sample is {clip!r}.{did_you_mean(str(clip), CLIPS)}")
+    return clip
+
+
+def _check_network(unet: UNet2DModel, process: ForwardProcess) -> None:
+    if unet.config.sample_size is None:
+        raise UsageError("unet.sample_size is not set; it says how large the images are.")
+    if unet.config.class_embed_type is not None:
+        raise UsageError(f"unet.class_embed_type {unet.config.class_embed_type!r}: only class labels are known here.")
     channels, given = unet.config.in_channels, unet.config.out_channels
     learned = process.variance_type == "learned_range"
     if given not in (channels, 2 * channels) or (learned and given == channels):

@@ -4,6 +4,8 @@ with a warning."""
 import warnings
 from typing import Any
 
+from torch import Tensor
+
 from hfgen.errors import UsageError, did_you_mean
 
 VARIANCE_TYPES = {  # of a scheduler's config -> what it stands for
@@ -13,13 +15,14 @@ VARIANCE_TYPES = {  # of a scheduler's config -> what it stands for
     "fixed_large_log": "fixed_large",
     "learned_range": "learned_range",
 }
+LOW_START = 0.05  # of the image's variance in what sampling starts from
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def check_scheduler(scheduler: Any) -> None:
     """Raise a UsageError of a scheduler whose config cannot be right; warn where diffusers would compute otherwise."""
     config, name = scheduler.config, type(scheduler).__name__
-    if "num_train_timesteps" not in config or not hasattr(scheduler, "betas"):
+    if not {"num_train_timesteps", "beta_start"} <= set(config) or not hasattr(scheduler, "betas"):
         raise UsageError(f"{name} says nothing of a diffusion's noise levels; it cannot stand in a diffusion model.")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
@@ -35,6 +38,30 @@ def check_scheduler(scheduler: Any) -> None:
             "variance_type fixed_large_log is NaN in diffusers' DDPMScheduler; it is taken as fixed_large, which is "
             "what it stands for.",
             stacklevel=3,
+        )
+
+
+def check_betas(betas: Tensor, config: Any) -> None:
+    """Raise a UsageError unless each level adds some noise and, but for the last, leaves some of the image."""
+    count = config.num_train_timesteps
+    if len(betas) != count or count < 2:
+        raise UsageError(
+            f"scheduler: {len(betas)} betas for num_train_timesteps {count}; expected as many, at least 2."
+        )
+    if not bool((betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1):
+        raise UsageError(
+            f"scheduler: its betas lie in [{float(betas.min()):g}, {float(betas.max()):g}]; each must be above 0 and "
+            "below 1.\nChange scheduler.beta_start, scheduler.beta_end or scheduler.beta_schedule."
+        )
+
+
+def warn_of_a_low_start(level: int, alpha_bar: float) -> None:
+    """Sampling starts from noise alone, so the first level must be nearly that."""
+    if alpha_bar > LOW_START:
+        warnings.warn(
+            f"the first level, {level}, should still hold {100 * alpha_bar:.0f} % of the image's variance, and "
+            "sampling starts from noise: take other numbers of steps, or timestep_spacing trailing.",
+            stacklevel=4,
         )
 
 

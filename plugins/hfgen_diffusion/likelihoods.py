@@ -11,27 +11,24 @@ from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise
 from hfgen_diffusion.bound import bound_terms
 from hfgen_diffusion.flow_ode import ProbabilityFlow
-from hfgen_diffusion.process import CLIPS, Clip, ForwardProcess
+from hfgen_diffusion.process import Clip, ForwardProcess
 from hfgen_diffusion.sampling import Denoiser
 
 ELEMENTS = 2**16  # image elements in one pass of the network
 BIN = 2 / 255  # width of a byte in [-1, 1]
 
-Part = tuple[Denoiser, Tensor, SeededNoise]
+Part = tuple[Denoiser, ForwardProcess, Tensor, SeededNoise]
 
 
 def variational_bound(
     parts: Iterable[Part], process: ForwardProcess, num_timesteps: int | None, clip: Clip
 ) -> LogLikelihood:
     """The bound in nats, of bytes."""
-    if num_timesteps is not None and not num_timesteps >= 1:
-        raise UsageError(f"num_timesteps is {num_timesteps}; it must be at least 1.")
-    if clip not in CLIPS:
-        raise UsageError(f"clip_sample is {clip!r}; it is one of {', '.join(CLIPS)}.")
+    _check_whole("num_timesteps", num_timesteps)
     nats, dimensions = [], 0
-    for denoise, x, noise in parts:
-        nats.append(-bound_terms(denoise, process, x, noise, num_timesteps, clip).total())
-        dimensions = x[0].numel()
+    for part in parts:
+        nats.append(-bound_terms(*part, num_timesteps, clip).total())
+        dimensions = part[2][0].numel()
     levels = process.num_train_timesteps
     asked = levels if num_timesteps is None else min(levels, num_timesteps + 1)
     variance = process.variance_type.replace("_", " ")
@@ -42,15 +39,14 @@ def variational_bound(
 
 def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: int) -> LogLikelihood:
     """The density of uniformly dequantised bytes, times the width of a bin."""
-    if not num_steps >= 1:
-        raise UsageError(f"num_ode_steps is {num_steps}; it must be at least 1.")
+    _check_whole("num_ode_steps", num_steps)
     if process.alpha_bar(process.num_train_timesteps - 1) == 0:
         raise UsageError(
             "The probability-flow ODE needs some of the image in its last level, and with rescale_betas_zero_snr\n"
             "that is noise alone. Ask for the variational bound instead."
         )
     nats, dimensions = [], 0
-    for denoise, x, noise in parts:
+    for denoise, _, x, noise in parts:
         dimensions = x[0].numel()
         dequantized = x + BIN * (noise.uniform(*x.shape[1:]) - 0.5)
         probe = (noise.uniform(*x.shape[1:]) < 0.5) * 2.0 - 1
@@ -58,3 +54,9 @@ def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: 
         nats.append(density + dimensions * math.log(BIN))
     method = f"probability-flow ODE, {num_steps} Runge-Kutta steps, one probe; uniform dequantisation"
     return LogLikelihood(torch.cat(nats), "estimate", dimensions, 256, method=method)
+
+
+def _check_whole(name: str, value: int | None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and (not whole or value < 1):
+        raise UsageError(f"{name} is {value!r}; expected a whole number, at least 1.")

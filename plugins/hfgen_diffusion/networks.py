@@ -44,6 +44,10 @@ def unet_config(
     }
     if num_classes is not None:
         config |= {"num_class_embeds": num_classes + 1, "_num_classes": num_classes}
+    labels = {"num_class_embeds": config.get("num_class_embeds"), "class_embed_type": None}
+    for name, derived in labels.items():
+        if given.get(name, derived) != derived:
+            raise UsageError(f"unet.{name} is {given[name]!r}; it follows from the data's classes: {derived!r}.")
     for name in ("down_block_types", "up_block_types"):
         if len(given.get(name, channels)) != len(channels):
             raise UsageError(f"unet.{name} and unet.block_out_channels, {channels}, must be of equal length.")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from hfgen import Diagnosis, Objective, Update
@@ -12,7 +13,7 @@ from hfgen.errors import UsageError
 from hfgen.likelihood import bits_per_dim
 from hfgen.noise import SeededNoise
 from hfgen.objective import Batch
-from hfgen_diffusion.bound import bound_terms, discretized_gaussian, log_variance, posterior_kl
+from hfgen_diffusion.bound import BoundTerms, bound_terms, discretized_gaussian, log_variance, posterior_kl
 from hfgen_diffusion.process import ForwardProcess, snr
 from hfgen_diffusion.sampling import split
 
@@ -28,9 +29,10 @@ class DDPMObjective(Objective):
     Args:
         loss_type: `"simple"`, or `"bound"`: the variational bound in bits per dimension, one level of each image.
         snr_gamma: of the simple loss, gamma of min-SNR (Hang et al. 2023, arXiv:2303.09556: 5); None weights alike.
+            It gives a last level without signal (`rescale_betas_zero_snr`) no weight.
         bound_weight: of the bound in the hybrid loss.
         conditioning_dropout_prob: of a class-conditional model, how often it learns without the label, which
-            classifier-free guidance asks for (Ho & Salimans 2022, arXiv:2207.12598).
+            classifier-free guidance asks for (Ho & Salimans 2022, arXiv:2207.12598): of 0, guidance is worth nothing.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class DDPMObjective(Objective):
         bound_weight: float = 0.001,
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
+        if loss_type not in ("simple", "bound"):
+            raise UsageError(f"objective.loss_type is {loss_type!r}; it is 'simple' or 'bound'.")
         if snr_gamma is not None and (not snr_gamma > 0 or loss_type == "bound"):
             raise UsageError(f"objective.snr_gamma is {snr_gamma}; it is above 0, and weights the simple loss only.")
         if not (bound_weight >= 0 and math.isfinite(bound_weight)):
@@ -51,6 +55,8 @@ class DDPMObjective(Objective):
         self.unet, self.process = unet, ForwardProcess(scheduler)
         self.loss_type, self.snr_gamma, self.bound_weight = loss_type, snr_gamma, bound_weight
         self.conditioning_dropout_prob = conditioning_dropout_prob
+        network = next((m for m in unet.modules() if isinstance(m, UNet2DModel)), None)  # wrapped as it may be
+        self.null_class: int | None = None if network is None else network.config.get("_num_classes")
         self.learns_variance = self.process.variance_type == "learned_range"
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
@@ -75,15 +81,9 @@ class DDPMObjective(Objective):
     def _labels(self, batch: Batch) -> Tensor | None:
         """The classes, of which some are dropped: then it is the one after the last."""
         labels = batch.get("class_labels")
-        if labels is None or not self.conditioning_dropout_prob:
+        if labels is None or self.null_class is None or not self.conditioning_dropout_prob:
             return labels
-        null = self.num_classes
-        return torch.where(self.noise.uniform() < self.conditioning_dropout_prob, null, labels)
-
-    @property
-    def num_classes(self) -> int:
-        embeddings = [m for m in self.unet.modules() if isinstance(m, nn.Embedding)]
-        return embeddings[0].num_embeddings - 1
+        return torch.where(self.noise.uniform() < self.conditioning_dropout_prob, self.null_class, labels)
 
     def _weights(self, t: Tensor) -> Tensor | float:
         """min(SNR, γ), in units of the squared error of what is predicted."""
@@ -115,9 +115,10 @@ class DDPMObjective(Objective):
         labels = None if labels is None else labels[:EXAMPLES]
         process = ForwardProcess(pipeline.scheduler)
         noise = SeededNoise.from_seeds(range(len(images)), images.device)
-        terms = bound_terms(pipeline.denoiser(labels), process, images, noise, LEVELS, process.default_clip)
-        dimensions = images[0].numel()
-        values = {name: float(bits_per_dim(-term.mean(), dimensions)) for name, term in terms._asdict().items()}
+        clip, dimensions = process.default_clip, images[0].numel()
+        parts = [bound_terms(*part, LEVELS, clip) for part in pipeline.parts(images, labels, noise, process)]
+        terms = {name: torch.cat([getattr(part, name) for part in parts]) for name in BoundTerms._fields}
+        values = {name: float(bits_per_dim(-term.mean(), dimensions)) for name, term in terms.items()}
         total = sum(values.values())
         return Diagnosis(
             {

@@ -7,10 +7,11 @@ import math
 from typing import Any, Literal
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
-from hfgen_diffusion.faults import check_scheduler, variance_type_of
+from hfgen_diffusion.faults import check_betas, check_scheduler, variance_type_of
 
 END = -1
 Clip = Literal["none", "x0", "x0_and_epsilon"]
@@ -33,7 +34,9 @@ class ForwardProcess:
     def __init__(self, scheduler: Any) -> None:
         check_scheduler(scheduler)
         config = self.config = scheduler.config
-        alphas = (1 - betas_of(scheduler)).cumprod(0)
+        betas = betas_of(scheduler)
+        check_betas(betas, config)
+        alphas = (1 - betas).cumprod(0)
         # a DDPMScheduler made from a DDIM's config keeps the entry, of which its own `step` knows nothing
         held = hasattr(scheduler, "final_alpha_cumprod") and not config.get("set_alpha_to_one", True)
         end = float(alphas[0]) if held else 1.0
@@ -41,7 +44,8 @@ class ForwardProcess:
         self.num_train_timesteps = len(alphas)
         self.prediction_type: str = config.get("prediction_type", "epsilon")
         self.variance_type = variance_type_of(scheduler)
-        self._scheduler = scheduler
+        # not every scheduler that keeps the entry can do it
+        self._threshold = DDPMScheduler.from_config(config)._threshold_sample if config.get("thresholding") else None
         self._scales = torch.stack([self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()]).float()
 
     @property
@@ -93,7 +97,8 @@ class ForwardProcess:
 
     def _clipped(self, x0: Tensor) -> Tensor:
         if self.config.get("thresholding", False):
-            return self._scheduler._threshold_sample(x0)
+            assert self._threshold is not None
+            return self._threshold(x0)
         limit = self.config.get("clip_sample_range", 1.0)
         return x0.clamp(-limit, limit)
 

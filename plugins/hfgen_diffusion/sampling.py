@@ -81,7 +81,8 @@ def invert_ddim(denoise: Denoiser, process: ForwardProcess, x: Tensor, steps: St
         output, _ = split(denoise(x, level_tensor(asked, x)), x)
         x0, epsilon = process.predict(output, x, *scales(process, asked))
         a_p = process.alpha_bar(p)
-        x = math.sqrt(a_p) * (x if t == END else x0) + math.sqrt(1 - a_p) * epsilon
+        clean = t == END and process.alpha_bar(END) == 1
+        x = math.sqrt(a_p) * (x if clean else x0) + math.sqrt(1 - a_p) * epsilon
     return x
 
 

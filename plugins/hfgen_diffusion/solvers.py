@@ -4,6 +4,7 @@ import copy
 import inspect
 from typing import Any
 
+import torch
 from diffusers import PNDMScheduler
 
 from hfgen.errors import UsageError
@@ -41,7 +42,29 @@ def usable(scheduler: Any) -> Any:
             f"diffusers' PNDMScheduler steps past the level that is listed next with timestep_spacing {spacing}, and\n"
             "leaves noise in the images. Use leading, or another scheduler."
         )
-    return copy.deepcopy(scheduler)
+    takes = inspect.signature(type(scheduler).__init__).parameters
+    if scheduler.config.get("rescale_betas_zero_snr", False) and "rescale_betas_zero_snr" not in takes:
+        raise UsageError(f"{type(scheduler).__name__} knows nothing of rescale_betas_zero_snr; use DDIMScheduler.")
+    own = copy.deepcopy(scheduler)
+    if own.config.get("variance_type"):
+        own.register_to_config(variance_type=None)  # it is split off before; some would cut what is left to 3 channels
+    return own
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int | None, default: int, device: torch.device) -> None:
+    """So many steps, at most half of the levels: closer ones lead some solvers astray without an error.
+
+    Raises:
+        UsageError: more or fewer than the solver can take.
+    """
+    name, most = type(scheduler).__name__, max(1, scheduler.config.num_train_timesteps // 2)
+    count = min(default, most) if num_inference_steps is None else num_inference_steps
+    if not 1 <= count <= most:
+        raise UsageError(f"num_inference_steps is {count}; {name} takes 1 to {most} of this model's levels.")
+    try:
+        scheduler.set_timesteps(count, device)
+    except ValueError as error:
+        raise UsageError(f"num_inference_steps is {count}, which {name} cannot take: {error}") from error
 
 
 def scales_input(scheduler: Any) -> bool:
