@@ -1,7 +1,7 @@
 """What a trained diffusion is worth: likelihood two ways, sampling time and DDIM's reconstruction error by steps.
 
     hfgen train ddpm-mnist --output_dir runs/ddpm-mnist
-    python benchmarks/diffusion_mnist.py runs/ddpm-mnist bound --num_images 10000 --num_timesteps 10
+    python benchmarks/diffusion_mnist.py runs/ddpm-mnist bound --num_images 10000 --num_timesteps 20
     python benchmarks/diffusion_mnist.py runs/ddpm-mnist ode --num_images 500
     python benchmarks/diffusion_mnist.py runs/ddpm-mnist steps
 

@@ -1,6 +1,7 @@
 """The variational bound of ln p(x_0), term by term (Ho et al. 2020, arXiv:2006.11239, eq. 5), in nats and float64."""
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -35,18 +36,30 @@ def bound_terms(
 
     Args:
         x0: images of bytes, k / 127.5 - 1.
-        num_timesteps: of the T - 1 levels above 0, so many: one at random of each of as many equal parts, which
-            leaves the expectation as it is. None is all.
+        num_timesteps: of the T - 1 levels above 0, so many: one at random of each of as many parts, counted as
+            often as its part has levels, which leaves the expectation as it is. None is all.
     """
     levels = process.num_train_timesteps - 1
-    count = levels if num_timesteps is None else min(num_timesteps, levels)
     decoder = decoder_term(denoise, process, x0, noise, clip)
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    for part in range(count):
-        start = part if count == levels else part + noise.uniform().double()
-        t = 1 + torch.as_tensor(start * (levels / count), device=x0.device).floor().long().clamp(max=levels - 1)
-        diffusion += diffusion_term(denoise, process, x0, t.expand(len(x0)), noise, clip) * (levels / count)
+    for low, high in pairwise(strata(levels, levels if num_timesteps is None else min(num_timesteps, levels))):
+        t = torch.full((len(x0),), 1 + low, device=x0.device)
+        if high - low > 1:
+            t += (noise.uniform() * (high - low)).long().clamp(max=high - low - 1)
+        diffusion += (high - low) * diffusion_term(denoise, process, x0, t, noise, clip)
     return BoundTerms(prior_term(process, x0), diffusion, decoder)
+
+
+def strata(levels: int, count: int) -> list[int]:
+    """0 = b_0 < b_1 < ... < b_count = levels, closest at 0, where the terms are largest and differ most.
+
+    >>> strata(999, 10)
+    [0, 1, 8, 27, 64, 125, 216, 343, 511, 728, 999]
+    """
+    bounds = [0]
+    for part in range(1, count + 1):
+        bounds.append(max(bounds[-1] + 1, round(levels * (part / count) ** 3)))
+    return bounds
 
 
 def prior_term(process: ForwardProcess, x0: Tensor) -> Tensor:
