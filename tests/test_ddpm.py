@@ -34,12 +34,3 @@ class TestDDIM(FamilyTests):
     sample_size = 12
     num_classes = 2
     tolerance = 1e-4
-
-
-class TestBoundTrainedDDPM(FamilyTests):
-    family = "ddpm"
-    overrides = {**TINY, "scheduler.variance_type": "fixed_small"}
-    objective = {"loss_type": "bound"}
-    sample_size = 8
-    in_processes = False
-    tolerance = 1e-4

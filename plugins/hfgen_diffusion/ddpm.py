@@ -184,7 +184,8 @@ class DDPMPipeline(HFGenPipeline):
         if count is None:
             count = total if isinstance(self.scheduler, DDPMScheduler) else min(FEW, total)
         listed = timesteps_of(self.scheduler, count, spacing)
-        warn_of_a_low_start(listed[0], ForwardProcess(self.scheduler).alpha_bar(listed[0]))
+        if count < total:
+            warn_of_a_low_start(listed[0], ForwardProcess(self.scheduler).alpha_bar(listed[0]))
         if spacing is None:
             adds_noise = self.scheduler.config.get("variance_type") in ("fixed_large", "fixed_large_log")
             warn_of_other_steps(type(self.scheduler).__name__, listed, total, adds_noise)
