@@ -84,7 +84,7 @@ def sampling_times(
     pipeline: HFGenPipeline, num_inference_steps: Sequence[int], batch_size: int, repeats: int = 3
 ) -> list[dict[str, Any]]:
     """Median seconds of a call for `batch_size` images as tensors, by number of steps, after a first short call."""
-    pipeline(batch_size=batch_size, num_inference_steps=2, output_type="pt")
+    pipeline(batch_size=batch_size, num_inference_steps=min(num_inference_steps), output_type="pt")
     found = []
     for steps in num_inference_steps:
         seconds = []
