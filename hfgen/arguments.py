@@ -43,8 +43,22 @@ class TrainingArguments:
     )
     random_flip: bool = option(False, "Flip half of the images horizontally, drawn anew each epoch.")
     class_conditional: bool = option(False, "Train on the class labels too.")
-    data_memory_limit: float = option(2.0, "GiB up to which decoded images stay in memory; larger data stream.")
-    dataloader_num_workers: int | None = option(None, "Worker processes for data that stream (default: cores - 1).")
+    streaming: bool = option(
+        False,
+        "Read the data set as it comes, from the Hub or from files, without a copy on the disk. Its length must be "
+        "known, or --max_train_steps given; size and mode are those of its first 200 images.",
+    )
+    shuffle_buffer_size: int = option(
+        1000,
+        "Of a streamed data set: so many undecoded images at a time are held in memory and mixed. Files are read in "
+        "an order drawn anew each epoch, but what is sorted within them is mixed only so far.",
+    )
+    data_memory_limit: float = option(
+        2.0, "GiB up to which decoded images stay in memory; larger or streamed data are decoded as they are needed."
+    )
+    dataloader_num_workers: int | None = option(
+        None, "Worker processes that decode images as they are needed (default: cores - 1, at most 8)."
+    )
 
     output_dir: str | None = option(None, "Run folder (default: runs/MODEL-DATASET, then -2, -3).")
     seed: int = option(0, "Seed of weights, data order and noise.")
@@ -101,6 +115,7 @@ _RANGES = [
     *[(n, 1, "at least 1") for n in ("train_batch_size", "gradient_accumulation_steps", "num_train_epochs")],
     *[(n, 1, "at least 1") for n in ("max_train_steps", "resolution", "logging_steps", "num_validation_images")],
     *[(n, 0, "at least 0") for n in ("lr_warmup_steps", "checkpointing_steps", "validation_steps", "seed")],
+    ("shuffle_buffer_size", 1, "at least 1"),
     *[(n, 0, "at least 0") for n in ("checkpoints_total_limit", "dataloader_num_workers", "data_memory_limit")],
     *[(n, 0, "a number of at least 0") for n in ("learning_rate", "adam_epsilon", "adam_weight_decay")],
     ("max_grad_norm", 0, "at least 0"),

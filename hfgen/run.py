@@ -14,12 +14,13 @@ from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
 from hfgen.building import CLASS_NAME, SHAPE, component_choices, signature_of
 from hfgen.card import write_card
-from hfgen.data import Images, load_images
+from hfgen.data import ImageFacts, load_images
 from hfgen.errors import HFGenError, UsageError
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
 from hfgen.registry import family_of
+from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
 
 Facts = dict[str, Any]
@@ -60,16 +61,17 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     return summary(trainer, folder)
 
 
-def find_images(config: RunConfig) -> Images:
+def find_images(config: RunConfig) -> ImageFacts:
     """The data set that the arguments name."""
     a = config.arguments
     name = a.dataset_name or a.train_data_dir
     if not name:
         raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-    return load_images(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+    find = stream_images if a.streaming else load_images
+    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
-def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images) -> HFGenPipeline:
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """The untrained pipeline for these images; the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
@@ -80,13 +82,13 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images
     return pipeline_class.build(size, channels, num_classes, **overrides)
 
 
-def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]:
+def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
     """Side, channels and classes of what is trained on."""
     a = config.arguments
     return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
 
 
-def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Facts:
+def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
     """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
     choices, components = component_choices(type(pipeline)), pipeline.components
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
@@ -118,13 +120,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Iterator[str]:
+def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
     """What was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
-    noun = "image" if len(images) == 1 else "images"
-    yield f"{images.name}: {len(images):,} {noun}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    noun = "image" if images.count == 1 else "images"
+    count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
     for row in component_rows(pipeline):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -153,7 +156,7 @@ def facts(trainer: Trainer) -> Facts:
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
             "dataset_id": images.dataset_id,
-            "count": len(images),
+            "count": images.count,
             "channels": images.channels,
             "resolution": trainer.batches.resolution,
             "class_names": images.label_names,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hfgen import checkpoint
 from hfgen.arguments import TrainingArguments
-from hfgen.batches import Batches, Layout
-from hfgen.data import Images
+from hfgen.batches import Layout
+from hfgen.data import ImageFacts
 from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
 from hfgen.launch import make_accelerator, without_autocast
@@ -27,6 +27,7 @@ from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
 from hfgen.running_means import RunningMeans
 from hfgen.stop_signal import StopSignal
+from hfgen.streaming import make_batches
 from hfgen.validation import EXAMPLES, validate
 
 
@@ -48,7 +49,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: HFGenPipeline,
-        images: Images,
+        images: ImageFacts,
         arguments: TrainingArguments,
         folder: Path | None = None,
         objective_options: Mapping[str, Any] | None = None,
@@ -57,7 +58,7 @@ class Trainer:
         self.accelerator = make_accelerator(arguments, folder)
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = self._layout()
-        self.batches = self._batches(images)
+        self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step = 0
         self._prepare_models(objective_options or {})
@@ -70,22 +71,6 @@ class Trainer:
         self.saved_step = -1
         self.means = RunningMeans()
         self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
-
-    def _batches(self, images: Images) -> Batches:
-        a = self.arguments
-        return Batches(
-            images,
-            a.resolution or images.resolution(),
-            self.layout,
-            a.seed,
-            self.accelerator.device,
-            center_crop=a.center_crop,
-            random_flip=a.random_flip,
-            class_conditional=a.class_conditional,
-            memory_limit=a.data_memory_limit * 2**30,
-            num_workers=a.dataloader_num_workers,
-            progress=self.progress.decoding,
-        )
 
     def _layout(self) -> Layout:
         accelerator, a = self.accelerator, self.arguments
@@ -136,7 +121,9 @@ class Trainer:
         if self.accelerator.log_with:
             self.accelerator.init_trackers("hfgen")
         with StopSignal() as stop:
-            for micro_batches in self.batches.steps(self.step, self.last_step):
+            # Of several processes none may leave alone.
+            stopped = (lambda: stop.number is not None) if self.accelerator.num_processes == 1 else lambda: False
+            for micro_batches in self.batches.steps(self.step, self.last_step, stopped):
                 self.train_step(micro_batches)
                 self.step += 1
                 self._account()
@@ -258,7 +245,7 @@ class Trainer:
         speed = self.summed_steps * self.layout.global_batch_size / (now - self.clock)
         line = {
             "step": self.step,
-            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+            "epoch": round(self.batches.epochs(self.step), 4),
             **values,
             "learning_rate": self.lr_schedulers[0].get_last_lr()[0],
             "images_per_second": round(speed, 2),
@@ -377,16 +364,18 @@ class Trainer:
             "seconds": self.seconds,
             "seed": self.arguments.seed,
             "global_batch_size": self.layout.global_batch_size,
-            "images": len(self.batches.images),
+            "images": self.batches.images.count,
             "class_conditional": self.arguments.class_conditional,
             "use_ema": self.arguments.use_ema,
             "networks": {name: checkpoint.public_config(model) for name, model in self.pipeline.models().items()},
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "data": self.batches.state_dict(),
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """The rest of a checkpoint's `state()`."""
         self.seconds = state["seconds"]
+        self.batches.load_state_dict(state.get("data"))
         for lr_scheduler in self.lr_schedulers:
             lr_scheduler.last_epoch = state["step"]
             groups = lr_scheduler.optimizer.param_groups
