@@ -7,6 +7,7 @@ This module imports no torch: the command line's help comes from it.
 import dataclasses
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -46,12 +47,16 @@ class TrainingArguments:
     data_memory_limit: float = option(2.0, "GiB up to which decoded images stay in memory; larger data stream.")
     dataloader_num_workers: int | None = option(None, "Worker processes for data that stream (default: cores - 1).")
 
+    pretrained_model_name_or_path: str | None = option(
+        None, "A run's folder or a repository to train further, instead of a new model."
+    )
     output_dir: str | None = option(None, "Run folder (default: runs/MODEL-DATASET, then -2, -3).")
     seed: int = option(0, "Seed of weights, data order and noise.")
     train_batch_size: int = option(64, "Images per process and micro-batch.")
     gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.")
     num_train_epochs: int = option(20, "Passes over the data, unless --max_train_steps is given.")
     max_train_steps: int | None = option(None, "Optimizer steps in all; overrides --num_train_epochs.")
+    time_limit: str | None = option(None, "Finish after this time, whatever the step: 90s, 30m, 1.5h.")
 
     learning_rate: float = option(1e-4, "Learning rate after the warm-up.")
     lr_scheduler: str = option("constant", "Schedule by diffusers' name: constant, linear, cosine ...")
@@ -66,13 +71,22 @@ class TrainingArguments:
     max_grad_norm: float | None = option(None, "Clip each component's gradient to this norm (default: no clipping).")
 
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.")
-    channels_last: bool = option(False, "Lay images out channels last: faster or slower by the network.")
+    allow_tf32: bool = option(False, "Let NVIDIA GPUs multiply float32 in TF32: faster, to about 3 digits.")
+    torch_compile: bool = option(False, "Compile the networks: faster steps after a start of minutes.")
+    sync_batch_norm: bool = option(False, "BatchNorm over the images of all processes, so that two compute as one.")
+    channels_last: bool = option(
+        False, "Lay images out channels last: faster or slower by the network. Not in shards."
+    )
     use_ema: bool = option(True, "Average the weights, and sample from and save the average.")
     ema_decay: float = option(0.999, "Decay of that average, after a warm-up of (1 + n) / (10 + n).")
 
     logging_steps: int = option(50, "Optimizer steps between two lines of metrics.")
     validation_steps: int = option(500, "Optimizer steps between two sample grids; 0 draws the last one only.")
     num_validation_images: int = option(64, "Images in a sample grid, of seeds 0, 1, 2 ...")
+    validation_split: str | None = option(None, "Split of the data to measure, and not train on, at each validation.")
+    num_evaluation_images: int = option(500, "Images of --validation_split that are measured.")
+    best_metric: str | None = option(None, "Keep in best/ the model of the best: bits_per_dim, nats.")
+    early_stopping_patience: int | None = option(None, "End after so many validations without a better --best_metric.")
     checkpointing_steps: int = option(500, "Optimizer steps between two checkpoints; 0 writes none but on a signal.")
     checkpoints_total_limit: int | None = option(2, "How many of the newest checkpoints to keep (0: all).")
     resume_from_checkpoint: str | None = option(None, "A checkpoint's folder, or `latest` of the output folder.")
@@ -93,13 +107,29 @@ class TrainingArguments:
             raise UsageError(f"lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
         if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
             raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
+        if self.best_metric and not (self.validation_split and self.validation_steps):
+            raise UsageError("best_metric is measured on a --validation_split, every --validation_steps; give them.")
+        if self.early_stopping_patience is not None and not self.best_metric:
+            raise UsageError("early_stopping_patience waits for a better --best_metric; say which.")
+        _ = self.seconds_limit
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
+
+    @property
+    def seconds_limit(self) -> float | None:
+        """`time_limit` in seconds."""
+        if self.time_limit is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", self.time_limit)
+        if found is None or not float(found[1]):
+            raise UsageError(f"time_limit is {self.time_limit!r}; expected 90s, 30m or 1.5h.")
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 _RANGES = [
     *[(n, 1, "at least 1") for n in ("train_batch_size", "gradient_accumulation_steps", "num_train_epochs")],
     *[(n, 1, "at least 1") for n in ("max_train_steps", "resolution", "logging_steps", "num_validation_images")],
+    *[(n, 1, "at least 1") for n in ("num_evaluation_images", "early_stopping_patience")],
     *[(n, 0, "at least 0") for n in ("lr_warmup_steps", "checkpointing_steps", "validation_steps", "seed")],
     *[(n, 0, "at least 0") for n in ("checkpoints_total_limit", "dataloader_num_workers", "data_memory_limit")],
     *[(n, 0, "a number of at least 0") for n in ("learning_rate", "adam_epsilon", "adam_weight_decay")],
@@ -139,7 +169,7 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """What `config.yaml` holds; where it was written and resumed from does not belong to it."""
         flat = dataclasses.asdict(self.arguments)
-        for name in ("output_dir", "resume_from_checkpoint", "cache_dir"):
+        for name in ("output_dir", "resume_from_checkpoint", "cache_dir", "time_limit"):
             flat.pop(name)
         return {"model": self.model, **flat, **self.components}
 

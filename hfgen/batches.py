@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hfgen.arguments import TrainingArguments
 from hfgen.data import Images, decode_all, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.noise import key
@@ -29,6 +30,13 @@ class Layout:
     num_processes: int = 1
     process_index: int = 0
     accumulation: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Any, arguments: TrainingArguments) -> "Layout":
+        a = arguments
+        return cls(
+            a.train_batch_size, accelerator.num_processes, accelerator.process_index, a.gradient_accumulation_steps
+        )
 
     @property
     def global_batch_size(self) -> int:
@@ -82,6 +90,23 @@ class Batches:
         self.pixels = decode_all(images, resolution, center_crop, progress) if size <= memory_limit else None
         if self.pixels is not None and self.device.type != "cpu":
             self.pixels = self.pixels.to(self.device)
+
+    @classmethod
+    def of(cls, arguments: TrainingArguments, images: Images, layout: Layout, device: Any, progress: Any) -> "Batches":
+        a = arguments
+        return cls(
+            images,
+            a.resolution or images.resolution(),
+            layout,
+            a.seed,
+            device,
+            center_crop=a.center_crop,
+            random_flip=a.random_flip,
+            class_conditional=a.class_conditional,
+            memory_limit=a.data_memory_limit * GIB,
+            num_workers=a.dataloader_num_workers,
+            progress=progress,
+        )
 
     def steps(self, first: int, last: int) -> Iterator[list[dict[str, Tensor]]]:
         """For each optimizer step in [first, last): its micro-batches, of this process."""

@@ -3,23 +3,35 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    LoggerType,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 from torch import nn
 
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError, did_you_mean
 
+T = TypeVar("T")
+PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws, measures or saves
+
 
 def join_processes() -> PartialState:
     """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
 
@@ -76,19 +88,49 @@ def _parent_command() -> list[str]:
 
 def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
     """Accelerate's view of this machine."""
-    join_processes()
+    state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
     trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
+    if arguments.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=arguments.mixed_precision,
+        dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
         log_with=trackers,
         project_dir=None if folder is None else str(folder / "logs"),
     )
+    if state.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        _shard_on_cpu(accelerator)
     return accelerator
+
+
+def _shard_on_cpu(accelerator: Accelerator) -> None:
+    """Accelerate shards on accelerators only and goes by without a word; torch's FSDP2 takes a CPU as well."""
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise UsageError("On a CPU only FSDP2 shards: fsdp_version 2 in Accelerate's config.")
+    plugin.cpu_ram_efficient_loading = False
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+
+
+def from_main_process(function: Callable[[], T]) -> T:
+    """What `function` returns, or the error that it raises, in the main process: in every process."""
+    state, found = PartialState(), list[Any]([None, None])
+    if state.is_main_process:
+        try:
+            found = [function(), None]
+        except HFGenError as error:
+            found = [None, error]
+    if state.num_processes > 1:
+        broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 def tracker_names(report_to: str) -> list[str]:
@@ -112,3 +154,10 @@ def without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.__dict__["forward"] = wrapped
+
+
+def resume_command(folder: Path, num_processes: int) -> str:
+    """What goes on with a stopped run."""
+    place = shlex.quote(str(folder))
+    processes = "" if num_processes == 1 else f" --num_processes {num_processes}"
+    return f"hfgen train --config {place}/config.yaml --output_dir {place} --resume_from_checkpoint latest{processes}"

@@ -136,3 +136,10 @@ def build_objective(objective_class: type, components: Mapping[str, Any], option
     """The objective of a pipeline: it is given the components that its signature names, and its options."""
     wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
     return objective_class(**wanted, **options)
+
+
+def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a pipeline's objective: those given, and the defaults of the others."""
+    components = pipeline_class.component_classes()
+    signature = signature_of(pipeline_class.objective_class).items()
+    return {**{name: p.default for name, p in signature if name not in components}, **options}

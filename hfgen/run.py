@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import yaml
 from hfgen import checkpoint, run_folder
 from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
-from hfgen.building import CLASS_NAME, SHAPE, component_choices, signature_of
+from hfgen.building import CLASS_NAME, SHAPE, component_choices
 from hfgen.card import write_card
 from hfgen.data import Images, load_images
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, did_you_mean
+from hfgen.evaluation import metric_names
+from hfgen.launch import from_main_process
 from hfgen.noise import key
+from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
 from hfgen.registry import family_of
@@ -38,9 +42,10 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
-    trainer = Trainer(pipeline, images, config.arguments, folder, config.components.get("objective"))
+    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline)
+    trainer = Trainer(pipeline, images, config.arguments, folder, objective, held_out)
     resume_from = config.arguments.resume_from_checkpoint
-    place = checkpoint.find_checkpoint(resume_from, folder) if resume_from else None
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
     if place is not None:
         trainer.resume(place)
         done = "; nothing is left to train" if trainer.step == trainer.last_step else ""
@@ -69,15 +74,62 @@ def find_images(config: RunConfig) -> Images:
     return load_images(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> Images | None:
+    """The images that `validation_split` names."""
+    a = config.arguments
+    if a.validation_split is None:
+        return None
+    if not metric_names(pipeline):
+        raise UsageError(
+            f"{config.model} has nothing that could be measured on a validation_split: it has no likelihood.\n"
+            "Leave --validation_split out; the sample grids are drawn in any case."
+        )
+    if a.best_metric is not None and a.best_metric not in metric_names(pipeline):
+        hint = did_you_mean(a.best_metric, metric_names(pipeline))
+        raise UsageError(f"best_metric is {a.best_metric!r}, which is not measured of {config.model}.{hint}")
+    return find_images(replace(config, arguments=replace(a, dataset_split=a.validation_split)))
+
+
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images) -> HFGenPipeline:
     """The untrained pipeline for these images; the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
         raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
-    torch.manual_seed(key(a.seed, "weights"))
     size, channels, num_classes = data_shape(config, images)
+    if a.pretrained_model_name_or_path:
+        return pretrained(config, pipeline_class, (channels, size), num_classes)
+    torch.manual_seed(key(a.seed, "weights"))
     return pipeline_class.build(size, channels, num_classes, **overrides)
+
+
+def pretrained(
+    config: RunConfig, pipeline_class: type[HFGenPipeline], shape: tuple[int, int], num_classes: int | None
+) -> HFGenPipeline:
+    """A published or finished model, to be trained further.
+
+    Raises:
+        UsageError: it is of another family, its images have another shape or other classes, or options were given
+            that would make another network of it.
+    """
+    name = config.arguments.pretrained_model_name_or_path
+    changed = [block for block in config.components if block != "objective"]
+    if changed:
+        raise UsageError(
+            f"Options of {', '.join(changed)} do not go with --pretrained_model_name_or_path: its own are used.\n"
+            "Leave them out, or train from the beginning."
+        )
+    pipeline = HFGenPipeline.from_pretrained(name)
+    if not isinstance(pipeline, pipeline_class):
+        raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
+    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
+    if (found, pipeline.num_classes) != (shape, num_classes):
+        raise UsageError(
+            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
+            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
+            "Try --resolution, or (not) --class_conditional."
+        )
+    return pipeline
 
 
 def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]:
@@ -97,9 +149,8 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> F
             follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
             options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
             flat[name] = {**chosen.get(name, {}), **options}
-    parameters = signature_of(pipeline.objective_class)
-    defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
-    return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
+    options = objective_options(type(pipeline), config.components.get("objective", {}))
+    return {**flat, "objective": {name: _plain(value) for name, value in options.items()}}
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:

@@ -1,12 +1,13 @@
 """What a training shows of itself on the way: sample grid, reconstructions, the family's own diagnosis."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from hfgen import grid
-from hfgen.data import evenly_spaced
+from hfgen import evaluation, grid
+from hfgen.data import Images, evenly_spaced
 from hfgen.images import postprocess
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, evaluating
@@ -29,6 +30,54 @@ def validate(pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, 
             grid.save_image(reconstruction_grid(pipeline, examples), samples / f"reconstructions_{step:06d}.png")
         values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
     return {**values, **({"warnings": list(warnings)} if warnings else {})}
+
+
+PREFIX = "validation_"
+
+
+def measure(pipeline: HFGenPipeline, held_out: Images, count: int) -> dict[str, float]:
+    """`validation_bits_per_dim` and the like, by the evaluation's own code."""
+    with evaluating(pipeline.models().values()):
+        return {PREFIX + name: value for name, value in evaluation.measure(pipeline, held_out, count).items()}
+
+
+class Best:
+    """The best value of one metric up to now, and for how many validations it has stood.
+
+    Args:
+        metric: as `evaluation.measure` calls it; None keeps no account.
+        patience: validations without a better value after which the training `is_hopeless`; None never.
+    """
+
+    def __init__(self, metric: str | None, patience: int | None) -> None:
+        self.metric, self.patience = metric, patience
+        self.value: float | None = None
+        self.step, self.waited = 0, 0
+
+    def would_be(self, found: Mapping[str, Any]) -> bool:
+        """Whether this is better than all before."""
+        if self.metric is None:
+            return False
+        sign = -1 if self.metric in evaluation.GREATER_IS_BETTER else 1
+        return self.value is None or sign * found[PREFIX + self.metric] < sign * self.value
+
+    def take(self, step: int, found: Mapping[str, Any]) -> None:
+        """Account for the measurements of a step."""
+        if self.would_be(found):
+            assert self.metric is not None
+            self.value, self.step, self.waited = found[PREFIX + self.metric], step, 0
+        else:
+            self.waited += 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.metric is not None and self.patience is not None and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "step": self.step, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:
