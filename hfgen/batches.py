@@ -47,6 +47,11 @@ class Layout:
         start = (micro * self.num_processes + self.process_index) * self.batch_size
         return slice(start, start + self.batch_size)
 
+    def all_rows(self, device: torch.device) -> Tensor:
+        """The same of all its micro-batches together, as indices."""
+        everything = torch.arange(self.global_batch_size, device=device)
+        return torch.cat([everything[self.rows(micro)] for micro in range(self.accumulation)])
+
 
 class Batches:
     """The micro-batches of each optimizer step, on the device.

@@ -109,13 +109,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def card_data(config: Mapping[str, Any], environment: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
     """The metadata by which the Hub finds and shows the model."""
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
-    dataset = environment["data"].get("dataset_id")
+    dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
     return ModelCardData(
         library_name="hfgen",
         pipeline_tag="unconditional-image-generation",
         license=config.get("license"),
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
+        base_model=None if not base or Path(base).exists() else base,
     )
 
 
@@ -209,8 +210,8 @@ def _words(name: str) -> str:
 
 def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     """A card is public: of a local path it tells the last name only."""
-    names = ("dataset_name", "train_data_dir")
-    local = {n: Path(config[n]).name for n in names if config[n] and Path(config[n]).exists()}
+    names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
+    local = {n: Path(config[n]).name for n in names if config.get(n) and Path(config[n]).exists()}
     return {**config, **local}
 
 

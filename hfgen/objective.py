@@ -1,13 +1,14 @@
 """Objective: turns a batch into losses, and says by its order what is stepped when."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from hfgen.building import signature_of
+from hfgen.errors import HFGenError
 from hfgen.noise import Noise
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class Update(NamedTuple):
     @property
     def components(self) -> tuple[str, ...]:
         return (self.component,) if isinstance(self.component, str) else self.component
+
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raise an HFGenError of a component that is none of these."""
+        for name in self.components:
+            if name not in names:
+                raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(names)}.")
 
     @property
     def loss_name(self) -> str:

@@ -58,8 +58,9 @@ def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float |
     together: Any = _Together(optimizers)
     if scaler is not None:
         scaler.unscale_(together)
-    for optimizer in optimizers if max_grad_norm else ():
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
+    if max_grad_norm:
+        for optimizer in optimizers:
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
     if scaler is None:
         together.step()
     else:

@@ -9,9 +9,9 @@ from torch.distributed import ReduceOp
 from hfgen.errors import HFGenError
 
 
-def share_buffers(models: Iterable[nn.Module]) -> None:
+def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
     """Give every process the main one's buffers: each has BatchNorm statistics of its own."""
-    for model in models:
+    for model in models if num_processes > 1 else ():
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 

@@ -1,8 +1,10 @@
 """One training run, from a resolved config to a finished run folder."""
 
 import contextlib
+import resource
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,7 @@ def pretrained(
         UsageError: it is of another family, its images have another shape or other classes, or options were given
             that would make another network of it.
     """
-    name = config.arguments.pretrained_model_name_or_path
+    name = str(config.arguments.pretrained_model_name_or_path)
     changed = [block for block in config.components if block != "objective"]
     if changed:
         raise UsageError(
@@ -244,9 +246,42 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) ->
     trainer.step += 1
     start = time.perf_counter()
     trainer.train_step(micro_batches)
+    _wait(trainer.accelerator.device)
     seconds = time.perf_counter() - start
     say(
         f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
-        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all. Nothing was written."
+        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
+    say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
+    say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
     return resolved
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _peak_memory(device: torch.device) -> str:
+    if device.type != "cpu":
+        return _megabytes(torch.get_device_module(device).max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _disk(trainer: Trainer) -> int:
+    """Bytes of the model and as many checkpoints as there are at once; one more while the next is saved."""
+    a = trainer.arguments
+    weights = sum(_bytes(model.state_dict()) for model in trainer.pipeline.models().values())
+    others = sum(_bytes(tensors) for tensors in checkpoint.tensors_of(trainer).values())
+    written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
+    kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
+    return weights + kept * (weights + others)
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -15,7 +15,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def fill(target: Tensor, value: Tensor) -> None:
+def fill(target: Any, value: Tensor) -> None:
     """Copy a whole tensor into `target`, of which this process may hold a shard; no process sends anything."""
     value = value.detach().to(target.device)
     if hasattr(target, "device_mesh"):

@@ -17,7 +17,7 @@ from hfgen.batches import Batches, Layout
 from hfgen.data import Images
 from hfgen.divergence import finite, require_finite
 from hfgen.ema import ModelEMA
-from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
+from hfgen.errors import CheckError, Interrupted, UsageError
 from hfgen.launch import make_accelerator, resume_command, without_autocast
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective, objective_options
@@ -155,7 +155,9 @@ class Trainer:
         self.accelerator.gradient_accumulation_steps = len(micro_batches)
         if self.step == 0:
             self._initialize(micro_batches)
-        noises = [self._noise(micro) for micro in range(len(micro_batches))]
+        settings = self.arguments.seed, self.step
+        where = self.layout.global_batch_size, self.accelerator.device
+        noises = [StepNoise(*settings, self.layout.rows(micro), *where) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
         self.objective.step = self.step
@@ -168,21 +170,14 @@ class Trainer:
         for ema in self.emas.values():
             ema.step()
 
-    def _noise(self, micro: int) -> StepNoise:
-        layout = self.layout
-        rows, size = layout.rows(micro), layout.global_batch_size
-        return StepNoise(self.arguments.seed, self.step, rows, size, self.accelerator.device)
-
     def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """What depends on data before the first step; averages start from there."""
-        device, size = self.accelerator.device, self.layout.global_batch_size
+        device = self.accelerator.device
         batch = {name: torch.cat([micro[name] for micro in micro_batches]) for name in micro_batches[0]}
-        everything = torch.arange(size, device=device)
-        rows = torch.cat([everything[self.layout.rows(micro)] for micro in range(len(micro_batches))])
+        noise = StepNoise(self.arguments.seed, 0, self.layout.all_rows(device), self.layout.global_batch_size, device)
         with contextlib.ExitStack() as stack, torch.no_grad():
             for model in self.pipeline.models().values():
-                stack.enter_context(without_autocast(model))
-            noise = StepNoise(self.arguments.seed, 0, rows, size, device)
+                stack.enter_context(without_autocast(model.to(device)))
             self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
         for name, network in self.networks.items() if self.sharded else ():
             fill_state(network, self.pipeline.models()[name].state_dict())
@@ -201,7 +196,7 @@ class Trainer:
                 update = next(training_step, None)
                 if update is None:
                     continue
-                self._require_components(update.components)
+                update.require_known(self.optimizers)
                 # DDP would decide at the forward pass, which may lie before an earlier update.
                 for name in update.components if delayed and micro == len(running) - 1 else ():
                     stack.enter_context(self.accelerator.trigger_sync_in_backward(self.models[name]))
@@ -217,11 +212,6 @@ class Trainer:
             loss.backward()
         else:
             self.accelerator.backward(loss)
-
-    def _require_components(self, components: tuple[str, ...]) -> None:
-        for name in components:
-            if name not in self.optimizers:
-                raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(self.optimizers)}.")
 
     def _optimize(self, components: tuple[str, ...]) -> None:
         if self.layout.num_processes > 1 and not self.sharded:
@@ -328,6 +318,7 @@ class Trainer:
                 stack.enter_context(without_autocast(model))
             if self.sharded:
                 gather(self.networks, self.pipeline.models(), self.emas)
+                stack.callback(self.pipeline.to, "cpu")  # where shards are wanted, memory is short
             for ema in () if self.sharded else self.emas.values():
                 stack.enter_context(ema.applied())
             if self.emas and self.accelerator.is_main_process:
@@ -340,8 +331,7 @@ class Trainer:
         if self.folder is None or self.saved_step == self.step:
             return
         self.saved_step = self.step
-        if self.layout.num_processes > 1:
-            replicas.share_buffers(self.networks.values())
+        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
         if self.sharded:
             gather(self.networks, self.pipeline.models())
         tensors, state = checkpoint.tensors_of(self), self.state()
@@ -352,8 +342,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save_pipeline(self) -> None:
-        if self.layout.num_processes > 1:
-            replicas.share_buffers(self.networks.values())
+        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
         with self.averaged() as pipeline:
             if self.folder is not None and self.accelerator.is_main_process:
                 with self._saving("model"):
@@ -375,8 +364,11 @@ class Trainer:
 
     def _saving(self, what: str) -> contextlib.AbstractContextManager[None]:
         assert self.folder is not None
-        again = resume_command(self.folder, self.layout.num_processes)
-        return checkpoint.saving(f"{what} of step {self.step}", self.folder, again)
+        return checkpoint.saving(f"{what} of step {self.step}", self.folder, self._resume_command)
+
+    @property
+    def _resume_command(self) -> str:
+        return resume_command(self.folder or Path(), self.layout.num_processes)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors; every process must call it."""
@@ -404,7 +396,7 @@ class Trainer:
 
     def _look_at(self, stop: StopSignal) -> None:
         """Whether a signal came or the time is up, in any process: all must stop after the same step."""
-        number, time_is_up = stop.number or 0, stop.time_is_up
+        number, time_is_up = stop.number or 0, int(stop.time_is_up)
         if self.layout.num_processes > 1:
             device = self.accelerator.device
             if device.type != "cpu" and self.step % STEPS_TO_AGREE:
@@ -420,6 +412,7 @@ class Trainer:
         require_finite(self.window.means(), self.step, self.window.steps, self.folder)
         self._require_finite_weights()
         self._save_checkpoint()
-        command = resume_command(self.folder, self.layout.num_processes) if self.folder else ""
-        saved = f"; a checkpoint was saved. Go on with:\n  {command}" if self.folder else "; nothing was saved."
-        raise Interrupted(f"Stopped at step {self.step} of {self.last_step}{saved}", self.stopped_by)
+        saved = (
+            f"a checkpoint was saved. Go on with:\n  {self._resume_command}" if self.folder else "nothing was saved."
+        )
+        raise Interrupted(f"Stopped at step {self.step} of {self.last_step}; {saved}", self.stopped_by)
