@@ -50,6 +50,9 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     if trainer.accelerator.is_main_process:
         start = full_config(config, pipeline, images)
         with writable(folder):
+            kept = run_folder.set_aside(folder) if config.arguments.overwrite_output_dir else None
+            if kept is not None:
+                say(f"the run that was in {folder} is now in {kept}")
             run_folder.write_start(folder, start, facts(trainer), resumed=bool(resume_from))
         say(f"run folder {folder}")
     trainer.train()
