@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import LoggerType, parse_flag_from_env
 from torch import nn
 
 from hfgen.arguments import TrainingArguments
@@ -19,9 +19,14 @@ from hfgen.errors import HFGenError, UsageError, did_you_mean
 
 def join_processes() -> PartialState:
     """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=on_cpu())
     check_world_size(state.num_processes)
     return state
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator, or Accelerate was told not to use it."""
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def check_world_size(num_processes: int) -> None:
@@ -37,8 +42,8 @@ def check_world_size(num_processes: int) -> None:
         return
     raise HFGenError(
         f"{wanted} processes were asked for, but {num_processes} trains here; stopped rather than train alone.\n"
-        f"On a CPU, start them with: torchrun --nproc_per_node {wanted} hfgen/train.py ...\n"
-        "On GPUs: accelerate launch --multi_gpu --num_processes N hfgen/train.py ..."
+        f"Start them with: hfgen train ... --num_processes {wanted}\n"
+        f"On a CPU also: torchrun --nproc_per_node {wanted} hfgen/train.py ...; on GPUs: accelerate launch --multi_gpu"
     )
 
 
@@ -46,6 +51,11 @@ def requested_processes() -> int | None:
     """What the launcher was told: WORLD_SIZE, else the `--num_processes` of the `accelerate launch` above us."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
+    return launched_processes()
+
+
+def launched_processes() -> int | None:
+    """The `--num_processes` of the `accelerate launch` that started this process, if one did."""
     return num_processes_of(_parent_command())
 
 
@@ -78,11 +88,11 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
     """Accelerate's view of this machine."""
     join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
-    if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
+    if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
     trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=on_cpu(),
         mixed_precision=arguments.mixed_precision,
         step_scheduler_with_optimizer=False,
         log_with=trackers,
