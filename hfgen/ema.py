@@ -15,9 +15,11 @@ class ModelEMA:
     `EMAModel` by itself follows parameters only, and BatchNorm's statistics, masks and flags would be lost.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, power: float | None = None, inv_gamma: float = 1.0) -> None:
+        """With `power`, the decay grows to `decay` as 1 - (1 + n / inv_gamma)^-power, else as (1 + n) / (10 + n)."""
         self.model = model
-        self.average = EMAModel(self._state(), decay=decay, foreach=True)
+        warm_up = {} if power is None else {"use_ema_warmup": True, "power": power, "inv_gamma": inv_gamma}
+        self.average = EMAModel(self._state(), decay=decay, foreach=True, **warm_up)
 
     def restart(self) -> None:
         """Take the weights as they are for the average of nothing but them."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,9 +30,14 @@ PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws
 
 def join_processes() -> PartialState:
     """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator, or Accelerate was told not to use it."""
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def check_world_size(num_processes: int) -> None:
@@ -49,8 +53,8 @@ def check_world_size(num_processes: int) -> None:
         return
     raise HFGenError(
         f"{wanted} processes were asked for, but {num_processes} trains here; stopped rather than train alone.\n"
-        f"On a CPU, start them with: torchrun --nproc_per_node {wanted} hfgen/train.py ...\n"
-        "On GPUs: accelerate launch --multi_gpu --num_processes N hfgen/train.py ..."
+        f"Start them with: hfgen train ... --num_processes {wanted}\n"
+        f"On a CPU also: torchrun --nproc_per_node {wanted} hfgen/train.py ...; on GPUs: accelerate launch --multi_gpu"
     )
 
 
@@ -58,6 +62,11 @@ def requested_processes() -> int | None:
     """What the launcher was told: WORLD_SIZE, else the `--num_processes` of the `accelerate launch` above us."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
+    return launched_processes()
+
+
+def launched_processes() -> int | None:
+    """The `--num_processes` of the `accelerate launch` that started this process, if one did."""
     return num_processes_of(_parent_command())
 
 
@@ -90,13 +99,13 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
     """Accelerate's view of this machine."""
     state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
-    if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
+    if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
     trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
     if arguments.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=on_cpu(),
         mixed_precision=arguments.mixed_precision,
         dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
@@ -154,10 +163,3 @@ def without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.__dict__["forward"] = wrapped
-
-
-def resume_command(folder: Path, num_processes: int) -> str:
-    """What goes on with a stopped run."""
-    place = shlex.quote(str(folder))
-    processes = "" if num_processes == 1 else f" --num_processes {num_processes}"
-    return f"hfgen train --config {place}/config.yaml --output_dir {place} --resume_from_checkpoint latest{processes}"

@@ -27,6 +27,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
 from hfgen.registry import family_of
 from hfgen.trainer import Trainer
+from hfgen.validation import drawing_options
 
 Facts = dict[str, Any]
 
@@ -57,6 +58,9 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     if trainer.accelerator.is_main_process:
         start = full_config(config, pipeline, images)
         with writable(folder):
+            kept = run_folder.set_aside(folder) if config.arguments.overwrite_output_dir else None
+            if kept is not None:
+                say(f"the run that was in {folder} is now in {kept}")
             run_folder.write_start(folder, start, facts(trainer), resumed=bool(resume_from))
         say(f"run folder {folder}")
     trainer.train()
@@ -201,7 +205,7 @@ def facts(trainer: Trainer) -> Facts:
         "global_batch_size": trainer.layout.global_batch_size,
         "num_processes": trainer.layout.num_processes,
         "plugin": _plugin(trainer.pipeline),
-        "sampled_with": dict(trainer.pipeline.validation_options),
+        "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
         "components": component_rows(trainer.pipeline),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,

@@ -17,8 +17,9 @@ from hfgen.batches import Batches, Layout
 from hfgen.data import Images
 from hfgen.divergence import finite, require_finite
 from hfgen.ema import ModelEMA
-from hfgen.errors import CheckError, Interrupted, UsageError
-from hfgen.launch import make_accelerator, resume_command, without_autocast
+from hfgen.errors import Interrupted, UsageError
+from hfgen.launch import make_accelerator, without_autocast
+from hfgen.launched import resume_command
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective, objective_options
 from hfgen.optimizers import make_lr_scheduler, make_optimizer, set_step, step_together, unwrapped
@@ -74,7 +75,7 @@ class Trainer:
         self.step = 0
         self._prepare_models()
         self.emas = {
-            name: ModelEMA(self.networks[name], arguments.ema_decay)
+            name: ModelEMA(self.networks[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
             for name in pipeline.ema_components
             if arguments.use_ema and name in self.networks
         }
@@ -231,7 +232,8 @@ class Trainer:
         a = self.arguments
         self.window.steps += 1
         last = self.step == self.last_step
-        grid_due = last or (a.validation_steps and self.step % a.validation_steps == 0)
+        between = a.validation_epochs * self.batches.steps_per_epoch if a.validation_epochs else a.validation_steps
+        grid_due = last or (between and self.step % between == 0)
         checkpoint_due = a.checkpointing_steps and (last or self.step % a.checkpointing_steps == 0)
         if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
             self._write_metrics(validating=bool(grid_due))
@@ -290,13 +292,8 @@ class Trainer:
 
     @torch.no_grad()
     def _look(self, pipeline: HFGenPipeline, folder: Path) -> dict[str, Any]:
-        diagnosis: dict[str, Any] = {}
-        examples = self.batches.examples(EXAMPLES)
         with self._saving("sample grid"):
-            try:
-                diagnosis = validate(pipeline, examples, folder, self.step, self.arguments.num_validation_images)
-            except CheckError as error:  # of a picture; losses and weights are checked elsewhere
-                diagnosis = {"warnings": [str(error)]}
+            diagnosis = validate(pipeline, self.batches.examples(EXAMPLES), folder, self.step, self.arguments)
         for warning in diagnosis.get("warnings", ()):
             self.progress.note(warning)
         found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
@@ -368,7 +365,7 @@ class Trainer:
 
     @property
     def _resume_command(self) -> str:
-        return resume_command(self.folder or Path(), self.layout.num_processes)
+        return resume_command(self.arguments, self.folder or Path(), self.layout.num_processes)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors; every process must call it."""

@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from hfgen import evaluation, grid
+from hfgen.arguments import TrainingArguments
 from hfgen.data import Images, evenly_spaced
+from hfgen.errors import CheckError
 from hfgen.images import postprocess
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, evaluating
@@ -16,23 +18,40 @@ EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for 
 COLUMNS = 8
 
 
-def validate(pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, num_images: int) -> dict[str, Any]:
-    """Draw the pictures of a step; return what the family's diagnosis found.
+def validate(
+    pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Draw the pictures of a step; return what the family's diagnosis found, or what is wrong with a picture.
 
     Args:
         examples: always the same training images.
     """
-    samples = folder / "samples"
-    images = grid.draw(pipeline, range(num_images), **pipeline.validation_options)
-    grid.save_image(grid.image_grid(images), samples / f"step_{step:06d}.png")
-    with evaluating(pipeline.models().values()):
-        if reconstructs(pipeline):
-            grid.save_image(reconstruction_grid(pipeline, examples), samples / f"reconstructions_{step:06d}.png")
-        values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+    try:
+        _draw(pipeline, examples, folder / "samples", step, arguments)
+        with evaluating(pipeline.models().values()):
+            values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+    except CheckError as error:  # of a picture; losses and weights are checked elsewhere
+        return {"warnings": [str(error)]}
     return {**values, **({"warnings": list(warnings)} if warnings else {})}
 
 
+def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, arguments: TrainingArguments) -> None:
+    options = drawing_options(pipeline, arguments.num_inference_steps)
+    images = grid.draw(pipeline, range(arguments.num_validation_images), **options)
+    grid.save_image(grid.image_grid(images), samples / f"step_{step:06d}.png")
+    if reconstructs(pipeline):
+        with evaluating(pipeline.models().values()):
+            reconstructions = reconstruction_grid(pipeline, examples)
+        grid.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+
+
 PREFIX = "validation_"
+
+
+def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
+    """With what the grids are drawn, so that a seed draws one of their pictures again."""
+    own = dict(pipeline.validation_options)
+    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def measure(pipeline: HFGenPipeline, held_out: Images, count: int) -> dict[str, float]:
