@@ -52,8 +52,22 @@ class TrainingArguments:
     )
     random_flip: bool = option(False, "Flip half of the images horizontally, drawn anew each epoch.")
     class_conditional: bool = option(False, "Train on the class labels too.")
-    data_memory_limit: float = option(2.0, "GiB up to which decoded images stay in memory; larger data stream.")
-    dataloader_num_workers: int | None = option(None, "Worker processes for data that stream (default: cores - 1).")
+    streaming: bool = option(
+        False,
+        "Read the data set as it comes, from the Hub or from files, without a copy on the disk. Its length must be "
+        "known, or --max_train_steps given; size and mode are those of its first 200 images.",
+    )
+    shuffle_buffer_size: int = option(
+        1000,
+        "Of a streamed data set: so many undecoded images at a time are held in memory and mixed. Files are read in "
+        "an order drawn anew each epoch, but what is sorted within them is mixed only so far.",
+    )
+    data_memory_limit: float = option(
+        2.0, "GiB up to which decoded images stay in memory; larger or streamed data are decoded as they are needed."
+    )
+    dataloader_num_workers: int | None = option(
+        None, "Worker processes that decode images as they are needed (default: cores - 1, at most 8)."
+    )
 
     pretrained_model_name_or_path: str | None = option(
         None, "A run's folder or a repository to train further, instead of a new model."
@@ -133,7 +147,7 @@ class TrainingArguments:
             raise UsageError(f"lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
         if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
             raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
-        if self.best_metric and not (self.validation_split and self.validation_steps):
+        if self.best_metric and not (self.validation_split and (self.validation_steps or self.validation_epochs)):
             raise UsageError("best_metric is measured on a --validation_split, every --validation_steps; give them.")
         if self.early_stopping_patience is not None and not self.best_metric:
             raise UsageError("early_stopping_patience waits for a better --best_metric; say which.")
@@ -160,6 +174,7 @@ _RANGES = [
     *[(n, 1, "at least 1") for n in ("num_evaluation_images", "early_stopping_patience")],
     *[(n, 1, "at least 1") for n in ("validation_epochs", "num_inference_steps")],
     *[(n, 0, "at least 0") for n in ("lr_warmup_steps", "checkpointing_steps", "validation_steps", "seed")],
+    ("shuffle_buffer_size", 1, "at least 1"),
     *[(n, 0, "at least 0") for n in ("checkpoints_total_limit", "dataloader_num_workers", "data_memory_limit")],
     *[(n, 0, "a number of at least 0") for n in ("learning_rate", "adam_epsilon", "adam_weight_decay")],
     *[(n, 0, "a number of at least 0") for n in ("max_grad_norm", "ema_power")],

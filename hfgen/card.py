@@ -130,7 +130,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "title": folder.resolve().name,
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
-        "data": f"{data['count']:,} images of {data['name']}",
+        "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),

@@ -14,7 +14,7 @@ from hfgen.errors import UsageError
 Facts = Mapping[str, Any]
 
 # Settings without which it would be another training, or another order of the data.
-FIXED = ("seed", "resolution", "center_crop", "random_flip", "class_conditional", "use_ema")
+FIXED = ("seed", "streaming", "resolution", "center_crop", "random_flip", "class_conditional", "use_ema")
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "networks")
 
 # Settings that take effect from here on; an undisturbed run would have gone on otherwise.
@@ -48,6 +48,7 @@ FREE = (
     "image_column",
     "label_column",
     "cache_dir",
+    "shuffle_buffer_size",
     "data_memory_limit",
     "dataloader_num_workers",
     "output_dir",
@@ -85,7 +86,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     facts = {
         "model": type(trainer.pipeline).__name__,
         "global_batch_size": trainer.layout.global_batch_size,
-        "images": len(trainer.batches.images),
+        "images": trainer.batches.images.count,
         "objective": trainer.objective_options,
         "networks": {name: public_config(model) for name, model in trainer.pipeline.models().items()},
         "num_processes": trainer.layout.num_processes,

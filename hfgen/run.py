@@ -5,7 +5,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
 from hfgen.building import CLASS_NAME, SHAPE, component_choices
 from hfgen.card import write_card
-from hfgen.data import Images, load_images
+from hfgen.data import ImageFacts, Images, load_images
 from hfgen.errors import HFGenError, UsageError, did_you_mean
 from hfgen.evaluation import metric_names
 from hfgen.launch import from_main_process
@@ -26,6 +25,7 @@ from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
 from hfgen.registry import family_of
+from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
 from hfgen.validation import drawing_options
 
@@ -71,13 +71,14 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     return summary(trainer, folder)
 
 
-def find_images(config: RunConfig) -> Images:
+def find_images(config: RunConfig) -> ImageFacts:
     """The data set that the arguments name."""
     a = config.arguments
     name = a.dataset_name or a.train_data_dir
     if not name:
         raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-    return load_images(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+    find = stream_images if a.streaming else load_images
+    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> Images | None:
@@ -93,10 +94,11 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> Images | None:
     if a.best_metric is not None and a.best_metric not in metric_names(pipeline):
         hint = did_you_mean(a.best_metric, metric_names(pipeline))
         raise UsageError(f"best_metric is {a.best_metric!r}, which is not measured of {config.model}.{hint}")
-    return find_images(replace(config, arguments=replace(a, dataset_split=a.validation_split)))
+    where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
+    return load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
 
 
-def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images) -> HFGenPipeline:
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """The untrained pipeline for these images; the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
@@ -138,13 +140,13 @@ def pretrained(
     return pipeline
 
 
-def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]:
+def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
     """Side, channels and classes of what is trained on."""
     a = config.arguments
     return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
 
 
-def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Facts:
+def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
     """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
     choices, components = component_choices(type(pipeline)), pipeline.components
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
@@ -175,13 +177,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Iterator[str]:
+def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
     """What was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
-    noun = "image" if len(images) == 1 else "images"
-    yield f"{images.name}: {len(images):,} {noun}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    noun = "image" if images.count == 1 else "images"
+    count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
     for row in component_rows(pipeline):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -210,7 +213,7 @@ def facts(trainer: Trainer) -> Facts:
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
             "dataset_id": images.dataset_id,
-            "count": len(images),
+            "count": images.count,
             "channels": images.channels,
             "resolution": trainer.batches.resolution,
             "class_names": images.label_names,

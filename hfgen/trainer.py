@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from hfgen import checkpoint, continuity, replicas
 from hfgen.arguments import TrainingArguments
 from hfgen.batch_norm import batch_norms, synchronised
-from hfgen.batches import Batches, Layout
-from hfgen.data import Images
+from hfgen.batches import Layout
+from hfgen.data import ImageFacts, Images
 from hfgen.divergence import finite, require_finite
 from hfgen.ema import ModelEMA
 from hfgen.errors import Interrupted, UsageError
@@ -28,6 +28,7 @@ from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
 from hfgen.sharding import fill_state, gather
 from hfgen.stop_signal import StopSignal
+from hfgen.streaming import make_batches
 from hfgen.validation import EXAMPLES, Best, measure, validate
 from hfgen.window import Window
 
@@ -57,7 +58,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: HFGenPipeline,
-        images: Images,
+        images: ImageFacts,
         arguments: TrainingArguments,
         folder: Path | None = None,
         options: Mapping[str, Any] | None = None,
@@ -69,7 +70,7 @@ class Trainer:
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
-        self.batches = Batches.of(arguments, images, self.layout, self.accelerator.device, self.progress.decoding)
+        self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.scheduled_steps = self.last_step
         self.step = 0
@@ -135,7 +136,8 @@ class Trainer:
         if self.accelerator.log_with:
             self.accelerator.init_trackers("hfgen")
         with StopSignal(self.arguments.seconds_limit) as stop:
-            for micro_batches in self.batches.steps(self.step, self.last_step):
+            alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
+            for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
                 with synchronised(self.synchronised):
                     self.train_step(micro_batches)
                 self.step += 1
@@ -144,7 +146,9 @@ class Trainer:
                 self._stop_if_asked()
                 yield self.step
                 if self.step == self.last_step:  # reached, or moved here by a limit
-                    break
+                    return
+            self._look_at(stop)  # the data ended, at a signal
+            self._stop_if_asked()
 
     def train_step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """One step of every optimizer that the objective yields.
@@ -258,7 +262,7 @@ class Trainer:
         self.window.restart()
         line = {
             "step": self.step,
-            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+            "epoch": round(self.batches.epochs(self.step), 4),
             **values,
             "learning_rate": self.lr_schedulers[0].get_last_lr()[0],
             "images_per_second": round(speed, 2),
@@ -269,8 +273,7 @@ class Trainer:
         if self.metrics is not None:
             with self._saving("metrics"):
                 self.metrics.write(line)
-        numbers = {name: value for name, value in shown.items() if isinstance(value, float)}
-        self.accelerator.log({**values, **numbers}, step=self.step)
+        self.accelerator.log({**values, **{k: v for k, v in shown.items() if k != "diagnosis"}}, step=self.step)
         self.progress.report(line)
 
     def _require_finite_weights(self) -> None:
@@ -377,6 +380,7 @@ class Trainer:
             "skipped_steps": self.skipped_steps,
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "data": self.batches.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -384,6 +388,7 @@ class Trainer:
         self.step, self.skipped_steps = state["step"], state["skipped_steps"]
         self.window.load_state_dict(state["window"], self.accelerator.device)
         self.best.load_state_dict(state["best"])
+        self.batches.load_state_dict(state["data"])
         for lr_scheduler in self.lr_schedulers:
             set_step(lr_scheduler, self.step)
         if self.accelerator.scaler is not None and state["scaler"]:
