@@ -90,11 +90,12 @@ def command(
     for note in notes:
         _say(note)
     if dry_run:
-        click.echo(run.dry_run(resolved, pipeline_class, _say), nl=False)
-        return None
-    result = run.train(resolved, pipeline_class, _folder(resolved), _say)
+        told = run.dry_run(resolved, pipeline_class, _say).rstrip("\n")
+    else:
+        result = run.train(resolved, pipeline_class, _folder(resolved), _say)
+        told = json.dumps(result) if as_json else result["output_dir"]
     if _is_main_process():
-        click.echo(json.dumps(result) if as_json else result["output_dir"])
+        click.echo(told)
     return None
 
 
