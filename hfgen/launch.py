@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
 from torch import nn
 
 from hfgen.arguments import TrainingArguments
-from hfgen.errors import HFGenError, UsageError, did_you_mean
+from hfgen.errors import HFGenError, UsageError
+from hfgen.trackers import tracker_names
 
 
 def join_processes() -> PartialState:
@@ -80,27 +79,15 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
-    trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
+    trackers = tracker_names(arguments.report_to) if folder is not None else []
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=arguments.mixed_precision,
         step_scheduler_with_optimizer=False,
-        log_with=trackers,
+        log_with=trackers or None,
         project_dir=None if folder is None else str(folder / "logs"),
     )
     return accelerator
-
-
-def tracker_names(report_to: str) -> list[str]:
-    """The trackers of a comma-separated list; `all` are those that are installed."""
-    installed = [str(kind.value) for kind in get_available_trackers()]
-    wanted = installed if report_to == "all" else [name.strip() for name in report_to.split(",")]
-    for name in wanted:
-        if name not in installed:
-            known = {str(kind.value) for kind in LoggerType} - {"all"}
-            hint = f"pip install {name}" if name in known else did_you_mean(name, known).strip()
-            raise UsageError(f"report_to: the tracker {name!r} is not installed here. {hint}")
-    return wanted
 
 
 @contextlib.contextmanager
