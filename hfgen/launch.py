@@ -5,24 +5,22 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedType,
     FullyShardedDataParallelPlugin,
-    LoggerType,
     broadcast_object_list,
     parse_flag_from_env,
 )
 from torch import nn
 
 from hfgen.arguments import TrainingArguments
-from hfgen.errors import HFGenError, UsageError, did_you_mean
+from hfgen.errors import HFGenError, UsageError
+from hfgen.trackers import tracker_names
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws, measures or saves
@@ -95,13 +93,15 @@ def _parent_command() -> list[str]:
         return []
 
 
-def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
+def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     """Accelerate's view of this machine."""
     state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
-    trackers = None if arguments.report_to == "none" or folder is None else tracker_names(arguments.report_to)
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise UsageError("hfgen does not train with DeepSpeed; --accelerate_config fsdp2 divides weights too.")
+    tracker_names(arguments.report_to)
     if arguments.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
@@ -109,8 +109,6 @@ def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accel
         mixed_precision=arguments.mixed_precision,
         dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
-        log_with=trackers,
-        project_dir=None if folder is None else str(folder / "logs"),
     )
     if state.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         _shard_on_cpu(accelerator)
@@ -140,18 +138,6 @@ def from_main_process(function: Callable[[], T]) -> T:
     if found[1] is not None:
         raise found[1]
     return found[0]
-
-
-def tracker_names(report_to: str) -> list[str]:
-    """The trackers of a comma-separated list; `all` are those that are installed."""
-    installed = [str(kind.value) for kind in get_available_trackers()]
-    wanted = installed if report_to == "all" else [name.strip() for name in report_to.split(",")]
-    for name in wanted:
-        if name not in installed:
-            known = {str(kind.value) for kind in LoggerType} - {"all"}
-            hint = f"pip install {name}" if name in known else did_you_mean(name, known).strip()
-            raise UsageError(f"report_to: the tracker {name!r} is not installed here. {hint}")
-    return wanted
 
 
 @contextlib.contextmanager

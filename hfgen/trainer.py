@@ -29,7 +29,8 @@ from hfgen.run_folder import Metrics
 from hfgen.sharding import fill_state, gather
 from hfgen.stop_signal import StopSignal
 from hfgen.streaming import make_batches
-from hfgen.validation import EXAMPLES, Best, measure, validate
+from hfgen.trackers import Trackers, start_trackers
+from hfgen.validation import EXAMPLES, Best, measure, pictures, validate
 from hfgen.window import Window
 
 STEPS_TO_AGREE = 10  # on accelerators, between two looks at whether another process was told to stop
@@ -66,14 +67,13 @@ class Trainer:
     ) -> None:
         self.pipeline, self.arguments, self.folder, self.held_out = pipeline, arguments, folder, held_out
         self.objective_options = objective_options(type(pipeline), options or {})
-        self.accelerator = make_accelerator(arguments, folder)
+        self.accelerator = make_accelerator(arguments)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
         self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
-        self.scheduled_steps = self.last_step
-        self.step = 0
+        self.step, self.scheduled_steps = 0, self.last_step
         self._prepare_models()
         self.emas = {
             name: ModelEMA(self.networks[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
@@ -81,10 +81,11 @@ class Trainer:
             if arguments.use_ema and name in self.networks
         }
         self.metrics: Metrics | None = None
+        self.trackers = Trackers()
         self.best = Best(arguments.best_metric, arguments.early_stopping_patience)
         self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
         self.saved_step, self.skipped_steps, self.checked = -1, 0, set[str]()
-        self.stopped_by: int | None = None  # a signal
+        self.stopped_by: int | None = None
 
     def _prepare_models(self) -> None:
         """Each network is prepared on its own: one DDP wrapper round two would expect both to step together."""
@@ -99,8 +100,8 @@ class Trainer:
                 continue
             # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
             network: nn.Module = copy.deepcopy(model) if self.sharded else model
-            layout = torch.channels_last if self.arguments.channels_last else torch.contiguous_format
-            network.to(memory_format=torch.contiguous_format if self.sharded else layout)  # type: ignore[call-overload]
+            last = self.arguments.channels_last and not self.sharded
+            network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
             network.train()
             optimizer = make_optimizer(network, self.arguments)
             self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.scheduled_steps))
@@ -133,9 +134,8 @@ class Trainer:
         self.window.start()
         if self.folder is not None and self.accelerator.is_main_process:
             self.metrics = Metrics(self.folder, resumed_step=self.step)
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("hfgen")
-        with StopSignal(self.arguments.seconds_limit) as stop:
+            self.trackers = start_trackers(self.arguments.report_to, self.folder, self.step, self.progress.note)
+        with contextlib.closing(self.trackers), StopSignal(self.arguments.seconds_limit) as stop:
             alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
             for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
                 with synchronised(self.synchronised):
@@ -273,7 +273,7 @@ class Trainer:
         if self.metrics is not None:
             with self._saving("metrics"):
                 self.metrics.write(line)
-        self.accelerator.log({**values, **{k: v for k, v in shown.items() if k != "diagnosis"}}, step=self.step)
+        self.trackers.log(line)
         self.progress.report(line)
 
     def _require_finite_weights(self) -> None:
@@ -297,6 +297,7 @@ class Trainer:
     def _look(self, pipeline: HFGenPipeline, folder: Path) -> dict[str, Any]:
         with self._saving("sample grid"):
             diagnosis = validate(pipeline, self.batches.examples(EXAMPLES), folder, self.step, self.arguments)
+        self.trackers.log_images(pictures(folder, self.step), self.step)
         for warning in diagnosis.get("warnings", ()):
             self.progress.note(warning)
         found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}

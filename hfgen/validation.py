@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from hfgen import evaluation, grid
@@ -43,6 +44,13 @@ def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, ar
         with evaluating(pipeline.models().values()):
             reconstructions = reconstruction_grid(pipeline, examples)
         grid.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+
+
+def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
+    """The pictures of a step, as they were drawn: sample grid and, where there are any, reconstructions."""
+    names = {"samples": "step", "reconstructions": "reconstructions"}
+    files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
+    return {title: grid.read_image(file) for title, file in files.items() if file.is_file()}
 
 
 PREFIX = "validation_"
