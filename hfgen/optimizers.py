@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from diffusers.optimization import SchedulerType, get_scheduler
-from torch import nn
+from torch import Tensor, nn
 
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import UsageError, did_you_mean
@@ -31,6 +33,15 @@ def unwrapped(optimizer: Any) -> Any:
     wrapper's `step` ends the scaler's round, so that a second optimizer would step by another scale.
     """
     return optimizer.optimizer if type(optimizer) is AcceleratedOptimizer else optimizer
+
+
+def backward(loss: Tensor, accelerator: Accelerator) -> None:
+    """Accelerate divides by the number of micro-batches; where it would only call `backward`, it costs 60 us."""
+    plain = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
+    if plain and accelerator.scaler is None and accelerator.gradient_accumulation_steps == 1:
+        loss.backward()
+    else:
+        accelerator.backward(loss)
 
 
 class _Together:
