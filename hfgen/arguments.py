@@ -125,7 +125,7 @@ class TrainingArguments:
     resume_from_checkpoint: str | None = option(None, "A checkpoint's folder, or `latest` of the output folder.")
     report_to: str = option("none", "Trackers of Accelerate, comma-separated: tensorboard, wandb ... or all.")
     license: str | None = option(None, "Licence of the trained model, for the card; asked, never guessed.")
-    push_to_hub: bool = option(False, "Push the model to the Hub.")
+    push_to_hub: bool = option(False, "Push the model to the Hub at the end.")
     hub_model_id: str | None = option(None, "Where to: ORG/NAME (default: your account, the run folder's name).")
     hub_private_repo: bool = option(False, "Make the repository a private one, if it has to be made.")
     hub_token: str | None = option(

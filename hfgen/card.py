@@ -149,7 +149,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "diagnosis": _diagnosis(folder, last),
         "measured": _measured(results),
         "quality_note": " ".join(notes),
-        "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
+        "config": yaml.safe_dump(without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
         "labels": ", class_labels=[0] * 16" if config["class_conditional"] else "",
@@ -208,7 +208,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     """A card is public: of a local path it tells the last name only."""
     names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
     local = {n: Path(config[n]).name for n in names if config.get(n) and Path(config[n]).exists()}

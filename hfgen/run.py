@@ -24,6 +24,7 @@ from hfgen.noise import key
 from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
+from hfgen.publishing import push, require_token
 from hfgen.registry import family_of
 from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
@@ -41,6 +42,7 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     Returns:
         the summary of the run: folder, steps, seconds, last metrics.
     """
+    require_token(config.arguments)
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
@@ -68,6 +70,8 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         with writable(folder):
             plot_run(run_folder.read_metrics(folder), folder / "plots")
             write_card(folder)
+        if config.arguments.push_to_hub:
+            say(f"pushed to {push(folder, config.arguments)}")
     return summary(trainer, folder)
 
 

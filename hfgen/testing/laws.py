@@ -295,6 +295,7 @@ class FamilyTests(LatentLaws):
 
         Where no BatchNorm sees the batch, it is accumulated from micro-batches too. Equal up to rounding: the order
         of sums. A large epsilon keeps Adam from making a whole step of a gradient that is nothing but rounding.
+        In shards the run is stopped and resumed as well, and ends bit for bit as the undisturbed one.
         """
         self._need_processes()
         normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
@@ -323,6 +324,8 @@ class FamilyTests(LatentLaws):
                     found[key], tensor, atol=self.invariance, rtol=10 * self.invariance, msg=f"{name}: {key}"
                 )
             HFGenPipeline.from_pretrained(tmp_path / name)
+        for key, tensor in checkpoint_tensors(tmp_path / "shards").items():
+            assert torch.equal(checkpoint_tensors(tmp_path / "resumed")[key], tensor), f"resumed: {key}"
 
     def _need_processes(self) -> None:
         if not self.in_processes:

@@ -42,9 +42,12 @@ trainer.Trainer._leave = keep  # the second training needs the process group
 run("replicas")
 state = PartialState()
 torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
-trainer.Trainer._leave = leave
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+trainer.Trainer._leave = lambda self: None
 run("shards")
+run("resumed", "--max_train_steps", "2")
+trainer.Trainer._leave = leave
+run("resumed", "--resume_from_checkpoint", "latest")
 """
 
 
