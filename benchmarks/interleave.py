@@ -120,9 +120,10 @@ def system_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
+    """CPU seconds of this process, of its children that have ended, and of those that live."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(u.ru_utime + u.ru_stime for u in usages) + sum(t.user + t.system for t in living)
 
 
 def say_round(number: int, blocks: Mapping[str, list[Block]], counted: Mapping[str, int]) -> None:

@@ -159,6 +159,25 @@ def write_linear(results: Path) -> None:
     (results / "flow_linear.md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
 
 
+def write_index(results: Path) -> None:
+    """results/index.md: of each recorded comparison the command, and what was measured for its goals."""
+    rows = []
+    for file in sorted(results.glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(result, dict) and result.get("goals") and not re.search(r"_run\d+$", file.stem):
+            measured = "; ".join(map(measured_of, result["goals"]))
+            rows.append(f"| {file.stem} | `{result['command']}` | {measured} | {result['date'][:10]} |")
+    head = ["| result | command | measured | on |", "|---|---|---|---|"]
+    (results / "index.md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+
+
+def measured_of(goal: Mapping[str, Any]) -> str:
+    """`hfgen fp32 1.19 x tutorial`, `hfgen --help 212 ms`."""
+    unit = {"ratio": "x", "extra_ms": "ms more than", "ms": "ms"}[goal["kind"]]
+    words = [goal["variant"], number(goal["measured"], "no result"), unit, goal["baseline"] or ""]
+    return " ".join(words).strip()
+
+
 def fill_readme() -> None:
     """Put each recorded table between its two marks in README.md."""
     readme, results = HERE / "README.md", HERE / "results"
@@ -178,4 +197,5 @@ if __name__ == "__main__":
     write_likelihoods(HERE / "results")
     write_linear(HERE / "results")
     write_diffusion(HERE / "results")
+    write_index(HERE / "results")
     fill_readme()

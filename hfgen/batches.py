@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hfgen.arguments import TrainingArguments
 from hfgen.data import ImageFacts, Images, decode_all, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.noise import key
@@ -30,6 +31,13 @@ class Layout:
     process_index: int = 0
     accumulation: int = 1
 
+    @classmethod
+    def of(cls, accelerator: Any, arguments: TrainingArguments) -> "Layout":
+        a = arguments
+        return cls(
+            a.train_batch_size, accelerator.num_processes, accelerator.process_index, a.gradient_accumulation_steps
+        )
+
     @property
     def global_batch_size(self) -> int:
         return self.batch_size * self.num_processes * self.accumulation
@@ -38,6 +46,11 @@ class Layout:
         """This process's place in the global batch, for one micro-batch."""
         start = (micro * self.num_processes + self.process_index) * self.batch_size
         return slice(start, start + self.batch_size)
+
+    def all_rows(self, device: torch.device) -> Tensor:
+        """The same of all its micro-batches together, as indices."""
+        everything = torch.arange(self.global_batch_size, device=device)
+        return torch.cat([everything[self.rows(micro)] for micro in range(self.accumulation)])
 
 
 class Batches:
