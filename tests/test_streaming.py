@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 
@@ -82,6 +83,22 @@ def image_folder(tmp_path):
     return str(tmp_path / "folder")
 
 
+@pytest.fixture
+def tars(tmp_path, monkeypatch):
+    """Archives as the Hub has them, within which `datasets` knows no places."""
+    import datasets
+
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for number in range(shard * COUNT // 3, (shard + 1) * COUNT // 3):
+                member = tarfile.TarInfo(f"{number:02}.png")
+                member.size = len(png(number))
+                archive.addfile(member, io.BytesIO(png(number)))
+    found = datasets.load_dataset("webdataset", data_files=str(tmp_path / "*.tar"), streaming=True)["train"]
+    monkeypatch.setattr("hfgen.streamed_images.load_dataset", lambda *_, **__: found)
+    return "org/tars"
+
+
 EIGHT = Layout(8)
 
 
@@ -109,7 +126,7 @@ def flips(batch):
 # --- the order --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["one_file", "shards", "image_folder"])
+@pytest.mark.parametrize("source", ["one_file", "shards", "image_folder", "tars"])
 def test_an_epoch_holds_each_image_once_and_the_next_another_order(source, request):
     data = request.getfixturevalue(source)
     steps = drawn(stream(data, Layout(10)), 0, 10)
@@ -192,7 +209,7 @@ def test_what_is_decoded_is_what_the_map_style_path_decodes(source, request):
 # --- the place ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["one_file", "shards", "image_folder"])
+@pytest.mark.parametrize("source", ["one_file", "shards", "image_folder", "tars"])
 @pytest.mark.parametrize("block", [1, 5, 16, 1000])
 def test_a_stream_goes_on_from_any_step(source, block, request, monkeypatch):
     """Within a block, at its end, across files and epochs; what is kept is JSON, and nothing is read and dropped."""
