@@ -1,9 +1,11 @@
 """Images are decoded in worker processes, ahead of the training and in the order in which they are asked for."""
 
+import atexit
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hfgen.errors import HFGenError
+
+GRACE = 300  # seconds that a training has, once told to stop, for its last step and its checkpoint
 
 Rest = TypeVar("Rest")
 
@@ -35,14 +39,14 @@ def decoded(
         HFGenError: as above, or a worker died.
     """
     belongings: deque[Rest] = deque()
-    failed: list[HFGenError] = []
+    failed: list[Exception] = []
 
     def items() -> Generator[Sequence[Any], None, None]:
         try:
             for batch, rest in asked:
                 belongings.append(rest)
                 yield batch
-        except HFGenError as error:
+        except Exception as error:  # raised while the workers start, it would keep them
             failed.append(error)
 
     loader = DataLoader(
@@ -55,6 +59,8 @@ def decoded(
         generator=torch.Generator(),  # else each start draws a number from the one that noise may come from
     )
     batches = iter(loader)
+    shutdown = getattr(batches, "_shutdown_workers", lambda: None)
+    atexit.register(shutdown)  # Python would wait at its end for the workers of a training that was never finished
     try:
         for pixels in batches:
             if isinstance(pixels, HFGenError):
@@ -64,7 +70,8 @@ def decoded(
         raise HFGenError(_died(error)) from error
     finally:
         # Left to the garbage collector, they would live as long as the traceback of an error.
-        getattr(batches, "_shutdown_workers", lambda: None)()
+        atexit.unregister(shutdown)
+        shutdown()
         asked.close()
     if failed:
         raise failed[0]
@@ -96,10 +103,15 @@ def _as_it_is(batch: Any) -> Any:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C, and a SIGTERM to a whole job, reach the workers too: without them no step would end, no checkpoint come.
 
-    A second SIGTERM ends them, as it does the training; so no way out of Python waits for them in vain.
+    A second SIGTERM ends them, as it does the training, or `GRACE`; so nothing waits for them for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, _await_a_second)
+
+
+def _await_a_second(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 def _died(error: RuntimeError) -> str:

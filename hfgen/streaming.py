@@ -89,7 +89,7 @@ class StreamBatches:
         if self.images.count is None:
             raise UsageError(
                 f"How many images {self.images.name} holds is not known before they are all read.\n"
-                "Say how long to train in steps: --max_train_steps"
+                "Count in steps instead: --max_train_steps, --validation_steps."
             )
         return self.images.count // self.layout.global_batch_size
 

@@ -84,21 +84,26 @@ from hfgen.prefetch import decoded
 def decode(item):
     time.sleep(0.01)
     return numpy.zeros((1, 2, 2), numpy.uint8)
-for number, _ in enumerate(decoded((([i], None) for i in range(10**9)), decode, 2, torch.device("cpu"))):
-    if number == 3:
-        print("running", flush=True)
+source = decoded((([i], None) for i in range(10**9)), decode, 2, torch.device("cpu"))
+for _ in range(4):
+    next(source)
+print("running", flush=True)
+sys.stdin.read()
 """
 
 
-def test_workers_do_not_outlive_a_training_that_is_killed():
+@pytest.mark.parametrize("way", ["killed", "never finished"])
+def test_workers_do_not_outlive_a_training(way):
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=quiet_environment()
+        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=quiet_environment()
     ) as process:
-        assert process.stdout.readline() == "running\n"
+        assert process.stdout.readline() == b"running\n"
         children = psutil.Process(process.pid).children()
         assert len(children) == 2
-        process.kill()
-        process.wait(30)
+        if way == "killed":
+            process.kill()
+        process.stdin.close()
+        assert process.wait(30) == (-signal.SIGKILL if way == "killed" else 0)
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
 

@@ -136,6 +136,17 @@ def test_blocks_are_permuted_and_the_shards_too(shards):
         assert len(block) < 12 or block != before
 
 
+def test_each_block_has_a_permutation_of_its_own(one_file):
+    seen = [n for [[n]] in drawn(stream(one_file, Layout(1), shuffle_buffer_size=10), 0, COUNT)]
+    assert len({tuple(n - start for n in seen[start : start + 10]) for start in range(0, COUNT, 10)}) == 5
+
+
+def test_an_incomplete_batch_is_left_out(shards):
+    """Of 50 images by 8 the last two of each epoch."""
+    single = [n for [[n]] in drawn(stream(shards, Layout(1)), 0, 2 * COUNT)]
+    assert [n for [micro] in drawn(stream(shards), 0, 12) for n in micro] == single[:48] + single[50:98]
+
+
 def test_the_global_batch_is_the_same_however_it_is_split(shards):
     """One process, two processes, two micro-batches of two processes: the same images, flips, labels."""
     options = {"random_flip": True, "class_conditional": True}
