@@ -199,9 +199,9 @@ class Training:
     def seconds_of_pictures(self) -> float:
         """Sample grid, reconstructions and diagnosis."""
         trainer, start = self.trainer, time.perf_counter()
-        examples, count = trainer.batches.examples(EXAMPLES), trainer.arguments.num_validation_images
+        examples = trainer.batches.examples(EXAMPLES)
         with torch.no_grad(), trainer.averaged() as pipeline:
-            validate(pipeline, examples, self.folder, trainer.step, count)
+            validate(pipeline, examples, self.folder, trainer.step, trainer.arguments)
         return time.perf_counter() - start
 
     def seconds_of_checkpoint(self) -> float:

@@ -4,19 +4,20 @@ So a run can be resumed at any step without replaying the data, and the global b
 however many processes and micro-batches it is split into.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from hfgen.data import Images, decode_all, evenly_spaced
+from hfgen.arguments import TrainingArguments
+from hfgen.data import ImageFacts, Images, decode_all, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.noise import key
+from hfgen.prefetch import decoded
 
 GIB = 1 << 30
 
@@ -30,6 +31,13 @@ class Layout:
     process_index: int = 0
     accumulation: int = 1
 
+    @classmethod
+    def of(cls, accelerator: Any, arguments: TrainingArguments) -> "Layout":
+        a = arguments
+        return cls(
+            a.train_batch_size, accelerator.num_processes, accelerator.process_index, a.gradient_accumulation_steps
+        )
+
     @property
     def global_batch_size(self) -> int:
         return self.batch_size * self.num_processes * self.accumulation
@@ -39,11 +47,17 @@ class Layout:
         start = (micro * self.num_processes + self.process_index) * self.batch_size
         return slice(start, start + self.batch_size)
 
+    def all_rows(self, device: torch.device) -> Tensor:
+        """The same of all its micro-batches together, as indices."""
+        everything = torch.arange(self.global_batch_size, device=device)
+        return torch.cat([everything[self.rows(micro)] for micro in range(self.accumulation)])
+
 
 class Batches:
     """The micro-batches of each optimizer step, on the device.
 
-    Small data are decoded once and stay in memory as uint8; larger data stream through worker processes.
+    Small data are decoded once and stay in memory as uint8; larger data are decoded by worker processes as they are
+    needed.
 
     Args:
         images: the data.
@@ -76,56 +90,66 @@ class Batches:
         self._examples: dict[str, Tensor] | None = None
         self.labels = _wanted_labels(images) if class_conditional else None
         if layout.global_batch_size > len(images):
-            raise UsageError(_too_large(layout, images))
+            raise UsageError(too_large(layout, images.name, len(images)))
         self.steps_per_epoch = len(images) // layout.global_batch_size
         size = len(images) * images.channels * resolution**2
         self.pixels = decode_all(images, resolution, center_crop, progress) if size <= memory_limit else None
-        if self.pixels is not None and self.device.type != "cpu":
+        if self.pixels is not None:  # then all that an index selects from lies beside them: no step waits for a copy
             self.pixels = self.pixels.to(self.device)
+            self.labels = None if self.labels is None else self.labels.to(self.device)
 
-    def steps(self, first: int, last: int) -> Iterator[list[dict[str, Tensor]]]:
-        """For each optimizer step in [first, last): its micro-batches, of this process."""
-        source = self._resident(first, last) if self.pixels is not None else self._streamed(first, last)
-        micros: list[dict[str, Tensor]] = []
-        for batch in source:
-            micros.append(batch)
-            if len(micros) == self.layout.accumulation:
-                yield micros
-                micros = []
+    def steps(
+        self, first: int, last: int, stopped: Callable[[], bool] | None = None
+    ) -> Iterator[list[dict[str, Tensor]]]:
+        """For each optimizer step in [first, last): its micro-batches, of this process.
+
+        Args:
+            stopped: as of hfgen.streaming; these data keep no one waiting.
+        """
+        source = self._resident(first, last) if self.pixels is not None else self._decoded(first, last)
+        return in_steps(source, self.layout.accumulation)
+
+    def epochs(self, step: int) -> float:
+        """How many passes over the data `step` steps are."""
+        return step / self.steps_per_epoch
 
     def examples(self, count: int) -> dict[str, Tensor]:
         """At most `count` images, evenly spaced over the data and unflipped: always the same."""
         if self._examples is None:
             indices = torch.tensor(list(evenly_spaced(len(self.images), count)))
             if self.pixels is not None:
-                pixels = self.pixels[indices.to(self.pixels.device)]
+                indices = indices.to(self.device)
+                pixels = self.pixels[indices]
             else:
-                decoder = _Decoder(self.images, self.resolution, self.center_crop)
-                pixels = torch.from_numpy(np.stack([decoder[i] for i in indices.tolist()])).to(self.device)
-            self._examples = self._normalise(pixels, indices)
+                pixels = torch.from_numpy(np.stack([self._decoder(i) for i in indices.tolist()])).to(self.device)
+            self._examples = finished(pixels, None, self._labels_of(indices))
         return self._examples
+
+    def state_dict(self) -> None:
+        """What a checkpoint must keep to go on in the data: nothing, the step says it all."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """
+        Raises:
+            UsageError: the checkpoint is of a streamed data set, whose order is another.
+        """
+        if state is not None:
+            raise UsageError("The checkpoint was written with --streaming, this run is without; resume with it too.")
 
     def _resident(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         assert self.pixels is not None
         for epoch, indices in self._indices(first, last):
-            pixels = self.pixels.index_select(0, indices.to(self.pixels.device))  # whole rows; [] goes by element
-            yield self._finish(pixels, epoch, indices)
+            pixels = self.pixels.index_select(0, indices)  # whole rows; [] goes by element
+            yield finished(pixels, self._flips(epoch, indices), self._labels_of(indices))
 
-    def _streamed(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        order = self._indices(first, last)
-        loader = DataLoader(
-            _Decoder(self.images, self.resolution, self.center_crop),
-            batch_sampler=_Order(self, first, last),
-            num_workers=self._workers(),
-            pin_memory=self.device.type == "cuda",
-        )
-        for (epoch, indices), pixels in zip(order, loader, strict=True):  # both in the same order
-            yield self._finish(pixels.to(self.device, non_blocking=True), epoch, indices)
+    def _decoded(self, first: int, last: int) -> Generator[dict[str, Tensor], None, None]:
+        asked = ((indices.tolist(), (epoch, indices)) for epoch, indices in self._indices(first, last))
+        for pixels, (epoch, indices) in decoded(asked, self._decoder, self.num_workers, self.device):
+            yield finished(pixels, self._flips(epoch, indices), self._labels_of(indices))
 
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        return max(1, min(8, (os.cpu_count() or 2) - 1))
+    @property
+    def _decoder(self) -> Any:
+        return functools.partial(self.images.decode, resolution=self.resolution, center_crop=self.center_crop)
 
     def _indices(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
         """(epoch, indices of the images) of each micro-batch of this process."""
@@ -141,49 +165,41 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(key(self.seed, "order", epoch))
-        return torch.randperm(len(self.images), generator=generator)
+        order = torch.randperm(len(self.images), generator=generator)
+        return order if self.pixels is None else order.to(self.device)
 
-    def _finish(self, pixels: Tensor, epoch: int, indices: Tensor) -> dict[str, Tensor]:
-        if self.random_flip:
-            flips = self._flips(epoch)[indices].to(pixels.device)
-            pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
-        return self._normalise(pixels, indices)
-
-    def _normalise(self, pixels: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        batch = {"pixel_values": pixels.float().div_(127.5).sub_(1)}
-        if self.labels is not None:
-            batch["class_labels"] = self.labels[indices].to(self.device)
-        return batch
-
-    def _flips(self, epoch: int) -> Tensor:
+    def _flips(self, epoch: int, indices: Tensor) -> Tensor | None:
+        if not self.random_flip:
+            return None
         if self._flips_of[0] != epoch:
             generator = torch.Generator().manual_seed(key(self.seed, "flip", epoch))
-            self._flips_of = (epoch, torch.rand(len(self.images), generator=generator) < 0.5)
-        return self._flips_of[1]
+            flips = torch.rand(len(self.images), generator=generator) < 0.5
+            self._flips_of = (epoch, flips.to(indices.device))
+        return self._flips_of[1][indices]
+
+    def _labels_of(self, indices: Tensor) -> Tensor | None:
+        return None if self.labels is None else self.labels[indices]
 
 
-class _Order:
-    """The indices of each micro-batch, made as the workers ask for them."""
+def in_steps(micro_batches: Iterable[dict[str, Tensor]], accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
+    """The micro-batches, those of an optimizer step together."""
+    micros: list[dict[str, Tensor]] = []
+    for batch in micro_batches:
+        micros.append(batch)
+        if len(micros) == accumulation:
+            yield micros
+            micros = []
 
-    def __init__(self, batches: Batches, first: int, last: int) -> None:
-        self.batches, self.first, self.last = batches, first, last
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for _, indices in self.batches._indices(self.first, self.last):
-            yield indices.tolist()
-
-
-class _Decoder(Dataset[np.ndarray]):
-    """What the worker processes run."""
-
-    def __init__(self, images: Images, resolution: int, center_crop: bool) -> None:
-        self.images, self.resolution, self.center_crop = images, resolution, center_crop
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.images.decode(index, self.resolution, self.center_crop)
+def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+    """uint8 -> a batch as objectives take it: float32 in [-1, 1], flipped where `flips`, (B,), says so."""
+    if flips is not None:
+        flips = flips.to(pixels.device, non_blocking=True)
+        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+    batch = {"pixel_values": pixels.float().div_(127.5).sub_(1)}
+    if labels is not None:
+        batch["class_labels"] = labels.to(pixels.device, non_blocking=True)
+    return batch
 
 
 def _wanted_labels(images: Images) -> Tensor:
@@ -192,22 +208,20 @@ def _wanted_labels(images: Images) -> Tensor:
     return images.labels
 
 
-def no_labels(images: Images) -> str:
+def no_labels(images: ImageFacts) -> str:
     """What to do where labels are wanted and there are none."""
-    return (
-        f"{images.name} has no class labels, which class_conditional needs.\n"
-        "Images in one sub-folder per class have them; or name a column: --label_column."
-    )
+    return f"{images.name} has no class labels, which class_conditional needs.\n{images.how_to_label}"
 
 
-def _too_large(layout: Layout, images: Images) -> str:
+def too_large(layout: Layout, name: str, count: int) -> str:
+    """What to do where there are fewer images than a global batch needs."""
     parts: Sequence[str] = [f"train_batch_size {layout.batch_size}"]
     if layout.num_processes > 1:
         parts = [*parts, f"{layout.num_processes} processes"]
     if layout.accumulation > 1:
         parts = [*parts, f"gradient_accumulation_steps {layout.accumulation}"]
-    noun = "image" if len(images) == 1 else "images"
+    noun = "image" if count == 1 else "images"
     return (
-        f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {images.name}: "
-        f"{len(images)} {noun}.\nGive a smaller --train_batch_size, or more data."
+        f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {name}: "
+        f"{count} {noun}.\nGive a smaller --train_batch_size, or more data."
     )

@@ -10,6 +10,7 @@ from hfgen.errors import UsageError, did_you_mean
 
 Config = dict[str, Any]
 CLASS_NAME = "class_name"  # the option that chooses
+FROM_CONFIG = "from_config"  # the option that starts from a saved component's config
 SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # what follows from the data
 
 
@@ -46,6 +47,27 @@ def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any
         where = f"{source}: " if source else ""
         raise UsageError(f"{where}{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
     return classes[wanted]
+
+
+def saved_config(class_: type, source: str, name: str) -> Config:
+    """The config that a component of this class was saved with, but for what follows from the data.
+
+    Args:
+        source: a file, a folder or a repository's id.
+
+    Raises:
+        UsageError: there is no such config, or it is of another class.
+    """
+    try:
+        loaded = class_.load_config(source)  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {reason}"
+        ) from error
+    if loaded.get("_class_name", class_.__name__) != class_.__name__:
+        raise UsageError(f"{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}.")
+    return {key: loaded[key] for key in signature_of(class_) if key in loaded and key not in SHAPE}
 
 
 def without_class_name(options: Mapping[str, Any]) -> Config:

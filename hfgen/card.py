@@ -109,13 +109,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def card_data(config: Mapping[str, Any], environment: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
     """The metadata by which the Hub finds and shows the model."""
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
-    dataset = environment["data"].get("dataset_id")
+    dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
     return ModelCardData(
         library_name="hfgen",
         pipeline_tag="unconditional-image-generation",
         license=config.get("license"),
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
+        base_model=None if not base or Path(base).exists() else base,
     )
 
 
@@ -129,7 +130,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "title": folder.resolve().name,
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
-        "data": f"{data['count']:,} images of {data['name']}",
+        "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
@@ -148,7 +149,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "diagnosis": _diagnosis(folder, last),
         "measured": _measured(results),
         "quality_note": " ".join(notes),
-        "config": yaml.safe_dump(_without_folders(config), sort_keys=False).strip(),
+        "config": yaml.safe_dump(without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
         "labels": ", class_labels=[0] * 16" if config["class_conditional"] else "",
@@ -207,10 +208,10 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     """A card is public: of a local path it tells the last name only."""
-    names = ("dataset_name", "train_data_dir")
-    local = {n: Path(config[n]).name for n in names if config[n] and Path(config[n]).exists()}
+    names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
+    local = {n: Path(config[n]).name for n in names if config.get(n) and Path(config[n]).exists()}
     return {**config, **local}
 
 

@@ -2,15 +2,18 @@
 
 checkpoint-500/
     model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
-    trainer/state.json                      step and what a resumed run must agree on
     trainer/<component>.optimizer.safetensors
     trainer/<component>.ema.safetensors
+    trainer/state.json                      step, what a resumed run must agree on, and size and hash of each file
 """
 
+import contextlib
+import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +22,85 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hfgen import continuity
 from hfgen.errors import HFGenError, UsageError
+from hfgen.sharding import fill, fill_state, whole
 
 PREFIX = "checkpoint-"
+STATE = Path("trainer", "state.json")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run folder, oldest first."""
+    """The checkpoints of a run folder that were finished, oldest first; their files may have been damaged since."""
     found = [p for p in (folder / "checkpoints").glob(f"{PREFIX}*") if re.fullmatch(rf"{PREFIX}\d+", p.name)]
-    return sorted((p for p in found if (p / "trainer" / "state.json").is_file()), key=step_of)
+    return sorted((p for p in found if (p / STATE).is_file()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
-    """What `--resume_from_checkpoint` names; None for `latest` of a run that has not written one yet."""
+def find_checkpoint(resume_from: str, output_dir: Path, note: Callable[[str], None] = print) -> Path | None:
+    """What `--resume_from_checkpoint` names; `latest` is the newest whose files are what was written.
+
+    Args:
+        note: called with a line for each checkpoint that is passed over.
+
+    Returns:
+        None for `latest` of a run that has not written one yet.
+
+    Raises:
+        UsageError: it names no checkpoint.
+        HFGenError: none of the run's checkpoints is whole.
+    """
     if resume_from == "latest":
-        return next(reversed(list_checkpoints(output_dir)), None)
+        return _newest_whole(output_dir, note)
     for folder in (Path(resume_from), output_dir / "checkpoints" / resume_from):
-        if (folder / "trainer" / "state.json").is_file():
+        if (folder / STATE).is_file():
             _require_newest(folder, output_dir)
             return folder
     raise UsageError(f"{resume_from!r} is no checkpoint.\nGive the folder of one, or `latest`.")
+
+
+def _newest_whole(output_dir: Path, note: Callable[[str], None]) -> Path | None:
+    found = list_checkpoints(output_dir)
+    for place in reversed(found):
+        damage = damage_of(place)
+        if damage is None:
+            return place
+        note(f"the checkpoint {place} is damaged ({damage}) and passed over")
+    if found:
+        raise HFGenError(
+            f"All checkpoints in {output_dir} are damaged.\n"
+            "Move them away to start from the first step, or start a new run in another --output_dir."
+        )
+    return None
+
+
+def damage_of(place: Path, content: bool = True) -> str | None:
+    """What is not as it was written, or None; without `content` sizes are looked at and hashes are not."""
+    try:
+        files = read_state(place)["files"]
+        for name, (size, digest) in files.items():
+            path = place / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if content and _digest(path) != digest:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{STATE}: {_first_line(error)}"
+    return None
+
+
+def read_state(place: Path) -> dict[str, Any]:
+    return json.loads((place / STATE).read_text(encoding="utf-8"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _require_newest(place: Path, output_dir: Path) -> None:
@@ -55,35 +113,67 @@ def _require_newest(place: Path, output_dir: Path) -> None:
         )
 
 
-def save_checkpoint(folder: Path, step: int, trainer: Any) -> Path:
-    """Write checkpoint `step` of a run folder: under another name first, then moved into place."""
-    place = folder / "checkpoints" / f"{PREFIX}{step}"
+def save_checkpoint(folder: Path, pipeline: Any, tensors: Mapping[str, Mapping[str, Tensor]], state: Any) -> Path:
+    """Write checkpoint `state["step"]` of a run folder: under another name first, then moved into place.
+
+    What is in place is on the disk, so that neither a killed process nor a machine that loses power leaves a part.
+
+    Args:
+        tensors: file name -> tensors, of what is not the pipeline's own.
+    """
+    place = folder / "checkpoints" / f"{PREFIX}{state['step']}"
     temporary = place.with_name(f".{place.name}.saving")
     for killed in place.parent.glob(f".{PREFIX}*.saving"):
         shutil.rmtree(killed, ignore_errors=True)
     try:
-        trainer.pipeline.save_pretrained(temporary)
+        pipeline.save_pretrained(temporary)
         (temporary / "trainer").mkdir()
-        for name, tensors in _tensors(trainer):
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary / "trainer" / name)
-        state = json.dumps(trainer.state(), indent=2, default=float)
-        (temporary / "trainer" / "state.json").write_text(state + "\n", encoding="utf-8")
+        for name, parts in tensors.items():
+            save_file({k: v.contiguous() for k, v in parts.items()}, temporary / "trainer" / name)
+        text = json.dumps({**state, "files": _manifest(temporary)}, indent=2, default=float)
+        (temporary / STATE).write_text(text + "\n", encoding="utf-8")
+        _flush(temporary)
         shutil.rmtree(place, ignore_errors=True)
         temporary.rename(place)
+        _flush_file(place.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return place
 
 
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Relative name -> size and hash, of every file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest(path)) for path in files}
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush_file(path)
+
+
+def _flush_file(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def tensors_of(trainer: Any) -> dict[str, dict[str, Tensor]]:
+    """File name -> whole tensors of everything that is not the pipeline's own; every process must call it."""
+    return dict(_tensors(trainer))
+
+
 def _tensors(trainer: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(file name, tensors) of everything that is not the pipeline's own."""
     for name, optimizer in trainer.optimizers.items():
         state = optimizer.state_dict()["state"]
         yield (
             f"{name}.optimizer.safetensors",
             {
-                f"{index}.{key}": torch.as_tensor(value)
+                f"{index}.{key}": whole(torch.as_tensor(value))
                 for index, entry in state.items()
                 for key, value in entry.items()
             },
@@ -92,18 +182,24 @@ def _tensors(trainer: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
         yield f"{name}.ema.safetensors", ema.state_dict()
 
 
-def load_checkpoint(place: Path, trainer: Any) -> int:
-    """Put a checkpoint's state into a trainer of the same configuration; return its step.
+def load_checkpoint(place: Path, trainer: Any) -> list[str]:
+    """Put a checkpoint's state into a trainer; return a line for each setting that differs and may.
 
     Raises:
-        HFGenError: it is damaged or of another model.
-        UsageError: it was written with settings under which it cannot go on exactly.
+        HFGenError: it is damaged.
+        UsageError: it is of another model, or was written with settings under which it cannot go on.
     """
+    damage = damage_of(place)
+    if damage is not None:
+        raise HFGenError(_damaged(place, damage))
     try:
-        state = json.loads((place / "trainer" / "state.json").read_text())
-        _check_same_run(place, state, trainer.state())
+        state = read_state(place)
+        told = continuity.compare(place, state["settings"], continuity.settings_of(trainer))
         for name, model in trainer.pipeline.models().items():
-            _load_weights(model, place / name)
+            tensors = _weights(place / name)
+            model.load_state_dict(tensors)
+            if trainer.networks.get(name, model) is not model:
+                fill_state(trainer.networks[name], tensors)
         for name, optimizer in trainer.optimizers.items():
             _load_optimizer(optimizer, place / "trainer" / f"{name}.optimizer.safetensors")
         for name, ema in trainer.emas.items():
@@ -111,44 +207,38 @@ def load_checkpoint(place: Path, trainer: Any) -> int:
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, HFGenError):
             raise
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HFGenError(_damaged(place, _first_line(error))) from error
+    trainer.load_state(state)
+    return told
+
+
+@contextlib.contextmanager
+def saving(what: str, folder: Path, resume_command: str) -> Iterator[None]:
+    """Within, what keeps `what` from being written is one error that says what is left and how to go on."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        kept = list_checkpoints(folder)[-1:]
+        where = f"The last complete checkpoint is {kept[0]}." if kept else "There is no complete checkpoint yet."
         raise HFGenError(
-            f"The checkpoint {place} is damaged: {first_line}\nRemove it to go on from an older one."
+            f"The {what} could not be saved in {folder}: {error}\n"
+            f"{where} Nothing half-written was left. Make room, then resume:\n  {resume_command}"
         ) from error
-    trainer.load_extra_state(state)
-    return state["step"]
 
 
-def public_config(model: torch.nn.Module) -> dict[str, Any]:
-    """A component's config as JSON gives it back, without what diffusers adds."""
-    config = getattr(model, "config", {})
-    return json.loads(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
+def _damaged(place: Path, what: str) -> str:
+    return f"The checkpoint {place} is damaged: {what}.\nGive another one, or `latest`: the newest that is whole."
 
 
-def _load_weights(model: torch.nn.Module, folder: Path) -> None:
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in folder.glob("*.safetensors"):
         tensors |= load_file(file)
-    model.load_state_dict(tensors)
-
-
-def _check_same_run(place: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    for name in ("seed", "global_batch_size", "images", "class_conditional", "use_ema", "networks"):
-        if saved[name] != current[name]:
-            then, now = _difference(saved[name], current[name])
-            raise UsageError(
-                f"The checkpoint {place} was written with {name} {then}, this run has {now}.\n"
-                "Resume with the same settings, or start a new run."
-            )
-
-
-def _difference(then: Any, now: Any) -> tuple[Any, Any]:
-    """Of two dictionaries, the parts that differ."""
-    if not (isinstance(then, dict) and isinstance(now, dict)):
-        return then, now
-    differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    parts = {name: _difference(then.get(name), now.get(name)) for name in differing}
-    return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
+    return tensors
 
 
 def _load_optimizer(optimizer: Any, file: Path) -> None:
@@ -164,13 +254,19 @@ def _load_optimizer(optimizer: Any, file: Path) -> None:
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Fused optimizers walk through memory, so a moment must have its parameter's strides (channels last)."""
+    """Fused optimizers walk through memory, so a moment must have its parameter's strides, and its shards."""
     if value.shape != parameter.shape:
         return value
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    fill(moment, value)
+    return moment
 
 
 def delete_old(folder: Path, limit: int | None) -> None:
-    """Keep the newest `limit` checkpoints; None or 0 keeps all."""
-    for old in list_checkpoints(folder)[: -limit or None] if limit else []:
-        shutil.rmtree(old, ignore_errors=True)
+    """Keep the newest `limit` checkpoints that are whole; None or 0 keeps all. Damaged ones are not counted."""
+    if not limit:
+        return
+    kept = [place for place in list_checkpoints(folder) if damage_of(place, content=False) is None][-limit:]
+    for old in list_checkpoints(folder):
+        if kept and old not in kept and step_of(old) < step_of(kept[-1]):
+            shutil.rmtree(old, ignore_errors=True)

@@ -7,20 +7,16 @@ import traceback
 import click
 
 from hfgen import __version__
-from hfgen.arguments import ALIASES
-from hfgen.commands import info, list_, plugins, sample, train
+from hfgen.arguments import canonical
+from hfgen.commands import info, init, list_, plugins, sample, train
 from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
+from hfgen.launched import leave_error
 
 AGREED = (UsageError, PluginError, CheckError, Interrupted)
 
 
-def normalize(name: str) -> str:
-    """Dashes and underscores are the same; the names of transformers' TrainingArguments are accepted."""
-    name = name.replace("-", "_")
-    return ALIASES.get(name, name)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalize})
+# Dashes and underscores are the same; the names of transformers' TrainingArguments are accepted.
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": canonical})
 @click.version_option(__version__, prog_name="hfgen")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (also: HFGEN_DEBUG=1).")
 def cli(debug: bool) -> None:
@@ -33,7 +29,7 @@ def cli(debug: bool) -> None:
         os.environ["HFGEN_DEBUG"] = "1"
 
 
-for command in (train.command, sample.command, list_.command, info.command, plugins.command):
+for command in (train.command, init.command, sample.command, list_.command, info.command, plugins.command):
     cli.add_command(command)
 
 
@@ -44,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.ClickException as error:
-        if _rank() == 0:
+        if _rank() == 0 and not leave_error(error.format_message(), error.exit_code, agreed=True):
             error.show()
         code = error.exit_code
     except HFGenError as error:
@@ -64,9 +60,14 @@ def _rank() -> int:
 
 
 def _report(message: str, code: int, agreed: bool = False) -> int:
-    """Of several processes one tells what all met; what only one may have met, each tells for itself."""
+    """Of several processes one tells what all met; what only one may have met, each tells for itself.
+
+    Those that `hfgen train` itself started leave it to that process.
+    """
     if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
+    if leave_error(message, code, agreed):
+        return code
     if _rank() == 0 or not agreed:
         click.echo(f"hfgen: {message}" if _rank() == 0 else f"hfgen[{_rank()}]: {message}", err=True)
     return code

@@ -1,59 +1,50 @@
-"""A data set's name -> images: found, looked at, decoded to one shape.
+"""A data set's name -> images: found, looked at, and decoded where they are wanted.
 
 What a user may name: the built-in `mnist-mini`, a folder of images (with or without class sub-folders), a folder or
 file of parquet, an `.npz` or `.npy` file, an id on the Hub.
 """
 
-import contextlib
 import functools
 import glob
-import io
-import os
 import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from hfgen.data_names import BUILT_IN_FOLDERS as BUILT_IN
-from hfgen.errors import HFGenError, UsageError, did_you_mean
+from hfgen.decoding import CHANNELS, common_mode, eight_bit, open_record, to_pixels, told, true_mode, upright_size
+from hfgen.errors import UsageError, did_you_mean
 
-CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 SCANNED = 20_000  # images whose headers are read; of a larger data set, that many evenly spaced
 
 
-@dataclass(frozen=True)
-class Images:
-    """A data set that was found and looked at, but not decoded.
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What is known of a data set that was found and looked at, but not decoded.
 
     Attributes:
         name: as the user gave it.
         mode: the PIL mode that fits every image seen: L, RGB or RGBA.
         sizes: (width, height) -> how often it was seen.
-        labels: class of each image, shape (N,), int64; None where the data have none.
+        count: how many images there are; None of a stream that does not say.
     """
 
     name: str
-    open_image: Callable[[int], Image.Image]
-    count: int
     mode: str
     sizes: Counter[tuple[int, int]]
+    count: int | None
     notes: list[str] = field(default_factory=list)
-    labels: Tensor | None = None
     label_names: list[str] | None = None
     dataset_id: str | None = None  # on the Hub, for the card
-
-    def __len__(self) -> int:
-        return self.count
 
     @property
     def channels(self) -> int:
@@ -61,9 +52,11 @@ class Images:
 
     @property
     def num_classes(self) -> int | None:
-        if self.labels is None:
-            return None
-        return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
+        return len(self.label_names) if self.label_names else None
+
+    @property
+    def how_to_label(self) -> str:
+        return "Images in one sub-folder per class have them; or name a column: --label_column."
 
     def resolution(self) -> int:
         """The side of the images, where they are square and of one size.
@@ -83,6 +76,28 @@ class Images:
             "In Python: images.tensor(indices, resolution)."
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class Images(ImageFacts):
+    """A data set whose images have numbers.
+
+    Attributes:
+        labels: class of each image, shape (N,), int64; None where the data have none.
+    """
+
+    open_image: Callable[[int], Image.Image]
+    count: int
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def num_classes(self) -> int | None:
+        if self.labels is None:
+            return None
+        return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
+
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Some of the images as networks take them: (B, C, resolution, resolution), float32 in [-1, 1]."""
         side = resolution or self.resolution()
@@ -94,10 +109,8 @@ class Images:
         Raises:
             HFGenError: it cannot be read.
         """
-        with _told(self.name, index), self.open_image(index) as image:
-            upright = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
-            pixels = np.array(resize(to_mode(upright, self.mode), resolution, center_crop))
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        with told(self.name, index), self.open_image(index) as image:
+            return to_pixels(image, self.mode, resolution, center_crop)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------
@@ -120,27 +133,36 @@ def load_images(
     path = BUILT_IN.get(name, Path(name).expanduser())
     if path.is_file() and path.suffix in (".npz", ".npy"):
         return _from_arrays(name, path)
-    dataset = _load_dataset(name, path, split, config_name, cache_dir)
-    column = _image_column(name, dataset, image_column)
+    dataset = load_dataset(name, split, config_name, cache_dir)
+    column = image_column_of(name, dataset, image_column)
     labels, label_names = _labels(name, dataset, label_column)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())
     open_image = functools.partial(_open_row, records, column)
-    mode, sizes, notes = _inspect(name, len(records), open_image)
+    mode, sizes, notes = inspect_headers(name, len(records), open_image)
     return Images(
-        name,
-        open_image,
-        len(records),
-        mode,
-        sizes,
-        notes,
-        labels,
-        label_names,
+        name=name,
+        open_image=open_image,
+        count=len(records),
+        mode=mode,
+        sizes=sizes,
+        notes=notes,
+        labels=labels,
+        label_names=label_names,
         dataset_id=None if path.exists() else name,
     )
 
 
-def _load_dataset(name: str, path: Path, split: str, config_name: str | None, cache_dir: str | None) -> Any:
+def load_dataset(
+    name: str, split: str, config_name: str | None = None, cache_dir: str | None = None, streaming: bool = False
+) -> Any:
+    """The split of a data set that is no array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
+
+    Raises:
+        UsageError: there is no such data set or split.
+    """
     import datasets
+
+    path = BUILT_IN.get(name, Path(name).expanduser())
 
     if not path.exists() and _looks_local(name):
         raise UsageError(
@@ -149,11 +171,13 @@ def _load_dataset(name: str, path: Path, split: str, config_name: str | None, ca
         )
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The data set {name!r} is an empty folder.")
-    source = _source(name, path)
+    source = source_of(name, path)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(*source[0], name=config_name, cache_dir=cache_dir, **source[1])
+        loaded = datasets.load_dataset(
+            *source[0], name=config_name, cache_dir=cache_dir, streaming=streaming, **source[1]
+        )
     except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
         raise UsageError(_why_not_found(name, path, error)) from error
     except datasets.exceptions.DatasetGenerationError as error:
@@ -165,7 +189,8 @@ def _load_dataset(name: str, path: Path, split: str, config_name: str | None, ca
     return loaded[split]
 
 
-def _source(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
+def source_of(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
+    """What `datasets` takes for it: positional arguments, keywords."""
     if name in BUILT_IN:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
@@ -198,7 +223,8 @@ def _undecoded() -> Any:
     return datasets.Image(decode=False)
 
 
-def _image_column(name: str, dataset: Any, wanted: str | None) -> str:
+def image_column_of(name: str, dataset: Any, wanted: str | None) -> str:
+    """The wanted column, or the only one of images."""
     import datasets
 
     columns = list(dataset.features)
@@ -249,11 +275,13 @@ def _from_arrays(name: str, path: Path) -> Images:
     if labels is not None and (labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
         raise UsageError(f"{name}: labels are {labels.dtype} of shape {labels.shape}; expected a class 0, 1 ... each.")
     open_image = functools.partial(_open_array, pixels)
-    mode, sizes, notes = _inspect(name, len(pixels), open_image)
+    mode, sizes, notes = inspect_headers(name, len(pixels), open_image)
     if pixels.dtype == np.uint16:
         notes.append("16-bit images are scaled to 8 bits")
     tensor = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    return Images(name, open_image, len(pixels), mode, sizes, notes, tensor)
+    return Images(
+        name=name, open_image=open_image, count=len(pixels), mode=mode, sizes=sizes, notes=notes, labels=tensor
+    )
 
 
 def _load_arrays(name: str, path: Path) -> dict[str, np.ndarray]:
@@ -268,7 +296,7 @@ def _load_arrays(name: str, path: Path) -> dict[str, np.ndarray]:
 # --- looking ----------------------------------------------------------------------------------------------------
 
 
-def _inspect(
+def inspect_headers(
     name: str, count: int, open_image: Callable[[int], Image.Image]
 ) -> tuple[str, Counter[tuple[int, int]], list[str]]:
     """One mode for all images, their sizes, and what is worth telling; reads headers, not pixels."""
@@ -277,104 +305,29 @@ def _inspect(
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     for index in evenly_spaced(count, SCANNED):
-        with _told(name, index), open_image(index) as image:
-            modes[_true_mode(image)] += 1
-            sizes[_upright_size(image)] += 1
+        with told(name, index), open_image(index) as image:
+            modes[true_mode(image)] += 1
+            sizes[upright_size(image)] += 1
     notes = []
     if any(mode.startswith("I") for mode in modes):
         notes.append("16-bit images are scaled to 8 bits")
-    mode = _common_mode(modes)
+    mode = common_mode(modes)
     if len(modes) > 1:
         notes.append(f"modes {', '.join(sorted(modes))} are brought to {mode}")
     return mode, sizes, notes
-
-
-@contextlib.contextmanager
-def _told(name: str, index: int) -> Iterator[None]:
-    """Whatever PIL raises within is one error that names the image."""
-    try:
-        yield
-    except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise HFGenError(f"{name}: image {index} cannot be read: {error}\nMend or remove that file.") from error
 
 
 def evenly_spaced(count: int, at_most: int) -> Iterable[int]:
     return range(count) if count <= at_most else (i * count // at_most for i in range(at_most))
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    if "exif" not in image.info:  # asking a PNG that has none would decode it
-        return image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (image.height, image.width) if turned else image.size
-
-
-def _true_mode(image: Image.Image) -> str:
-    return "RGBA" if image.mode == "PA" or "transparency" in image.info else image.mode
-
-
-def _common_mode(modes: Iterable[str]) -> str:
-    """L where all are grey, RGBA where all have alpha, else RGB."""
-    modes = set(modes)
-    if modes <= GREY_MODES:
-        return "L"
-    return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
-
-
 def _open_array(pixels: np.ndarray, index: int) -> Image.Image:
-    return Image.fromarray(_eight_bit(pixels[index]))
+    return Image.fromarray(eight_bit(pixels[index]))
 
 
 def _open_row(records: Any, column: str, index: int) -> Image.Image:
     """The image of a row of `datasets`; lazy: PIL reads the header only until the pixels are wanted."""
-    record = records[index][column]
-    if record["bytes"] is not None:
-        return _named(io.BytesIO(record["bytes"]), record["path"])
-    return _named(record["path"], record["path"])
-
-
-def _named(source: Any, path: str | None) -> Image.Image:
-    try:
-        return Image.open(source)
-    except Image.UnidentifiedImageError as error:
-        name = os.path.basename(path) if path else "no image file"
-        raise OSError(f"{name} is not an image that can be identified") from error
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------
-
-
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """8-bit, in the mode; 16-bit grey is scaled, which PIL's own conversion would clip."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bit(np.asarray(image)))
-    elif image.mode == "F":
-        raise ValueError("float pixels have no known range; convert them to 8 or 16 bits")
-    if mode != "RGBA" and _true_mode(image) in ("RGBA", "LA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
-
-
-def _eight_bit(pixels: np.ndarray) -> np.ndarray:
-    """[0, 65535] -> [0, 255], rounded; uint8 stays."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("pixels outside 0..65535")
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def resize(image: Image.Image, resolution: int, center_crop: bool = True) -> Image.Image:
-    """To a square; Lanczos, which filters before it shrinks. Images of that size pass unchanged."""
-    if image.size == (resolution, resolution):
-        return image
-    if not center_crop:
-        return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return open_record(records[index][column])
 
 
 def _power_of_two(side: int) -> int:

@@ -43,6 +43,13 @@ def draw(
     return images
 
 
+def read_image(path: Path) -> Image.Image:
+    """The picture, whole in memory, its file closed."""
+    with Image.open(path) as image:
+        image.load()
+        return image.copy()
+
+
 def save_image(image: Image.Image, path: Path) -> None:
     """Write under another name first, so that a half-written picture never bears the real one."""
     path.parent.mkdir(parents=True, exist_ok=True)

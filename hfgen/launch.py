@@ -3,24 +3,39 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 from torch import nn
 
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError
 from hfgen.trackers import tracker_names
 
+T = TypeVar("T")
+PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws, measures or saves
+
 
 def join_processes() -> PartialState:
     """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator, or Accelerate was told not to use it."""
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def check_world_size(num_processes: int) -> None:
@@ -36,8 +51,8 @@ def check_world_size(num_processes: int) -> None:
         return
     raise HFGenError(
         f"{wanted} processes were asked for, but {num_processes} trains here; stopped rather than train alone.\n"
-        f"On a CPU, start them with: torchrun --nproc_per_node {wanted} hfgen/train.py ...\n"
-        "On GPUs: accelerate launch --multi_gpu --num_processes N hfgen/train.py ..."
+        f"Start them with: hfgen train ... --num_processes {wanted}\n"
+        f"On a CPU also: torchrun --nproc_per_node {wanted} hfgen/train.py ...; on GPUs: accelerate launch --multi_gpu"
     )
 
 
@@ -45,6 +60,11 @@ def requested_processes() -> int | None:
     """What the launcher was told: WORLD_SIZE, else the `--num_processes` of the `accelerate launch` above us."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
+    return launched_processes()
+
+
+def launched_processes() -> int | None:
+    """The `--num_processes` of the `accelerate launch` that started this process, if one did."""
     return num_processes_of(_parent_command())
 
 
@@ -73,21 +93,51 @@ def _parent_command() -> list[str]:
         return []
 
 
-def make_accelerator(arguments: TrainingArguments, folder: Path | None) -> Accelerator:
+def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     """Accelerate's view of this machine."""
-    join_processes()
+    state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
-    if arguments.mixed_precision == "fp16" and not torch.accelerator.is_available():
+    if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
-    trackers = tracker_names(arguments.report_to) if folder is not None else []
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise UsageError("hfgen does not train with DeepSpeed; --accelerate_config fsdp2 divides weights too.")
+    tracker_names(arguments.report_to)
+    if arguments.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=on_cpu(),
         mixed_precision=arguments.mixed_precision,
+        dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
-        log_with=trackers or None,
-        project_dir=None if folder is None else str(folder / "logs"),
     )
+    if state.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        _shard_on_cpu(accelerator)
     return accelerator
+
+
+def _shard_on_cpu(accelerator: Accelerator) -> None:
+    """Accelerate shards on accelerators only and goes by without a word; torch's FSDP2 takes a CPU as well."""
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise UsageError("On a CPU only FSDP2 shards: fsdp_version 2 in Accelerate's config.")
+    plugin.cpu_ram_efficient_loading = False
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+
+
+def from_main_process(function: Callable[[], T]) -> T:
+    """What `function` returns, or the error that it raises, in the main process: in every process."""
+    state, found = PartialState(), list[Any]([None, None])
+    if state.is_main_process:
+        try:
+            found = [function(), None]
+        except HFGenError as error:
+            found = [None, error]
+    if state.num_processes > 1:
+        broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 @contextlib.contextmanager

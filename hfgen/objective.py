@@ -1,13 +1,14 @@
 """Objective: turns a batch into losses, and says by its order what is stepped when."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from hfgen.building import signature_of
+from hfgen.errors import HFGenError
 from hfgen.noise import Noise
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class Update(NamedTuple):
     @property
     def components(self) -> tuple[str, ...]:
         return (self.component,) if isinstance(self.component, str) else self.component
+
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raise an HFGenError of a component that is none of these."""
+        for name in self.components:
+            if name not in names:
+                raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(names)}.")
 
     @property
     def loss_name(self) -> str:
@@ -136,3 +143,10 @@ def build_objective(objective_class: type, components: Mapping[str, Any], option
     """The objective of a pipeline: it is given the components that its signature names, and its options."""
     wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
     return objective_class(**wanted, **options)
+
+
+def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a pipeline's objective: those given, and the defaults of the others."""
+    components = pipeline_class.component_classes()
+    signature = signature_of(pipeline_class.objective_class).items()
+    return {**{name: p.default for name, p in signature if name not in components}, **options}

@@ -1,8 +1,10 @@
 """One training run, from a resolved config to a finished run folder."""
 
 import contextlib
+import resource
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,21 @@ import yaml
 from hfgen import checkpoint, run_folder
 from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
-from hfgen.building import CLASS_NAME, SHAPE, component_choices, signature_of
+from hfgen.building import CLASS_NAME, SHAPE, component_choices
 from hfgen.card import write_card
-from hfgen.data import Images, load_images
-from hfgen.errors import HFGenError, UsageError
+from hfgen.data import ImageFacts, Images, load_images
+from hfgen.errors import HFGenError, UsageError, did_you_mean
+from hfgen.evaluation import metric_names
+from hfgen.launch import from_main_process
 from hfgen.noise import key
+from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
+from hfgen.publishing import push, require_token
 from hfgen.registry import family_of
+from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
+from hfgen.validation import drawing_options
 
 Facts = dict[str, Any]
 
@@ -34,13 +42,15 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     Returns:
         the summary of the run: folder, steps, seconds, last metrics.
     """
+    require_token(config.arguments)
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
-    trainer = Trainer(pipeline, images, config.arguments, folder, config.components.get("objective"))
+    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline)
+    trainer = Trainer(pipeline, images, config.arguments, folder, objective, held_out)
     resume_from = config.arguments.resume_from_checkpoint
-    place = checkpoint.find_checkpoint(resume_from, folder) if resume_from else None
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
     if place is not None:
         trainer.resume(place)
         done = "; nothing is left to train" if trainer.step == trainer.last_step else ""
@@ -50,6 +60,9 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
     if trainer.accelerator.is_main_process:
         start = full_config(config, pipeline, images)
         with writable(folder):
+            kept = run_folder.set_aside(folder) if config.arguments.overwrite_output_dir else None
+            if kept is not None:
+                say(f"the run that was in {folder} is now in {kept}")
             run_folder.write_start(folder, start, facts(trainer), resumed=bool(resume_from))
         say(f"run folder {folder}")
     trainer.train()
@@ -57,36 +70,87 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         with writable(folder):
             plot_run(run_folder.read_metrics(folder), folder / "plots")
             write_card(folder)
+        if config.arguments.push_to_hub:
+            say(f"pushed to {push(folder, config.arguments)}")
     return summary(trainer, folder)
 
 
-def find_images(config: RunConfig) -> Images:
+def find_images(config: RunConfig) -> ImageFacts:
     """The data set that the arguments name."""
     a = config.arguments
     name = a.dataset_name or a.train_data_dir
     if not name:
         raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-    return load_images(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+    find = stream_images if a.streaming else load_images
+    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
-def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: Images) -> HFGenPipeline:
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> Images | None:
+    """The images that `validation_split` names."""
+    a = config.arguments
+    if a.validation_split is None:
+        return None
+    if not metric_names(pipeline):
+        raise UsageError(
+            f"{config.model} has nothing that could be measured on a validation_split: it has no likelihood.\n"
+            "Leave --validation_split out; the sample grids are drawn in any case."
+        )
+    if a.best_metric is not None and a.best_metric not in metric_names(pipeline):
+        hint = did_you_mean(a.best_metric, metric_names(pipeline))
+        raise UsageError(f"best_metric is {a.best_metric!r}, which is not measured of {config.model}.{hint}")
+    where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
+    return load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+
+
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """The untrained pipeline for these images; the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
         raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
-    torch.manual_seed(key(a.seed, "weights"))
     size, channels, num_classes = data_shape(config, images)
+    if a.pretrained_model_name_or_path:
+        return pretrained(config, pipeline_class, (channels, size), num_classes)
+    torch.manual_seed(key(a.seed, "weights"))
     return pipeline_class.build(size, channels, num_classes, **overrides)
 
 
-def data_shape(config: RunConfig, images: Images) -> tuple[int, int, int | None]:
+def pretrained(
+    config: RunConfig, pipeline_class: type[HFGenPipeline], shape: tuple[int, int], num_classes: int | None
+) -> HFGenPipeline:
+    """A published or finished model, to be trained further.
+
+    Raises:
+        UsageError: it is of another family, its images have another shape or other classes, or options were given
+            that would make another network of it.
+    """
+    name = str(config.arguments.pretrained_model_name_or_path)
+    changed = [block for block in config.components if block != "objective"]
+    if changed:
+        raise UsageError(
+            f"Options of {', '.join(changed)} do not go with --pretrained_model_name_or_path: its own are used.\n"
+            "Leave them out, or train from the beginning."
+        )
+    pipeline = HFGenPipeline.from_pretrained(name)
+    if not isinstance(pipeline, pipeline_class):
+        raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
+    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
+    if (found, pipeline.num_classes) != (shape, num_classes):
+        raise UsageError(
+            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
+            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
+            "Try --resolution, or (not) --class_conditional."
+        )
+    return pipeline
+
+
+def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
     """Side, channels and classes of what is trained on."""
     a = config.arguments
     return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
 
 
-def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Facts:
+def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
     """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
     choices, components = component_choices(type(pipeline)), pipeline.components
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
@@ -97,9 +161,8 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> F
             follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
             options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
             flat[name] = {**chosen.get(name, {}), **options}
-    parameters = signature_of(pipeline.objective_class)
-    defaults = {n: _plain(p.default) for n, p in parameters.items() if n not in pipeline.component_classes()}
-    return {**flat, "objective": {**defaults, **config.components.get("objective", {})}}
+    options = objective_options(type(pipeline), config.components.get("objective", {}))
+    return {**flat, "objective": {name: _plain(value) for name, value in options.items()}}
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
@@ -118,13 +181,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe(config: RunConfig, pipeline: HFGenPipeline, images: Images) -> Iterator[str]:
+def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
     """What was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
-    noun = "image" if len(images) == 1 else "images"
-    yield f"{images.name}: {len(images):,} {noun}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    noun = "image" if images.count == 1 else "images"
+    count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
     for row in component_rows(pipeline):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -148,12 +212,12 @@ def facts(trainer: Trainer) -> Facts:
         "global_batch_size": trainer.layout.global_batch_size,
         "num_processes": trainer.layout.num_processes,
         "plugin": _plugin(trainer.pipeline),
-        "sampled_with": dict(trainer.pipeline.validation_options),
+        "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
         "components": component_rows(trainer.pipeline),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
             "dataset_id": images.dataset_id,
-            "count": len(images),
+            "count": images.count,
             "channels": images.channels,
             "resolution": trainer.batches.resolution,
             "class_names": images.label_names,
@@ -193,9 +257,42 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) ->
     trainer.step += 1
     start = time.perf_counter()
     trainer.train_step(micro_batches)
+    _wait(trainer.accelerator.device)
     seconds = time.perf_counter() - start
     say(
         f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
-        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all. Nothing was written."
+        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
+    say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
+    say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
     return resolved
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _peak_memory(device: torch.device) -> str:
+    if device.type != "cpu":
+        return _megabytes(torch.get_device_module(device).max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _disk(trainer: Trainer) -> int:
+    """Bytes of the model and as many checkpoints as there are at once; one more while the next is saved."""
+    a = trainer.arguments
+    weights = sum(_bytes(model.state_dict()) for model in trainer.pipeline.models().values())
+    others = sum(_bytes(tensors) for tensors in checkpoint.tensors_of(trainer).values())
+    written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
+    kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
+    return weights + kept * (weights + others)
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

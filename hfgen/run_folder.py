@@ -17,13 +17,16 @@ CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
 
-def choose(model: str, dataset: str, output_dir: str | None, resume: str | None) -> Path:
+def choose(
+    model: str, dataset: str, output_dir: str | None, resume: str | None = None, overwrite: bool = False
+) -> Path:
     """The folder of a run: the given one, or the first free of runs/MODEL-DATASET, -2, -3.
 
-    To resume, it is the one that the checkpoint lies in, or the last used one for `latest`.
+    To resume, it is the one that the checkpoint lies in, or the last used one for `latest`. To overwrite, it may be
+    that of another run, which `set_aside` keeps.
 
     Raises:
-        UsageError: the given folder is in use and the run is not resumed, or it is a file.
+        UsageError: the given folder is in use, or it is a file.
     """
     if output_dir is None:
         if resume and Path(resume).parent.name == "checkpoints":
@@ -32,14 +35,32 @@ def choose(model: str, dataset: str, output_dir: str | None, resume: str | None)
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output_dir {output_dir} is a file.")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder
+    if not resume and not overwrite:
         raise UsageError(
             f"output_dir {output_dir} is not empty; nothing was written.\n"
-            "Give another folder, or go on with that run: --resume_from_checkpoint latest"
+            "Give another folder, or go on with that run: --resume_from_checkpoint latest\n"
+            "or start anew there, with that run set aside: --overwrite_output_dir"
         )
-    if resume and folder.is_dir() and any(folder.iterdir()) and not (folder / ENVIRONMENT).is_file():
+    if not (folder / ENVIRONMENT).is_file():
         raise UsageError(f"output_dir {output_dir} is not empty and no run of hfgen; nothing was written.")
+    if overwrite and Path.cwd().is_relative_to(folder.resolve()):
+        raise UsageError(f"output_dir {output_dir} is where you are; it cannot be set aside.")
     return folder
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename a run's folder to NAME.old-1, or -2, -3: its new name; None where there is no run.
+
+    A run may have taken days, and the option that asks for this is often left in a script: nothing is deleted.
+    """
+    if not (folder / ENVIRONMENT).is_file():
+        return None
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return folder.rename(kept)
 
 
 def _numbered(base: Path, resume: bool) -> Path:

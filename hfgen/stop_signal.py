@@ -1,16 +1,22 @@
-"""SIGINT and SIGTERM ask the training to stop after the current step; a second one stops at once."""
+"""SIGINT and SIGTERM ask the training to stop after the current step, a second one at once; so does a time limit."""
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Self
 
 
 class StopSignal:
-    """Within, `number` is the signal that came, or None."""
+    """Within, `number` is the signal that came, or None.
 
-    def __init__(self) -> None:
+    Args:
+        seconds: after which `time_is_up`; None for no limit.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
         self.number: int | None = None
+        self.deadline = None if seconds is None else time.monotonic() + seconds
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -18,6 +24,10 @@ class StopSignal:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._remember)
         return self
+
+    @property
+    def time_is_up(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

@@ -26,8 +26,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 from PIL import Image
 
+from hfgen.arguments import read_config_file
 from hfgen.errors import UsageError, did_you_mean
-from hfgen.run_folder import write_text
+from hfgen.run_folder import CONFIG, write_text
 
 PROJECT = "hfgen"
 LOGS, IDS = "logs", "trackers.json"
@@ -101,7 +102,7 @@ class Trackers:
             for title, image in images.items():
                 tracker.do(functools.partial(show, tracker.title, title, image, step))
 
-    def finish(self, seconds: float = FINISH_SECONDS) -> None:
+    def close(self, seconds: float = FINISH_SECONDS) -> None:
         """Let them send what waits, and close them; further reports are lost."""
         running, self.running = self.running, []
         with _unattended() if running else contextlib.nullcontext():
@@ -112,6 +113,13 @@ class Trackers:
                 tracker.join(0.0 if tracker.given_up else max(0.0, deadline - time.monotonic()))
                 if tracker.is_alive():
                     tracker.give_up(f"had not sent everything after {seconds:g} s")
+
+
+def start_trackers(report_to: str, folder: Path, step: int, warn: Callable[[str], None]) -> Trackers:
+    """The trackers of the run in `folder`, with its config, from `step` on."""
+    config = folder / CONFIG
+    settings = read_config_file(config) if config.is_file() else {}
+    return Trackers(tracker_names(report_to), folder, settings, step, warn)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,10 @@
-"""What `accelerate launch hfgen/train.py` and `torchrun hfgen/train.py` run: `hfgen train` itself."""
+"""What `accelerate launch hfgen/train.py` and `torchrun hfgen/train.py` run: `hfgen train` itself.
 
+Where no model is named, this file stands in for diffusers' script train_unconditional.py: its command runs with the
+script's path changed. Such a recipe, with that script's defaults and options, is a plugin's (hfgen/drop_in.py).
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -8,11 +13,18 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 
+STANDS_IN_FOR = "train_unconditional"
+
+
 def main(argv: list[str] | None = None) -> None:
     """`hfgen train`, with its options."""
+    from hfgen.launched import LAUNCHER, follow_launcher
+
+    follow_launcher()
     from hfgen.cli import main as cli_main
 
-    cli_main(["train", *(sys.argv[1:] if argv is None else argv)])
+    script = [] if LAUNCHER in os.environ else ["--stand_in", STANDS_IN_FOR]  # `hfgen train` has settled the model
+    cli_main(["train", *script, *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,33 +1,39 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
-import shlex
-import time
+import copy
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
-from safetensors import SafetensorError
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
-from hfgen import checkpoint
+from hfgen import checkpoint, continuity, replicas
 from hfgen.arguments import TrainingArguments
-from hfgen.batches import Batches, Layout
-from hfgen.data import Images
+from hfgen.batch_norm import batch_norms, synchronised
+from hfgen.batches import Layout
+from hfgen.data import ImageFacts, Images
+from hfgen.divergence import finite, require_finite
 from hfgen.ema import ModelEMA
-from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
+from hfgen.errors import Interrupted, UsageError
 from hfgen.launch import make_accelerator, without_autocast
+from hfgen.launched import resume_command
 from hfgen.noise import StepNoise, key, seed_device
-from hfgen.objective import Objective, Update, build_objective
-from hfgen.optimizers import make_lr_scheduler, make_optimizer, step_together, unwrapped
+from hfgen.objective import Objective, Update, build_objective, objective_options
+from hfgen.optimizers import backward, make_lr_scheduler, make_optimizer, set_step, step_together, unwrapped
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
-from hfgen.running_means import RunningMeans
+from hfgen.sharding import fill_state, gather
 from hfgen.stop_signal import StopSignal
-from hfgen.validation import EXAMPLES, validate
+from hfgen.streaming import make_batches
+from hfgen.trackers import Trackers, start_trackers
+from hfgen.validation import EXAMPLES, Best, measure, pictures, validate
+from hfgen.window import Window
+
+STEPS_TO_AGREE = 10  # on accelerators, between two looks at whether another process was told to stop
 
 
 class Trainer:
@@ -38,7 +44,12 @@ class Trainer:
         images: the data, as `load_images` found them.
         arguments: the training arguments.
         folder: the run folder; None trains without writing anything.
-        objective_options: options of the family's objective.
+        options: of the family's objective.
+        held_out: images that are measured, not trained on, at each validation.
+
+    Attributes:
+        networks: what is trained: the pipeline's own components, or their shards.
+        models: the same as Accelerate prepared them; the objective calls these.
 
     Raises:
         UsageError: the arguments contradict the data or the machine.
@@ -48,53 +59,38 @@ class Trainer:
     def __init__(
         self,
         pipeline: HFGenPipeline,
-        images: Images,
+        images: ImageFacts,
         arguments: TrainingArguments,
         folder: Path | None = None,
-        objective_options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        held_out: Images | None = None,
     ) -> None:
-        self.pipeline, self.arguments, self.folder = pipeline, arguments, folder
-        self.accelerator = make_accelerator(arguments, folder)
+        self.pipeline, self.arguments, self.folder, self.held_out = pipeline, arguments, folder, held_out
+        self.objective_options = objective_options(type(pipeline), options or {})
+        self.accelerator = make_accelerator(arguments)
+        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         self.progress = Progress(self.accelerator.is_main_process)
-        self.layout = self._layout()
-        self.batches = self._batches(images)
+        self.layout = Layout.of(self.accelerator, arguments)
+        self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
-        self.step = 0
-        self._prepare_models(objective_options or {})
+        self.step, self.scheduled_steps = 0, self.last_step
+        self._prepare_models()
         self.emas = {
-            name: ModelEMA(pipeline.models()[name], arguments.ema_decay)
+            name: ModelEMA(self.networks[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
             for name in pipeline.ema_components
-            if arguments.use_ema and name in self.models
+            if arguments.use_ema and name in self.networks
         }
         self.metrics: Metrics | None = None
-        self.saved_step = -1
-        self.means = RunningMeans()
-        self.summed_steps, self.clock, self.seconds = 0, time.perf_counter(), 0.0
+        self.trackers = Trackers()
+        self.best = Best(arguments.best_metric, arguments.early_stopping_patience)
+        self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
+        self.saved_step, self.skipped_steps, self.checked = -1, 0, set[str]()
+        self.stopped_by: int | None = None
 
-    def _batches(self, images: Images) -> Batches:
-        a = self.arguments
-        return Batches(
-            images,
-            a.resolution or images.resolution(),
-            self.layout,
-            a.seed,
-            self.accelerator.device,
-            center_crop=a.center_crop,
-            random_flip=a.random_flip,
-            class_conditional=a.class_conditional,
-            memory_limit=a.data_memory_limit * 2**30,
-            num_workers=a.dataloader_num_workers,
-            progress=self.progress.decoding,
-        )
-
-    def _layout(self) -> Layout:
-        accelerator, a = self.accelerator, self.arguments
-        accumulation = a.gradient_accumulation_steps
-        return Layout(a.train_batch_size, accelerator.num_processes, accelerator.process_index, accumulation)
-
-    def _prepare_models(self, objective_options: Mapping[str, Any]) -> None:
+    def _prepare_models(self) -> None:
         """Each network is prepared on its own: one DDP wrapper round two would expect both to step together."""
         components = dict(self.pipeline.components)
+        self.networks: dict[str, nn.Module] = {}
         self.models: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: list[Any] = []
@@ -102,15 +98,20 @@ class Trainer:
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 model.to(self.accelerator.device)  # a network that is used as it is
                 continue
-            if self.arguments.channels_last:
-                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            model.train()
-            optimizer = make_optimizer(model, self.arguments)
-            self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.last_step))
-            prepared, wrapped = self.accelerator.prepare(model, optimizer)
+            # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
+            network: nn.Module = copy.deepcopy(model) if self.sharded else model
+            last = self.arguments.channels_last and not self.sharded
+            network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+            network.train()
+            optimizer = make_optimizer(network, self.arguments)
+            self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.scheduled_steps))
+            prepared, wrapped = self.accelerator.prepare(network, optimizer)
+            self.networks[name] = network
             self.models[name] = components[name] = prepared
             self.optimizers[name] = unwrapped(wrapped)
-        self.objective = build_objective(self.pipeline.objective_class, components, objective_options)
+        synchronise = self.arguments.sync_batch_norm and self.layout.num_processes > 1
+        self.synchronised = batch_norms(self.networks.values()) if synchronise else []
+        self.objective = build_objective(self.pipeline.objective_class, components, self.objective_options)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -130,19 +131,24 @@ class Trainer:
 
     def steps(self) -> Generator[int, None, None]:
         """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
-        self.clock = time.perf_counter()
+        self.window.start()
         if self.folder is not None and self.accelerator.is_main_process:
             self.metrics = Metrics(self.folder, resumed_step=self.step)
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("hfgen")
-        with StopSignal() as stop:
-            for micro_batches in self.batches.steps(self.step, self.last_step):
-                self.train_step(micro_batches)
+            self.trackers = start_trackers(self.arguments.report_to, self.folder, self.step, self.progress.note)
+        with contextlib.closing(self.trackers), StopSignal(self.arguments.seconds_limit) as stop:
+            alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
+            for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
+                with synchronised(self.synchronised):
+                    self.train_step(micro_batches)
                 self.step += 1
+                self._look_at(stop)
                 self._account()
-                self._stop_if_asked(stop)
+                self._stop_if_asked()
                 yield self.step
-            self._stop_if_asked(stop)
+                if self.step == self.last_step:  # reached, or moved here by a limit
+                    return
+            self._look_at(stop)  # the data ended, at a signal
+            self._stop_if_asked()
 
     def train_step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """One step of every optimizer that the objective yields.
@@ -154,80 +160,64 @@ class Trainer:
         self.accelerator.gradient_accumulation_steps = len(micro_batches)
         if self.step == 0:
             self._initialize(micro_batches)
-        noises = [self._noise(micro) for micro in range(len(micro_batches))]
+        settings = self.arguments.seed, self.step
+        where = self.layout.global_batch_size, self.accelerator.device
+        noises = [StepNoise(*settings, self.layout.rows(micro), *where) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
         self.objective.step = self.step
         running = [self.objective.training_step(batch) for batch in micro_batches]
         while components := self._backward(running, noises):
             self._optimize(components)
-        self.means.add(self.objective.finish_step())
+        self.window.add(self.objective.finish_step())
         for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
             lr_scheduler.step()
         for ema in self.emas.values():
             ema.step()
 
-    def _noise(self, micro: int) -> StepNoise:
-        layout = self.layout
-        rows, size = layout.rows(micro), layout.global_batch_size
-        return StepNoise(self.arguments.seed, self.step, rows, size, self.accelerator.device)
-
     def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """What depends on data before the first step; averages start from there."""
-        device, size = self.accelerator.device, self.layout.global_batch_size
+        device = self.accelerator.device
         batch = {name: torch.cat([micro[name] for micro in micro_batches]) for name in micro_batches[0]}
-        everything = torch.arange(size, device=device)
-        rows = torch.cat([everything[self.layout.rows(micro)] for micro in range(len(micro_batches))])
+        noise = StepNoise(self.arguments.seed, 0, self.layout.all_rows(device), self.layout.global_batch_size, device)
         with contextlib.ExitStack() as stack, torch.no_grad():
             for model in self.pipeline.models().values():
-                stack.enter_context(without_autocast(model))
-            noise = StepNoise(self.arguments.seed, 0, rows, size, device)
+                stack.enter_context(without_autocast(model.to(device)))
             self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
+        for name, network in self.networks.items() if self.sharded else ():
+            fill_state(network, self.pipeline.models()[name].state_dict())
         for ema in self.emas.values():
             ema.restart()
 
     def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> tuple[str, ...]:
         """Advance each micro-batch to its next loss, accumulate gradients; the components to step, none at the end."""
         components: tuple[str, ...] = ()
+        delayed = len(running) > 1 and not self.sharded  # the reduction of DDP, up to the last micro-batch
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]
             with contextlib.ExitStack() as stack:
-                for model in self.models.values() if len(running) > 1 else ():
+                for model in self.models.values() if delayed else ():
                     stack.enter_context(self.accelerator.no_sync(model))
                 update = next(training_step, None)
                 if update is None:
                     continue
-                self._require_components(update.components)
+                update.require_known(self.optimizers)
                 # DDP would decide at the forward pass, which may lie before an earlier update.
-                for name in update.components if len(running) > 1 and micro == len(running) - 1 else ():
+                for name in update.components if delayed and micro == len(running) - 1 else ():
                     stack.enter_context(self.accelerator.trigger_sync_in_backward(self.models[name]))
-                self._accumulate(update.loss)
+                backward(update.loss, self.accelerator)
             components = update.components
-            self.means.add({update.loss_name: update.loss, **update.metrics})
+            self.window.add({update.loss_name: update.loss, **update.metrics})
         return components
 
-    def _accumulate(self, loss: Tensor) -> None:
-        """Accelerate divides by the number of micro-batches; where it would only call `backward`, it costs 60 us."""
-        plain = self.accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
-        if plain and self.accelerator.scaler is None and self.accelerator.gradient_accumulation_steps == 1:
-            loss.backward()
-        else:
-            self.accelerator.backward(loss)
-
-    def _require_components(self, components: tuple[str, ...]) -> None:
-        for name in components:
-            if name not in self.optimizers:
-                raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(self.optimizers)}.")
-
     def _optimize(self, components: tuple[str, ...]) -> None:
-        scaler, limit = self.accelerator.scaler, self.arguments.max_grad_norm
-        if scaler is not None and len(components) > 1:
-            step_together([self.optimizers[name] for name in components], scaler, limit)
-        else:
-            for name in components:
-                if limit:
-                    self.accelerator.clip_grad_norm_(self.models[name].parameters(), limit)
-                self.optimizers[name].step()
+        if self.layout.num_processes > 1 and not self.sharded:
+            for name in (name for name in components if name not in self.checked):  # once: at the start
+                replicas.require_equal_gradients(name, self.networks[name], self.accelerator.device)
+                self.checked.add(name)
+        optimizers = [self.optimizers[name] for name in components]
+        stepped = step_together(optimizers, self.accelerator.scaler, self.arguments.max_grad_norm)
+        self.skipped_steps += not stepped
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
 
@@ -236,84 +226,95 @@ class Trainer:
     def _account(self) -> None:
         """Metrics, sample grid, checkpoint, each when it is due; nothing is written of a loss that is not finite."""
         a = self.arguments
-        self.summed_steps += 1
+        self.window.steps += 1
         last = self.step == self.last_step
+        between = a.validation_epochs * self.batches.steps_per_epoch if a.validation_epochs else a.validation_steps
+        grid_due = last or (between and self.step % between == 0)
         checkpoint_due = a.checkpointing_steps and (last or self.step % a.checkpointing_steps == 0)
-        grid_due = last or (a.validation_steps and self.step % a.validation_steps == 0)
         if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
             self._write_metrics(validating=bool(grid_due))
-        if checkpoint_due:
+        if grid_due and self.best.is_hopeless and not last:
+            self._end_here(f"{a.best_metric} has not become better in {a.early_stopping_patience} validations")
+        if checkpoint_due or (a.checkpointing_steps and self.step == self.last_step):
             self._require_finite_weights()
             self._save_checkpoint()
         self.progress.advance(self.step)
 
+    def _end_here(self, why: str) -> None:
+        self.last_step = self.step
+        self.progress.note(f"the training ends with step {self.step} of {self.scheduled_steps}: {why}")
+
     def _write_metrics(self, validating: bool = False) -> None:
-        values = self.means.read(lambda means: self.accelerator.reduce(means, "mean"))
+        values = self.window.means()
         if not values:
             return
-        self._require_finite(values)
-        now = time.perf_counter()
-        diagnosis = self._validate() if validating else {}
-        self.seconds += now - self.clock
-        speed = self.summed_steps * self.layout.global_batch_size / (now - self.clock)
+        require_finite(values, self.step, self.window.steps, self.folder)
+        speed = self.window.steps_per_second() * self.layout.global_batch_size
+        shown = self._validate() if validating else {}
+        self.window.restart()
         line = {
             "step": self.step,
-            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+            "epoch": round(self.batches.epochs(self.step), 4),
             **values,
             "learning_rate": self.lr_schedulers[0].get_last_lr()[0],
             "images_per_second": round(speed, 2),
-            "seconds": round(self.seconds, 3),
-            **({"diagnosis": diagnosis} if diagnosis else {}),
+            "seconds": round(self.window.seconds, 3),
+            **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
+            **shown,
         }
         if self.metrics is not None:
             with self._saving("metrics"):
                 self.metrics.write(line)
-        self.accelerator.log(values, step=self.step)
+        self.trackers.log(line)
         self.progress.report(line)
-        self.summed_steps, self.clock = 0, now
-
-    def _require_finite(self, values: Mapping[str, float]) -> None:
-        broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
-        if not broken:
-            return
-        kept = checkpoint.list_checkpoints(self.folder)[-1:] if self.folder else []
-        where = f"The last good checkpoint is {kept[0]}." if kept else "No checkpoint was written yet."
-        raise CheckError(
-            f"{broken[0]} is {values[broken[0]]} within the {self.summed_steps} steps up to {self.step}; "
-            f"the training stopped. {where}\nTry a lower --learning_rate, --max_grad_norm 1, or --mixed_precision no."
-        )
 
     def _require_finite_weights(self) -> None:
-        """A finite loss may have had a gradient that was not; such weights never become the last good checkpoint."""
-        for name, model in self.pipeline.models().items():
-            if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-                self._require_finite({f"a weight of the {name}": float("nan")})
+        for name, network in self.networks.items():
+            if not finite(network, self.accelerator.device if self.sharded else None):
+                broken = {f"a weight of the {name}": float("nan")}
+                require_finite(broken, self.step, self.window.steps, self.folder)
 
     def _validate(self) -> dict[str, Any]:
-        """Pictures and diagnosis, on the main process; the others wait."""
-        diagnosis: dict[str, Any] = {}
-        if self.folder is not None and self.accelerator.is_main_process:
-            examples = self.batches.examples(EXAMPLES)
-            count = self.arguments.num_validation_images
-            with self._saving("sample grid"), torch.no_grad(), self.averaged() as pipeline:
-                try:
-                    diagnosis = validate(pipeline, examples, self.folder, self.step, count)
-                except CheckError as error:  # of a picture; losses and weights are checked elsewhere
-                    diagnosis = {"warnings": [str(error)]}
-            for warning in diagnosis.get("warnings", ()):
-                self.progress.note(warning)
-        self.accelerator.wait_for_everyone()
-        return diagnosis
+        """Pictures, diagnosis and measurements, on the main process; the others wait for what it found."""
+        found: list[dict[str, Any]] = [{}]
+        with self.averaged() as pipeline:
+            if self.folder is not None and self.accelerator.is_main_process:
+                found = [self._look(pipeline, self.folder)]
+        if self.layout.num_processes > 1:
+            broadcast_object_list(found)
+        self.best.take(self.step, found[0])
+        return found[0]
+
+    @torch.no_grad()
+    def _look(self, pipeline: HFGenPipeline, folder: Path) -> dict[str, Any]:
+        with self._saving("sample grid"):
+            diagnosis = validate(pipeline, self.batches.examples(EXAMPLES), folder, self.step, self.arguments)
+        self.trackers.log_images(pictures(folder, self.step), self.step)
+        for warning in diagnosis.get("warnings", ()):
+            self.progress.note(warning)
+        found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
+        if self.held_out is not None:
+            found |= measure(pipeline, self.held_out, self.arguments.num_evaluation_images)
+        if self.best.would_be(found):
+            with self._saving("best model"):
+                pipeline.save_pretrained(folder / "best")
+        return found
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[HFGenPipeline]:
-        """Within, the pipeline is the one to sample from: averaged weights, their statistics, full precision."""
+        """Within, the pipeline is the one to sample from: averaged weights, their statistics, full precision.
+
+        Every process must enter it: shards are gathered. The statistics are the main process's.
+        """
         with contextlib.ExitStack() as stack:
             for model in self.pipeline.models().values():
                 stack.enter_context(without_autocast(model))
-            for ema in self.emas.values():
+            if self.sharded:
+                gather(self.networks, self.pipeline.models(), self.emas)
+                stack.callback(self.pipeline.to, "cpu")  # where shards are wanted, memory is short
+            for ema in () if self.sharded else self.emas.values():
                 stack.enter_context(ema.applied())
-            if self.emas:
+            if self.emas and self.accelerator.is_main_process:
                 self.pipeline.objective_class.refresh_statistics(self.pipeline)
             yield self.pipeline
 
@@ -323,25 +324,22 @@ class Trainer:
         if self.folder is None or self.saved_step == self.step:
             return
         self.saved_step = self.step
-        self._equalise_buffers()
+        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
+        if self.sharded:
+            gather(self.networks, self.pipeline.models())
+        tensors, state = checkpoint.tensors_of(self), self.state()
         if self.accelerator.is_main_process:
             with self._saving("checkpoint"):
-                checkpoint.save_checkpoint(self.folder, self.step, self)
+                checkpoint.save_checkpoint(self.folder, self.pipeline, tensors, state)
             checkpoint.delete_old(self.folder, self.arguments.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
-    def _equalise_buffers(self) -> None:
-        """Each process has its own BatchNorm statistics; the main one's are saved, so all go on from those."""
-        if self.accelerator.num_processes > 1:
-            for model in self.pipeline.models().values():
-                for buffer in model.buffers():
-                    torch.distributed.broadcast(buffer, src=0)
-
     def _save_pipeline(self) -> None:
-        self._equalise_buffers()
-        if self.folder is not None and self.accelerator.is_main_process:
-            with self._saving("model"), self.averaged() as pipeline:
-                pipeline.save_pretrained(self.folder)
+        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
+        with self.averaged() as pipeline:
+            if self.folder is not None and self.accelerator.is_main_process:
+                with self._saving("model"):
+                    pipeline.save_pretrained(self.folder)
         self.accelerator.wait_for_everyone()
 
     def _leave(self) -> None:
@@ -350,70 +348,66 @@ class Trainer:
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    @contextlib.contextmanager
-    def _saving(self, what: str) -> Iterator[None]:
-        assert self.folder is not None
-        try:
-            yield
-        except (OSError, RuntimeError, SafetensorError) as error:
-            kept = checkpoint.list_checkpoints(self.folder)[-1:]
-            where = f"The last complete checkpoint is {kept[0]}." if kept else "There is no complete checkpoint yet."
-            raise HFGenError(
-                f"The {what} of step {self.step} could not be saved in {self.folder}: {error}\n"
-                f"{where} Nothing half-written was left. Make room, then resume:\n  {self._resume_command()}"
-            ) from error
-
     def resume(self, place: Path) -> None:
         """Go on from a checkpoint: weights, averages, optimizers, step. Data order and noise follow from the step."""
-        self.step = checkpoint.load_checkpoint(place, self)
+        for line in checkpoint.load_checkpoint(place, self):
+            self.progress.note(line)
         if self.step > self.last_step:
             raise UsageError(f"The checkpoint {place} is beyond the last step, {self.last_step}.")
 
+    def _saving(self, what: str) -> contextlib.AbstractContextManager[None]:
+        assert self.folder is not None
+        return checkpoint.saving(f"{what} of step {self.step}", self.folder, self._resume_command)
+
+    @property
+    def _resume_command(self) -> str:
+        return resume_command(self.arguments, self.folder or Path(), self.layout.num_processes)
+
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside tensors."""
+        """What a checkpoint keeps beside tensors; every process must call it."""
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
-            "seconds": self.seconds,
-            "seed": self.arguments.seed,
-            "global_batch_size": self.layout.global_batch_size,
-            "images": len(self.batches.images),
-            "class_conditional": self.arguments.class_conditional,
-            "use_ema": self.arguments.use_ema,
-            "networks": {name: checkpoint.public_config(model) for name, model in self.pipeline.models().items()},
+            "settings": continuity.settings_of(self),
+            "window": self.window.state_dict(),
+            "skipped_steps": self.skipped_steps,
+            "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "data": self.batches.state_dict(),
         }
 
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """The rest of a checkpoint's `state()`."""
-        self.seconds = state["seconds"]
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's `state()`."""
+        self.step, self.skipped_steps = state["step"], state["skipped_steps"]
+        self.window.load_state_dict(state["window"], self.accelerator.device)
+        self.best.load_state_dict(state["best"])
+        self.batches.load_state_dict(state["data"])
         for lr_scheduler in self.lr_schedulers:
-            lr_scheduler.last_epoch = state["step"]
-            groups = lr_scheduler.optimizer.param_groups
-            for group, base, factor in zip(groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True):
-                group["lr"] = base * factor(state["step"])  # all of get_scheduler's are a factor of the step
-            lr_scheduler._last_lr = [group["lr"] for group in groups]
+            set_step(lr_scheduler, self.step)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _stop_if_asked(self, stop: StopSignal) -> None:
-        if self.accelerator.num_processes > 1:
-            asked = torch.tensor([stop.number or 0], device=self.accelerator.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            stop.number = int(asked) or None
-        if stop.number is None:
-            return
-        self._write_metrics()
-        self._save_checkpoint()
-        if self.folder is None:
-            raise Interrupted(f"Stopped at step {self.step}.", stop.number)
-        raise Interrupted(
-            f"Stopped at step {self.step} of {self.last_step}; a checkpoint was saved. Go on with:\n"
-            f"  {self._resume_command()}",
-            stop.number,
-        )
+    # --- stopping early -----------------------------------------------------------------------------------------
 
-    def _resume_command(self) -> str:
-        processes, folder = self.accelerator.num_processes, shlex.quote(str(self.folder))
-        start = "hfgen train" if processes == 1 else f"torchrun --nproc_per_node {processes} hfgen/train.py"
-        return f"{start} --config {folder}/config.yaml --output_dir {folder} --resume_from_checkpoint latest"
+    def _look_at(self, stop: StopSignal) -> None:
+        """Whether a signal came or the time is up, in any process: all must stop after the same step."""
+        number, time_is_up = stop.number or 0, int(stop.time_is_up)
+        if self.layout.num_processes > 1:
+            device = self.accelerator.device
+            if device.type != "cpu" and self.step % STEPS_TO_AGREE:
+                return  # to agree waits for the device
+            number, time_is_up = replicas.highest([number, time_is_up], device)
+        self.stopped_by = number or None
+        if time_is_up and self.step < self.last_step:
+            self._end_here(f"--time_limit {self.arguments.time_limit}")
+
+    def _stop_if_asked(self) -> None:
+        if self.stopped_by is None or self.step == self.last_step:
+            return
+        require_finite(self.window.means(), self.step, self.window.steps, self.folder)
+        self._require_finite_weights()
+        self._save_checkpoint()
+        saved = (
+            f"a checkpoint was saved. Go on with:\n  {self._resume_command}" if self.folder else "nothing was saved."
+        )
+        raise Interrupted(f"Stopped at step {self.step} of {self.last_step}; {saved}", self.stopped_by)

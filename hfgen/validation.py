@@ -1,12 +1,16 @@
 """What a training shows of itself on the way: sample grid, reconstructions, the family's own diagnosis."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
-from hfgen import grid
-from hfgen.data import evenly_spaced
+from hfgen import evaluation, grid
+from hfgen.arguments import TrainingArguments
+from hfgen.data import Images, evenly_spaced
+from hfgen.errors import CheckError
 from hfgen.images import postprocess
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, evaluating
@@ -15,20 +19,92 @@ EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for 
 COLUMNS = 8
 
 
-def validate(pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, num_images: int) -> dict[str, Any]:
-    """Draw the pictures of a step; return what the family's diagnosis found.
+def validate(
+    pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Draw the pictures of a step; return what the family's diagnosis found, or what is wrong with a picture.
 
     Args:
         examples: always the same training images.
     """
-    samples = folder / "samples"
-    images = grid.draw(pipeline, range(num_images), **pipeline.validation_options)
-    grid.save_image(grid.image_grid(images), samples / f"step_{step:06d}.png")
-    with evaluating(pipeline.models().values()):
-        if reconstructs(pipeline):
-            grid.save_image(reconstruction_grid(pipeline, examples), samples / f"reconstructions_{step:06d}.png")
-        values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+    try:
+        _draw(pipeline, examples, folder / "samples", step, arguments)
+        with evaluating(pipeline.models().values()):
+            values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+    except CheckError as error:  # of a picture; losses and weights are checked elsewhere
+        return {"warnings": [str(error)]}
     return {**values, **({"warnings": list(warnings)} if warnings else {})}
+
+
+def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, arguments: TrainingArguments) -> None:
+    options = drawing_options(pipeline, arguments.num_inference_steps)
+    images = grid.draw(pipeline, range(arguments.num_validation_images), **options)
+    grid.save_image(grid.image_grid(images), samples / f"step_{step:06d}.png")
+    if reconstructs(pipeline):
+        with evaluating(pipeline.models().values()):
+            reconstructions = reconstruction_grid(pipeline, examples)
+        grid.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+
+
+def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
+    """The pictures of a step, as they were drawn: sample grid and, where there are any, reconstructions."""
+    names = {"samples": "step", "reconstructions": "reconstructions"}
+    files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
+    return {title: grid.read_image(file) for title, file in files.items() if file.is_file()}
+
+
+PREFIX = "validation_"
+
+
+def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
+    """With what the grids are drawn, so that a seed draws one of their pictures again."""
+    own = dict(pipeline.validation_options)
+    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
+
+
+def measure(pipeline: HFGenPipeline, held_out: Images, count: int) -> dict[str, float]:
+    """`validation_bits_per_dim` and the like, by the evaluation's own code."""
+    with evaluating(pipeline.models().values()):
+        return {PREFIX + name: value for name, value in evaluation.measure(pipeline, held_out, count).items()}
+
+
+class Best:
+    """The best value of one metric up to now, and for how many validations it has stood.
+
+    Args:
+        metric: as `evaluation.measure` calls it; None keeps no account.
+        patience: validations without a better value after which the training `is_hopeless`; None never.
+    """
+
+    def __init__(self, metric: str | None, patience: int | None) -> None:
+        self.metric, self.patience = metric, patience
+        self.value: float | None = None
+        self.step, self.waited = 0, 0
+
+    def would_be(self, found: Mapping[str, Any]) -> bool:
+        """Whether this is better than all before."""
+        if self.metric is None:
+            return False
+        sign = -1 if self.metric in evaluation.GREATER_IS_BETTER else 1
+        return self.value is None or sign * found[PREFIX + self.metric] < sign * self.value
+
+    def take(self, step: int, found: Mapping[str, Any]) -> None:
+        """Account for the measurements of a step."""
+        if self.would_be(found):
+            assert self.metric is not None
+            self.value, self.step, self.waited = found[PREFIX + self.metric], step, 0
+        else:
+            self.waited += 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.metric is not None and self.patience is not None and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "step": self.step, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

@@ -1,6 +1,7 @@
-"""A read-only stand-in for the Hub: local folders as model repositories, over HTTP on the loopback device.
+"""A stand-in for the Hub: local folders as model repositories, over HTTP on the loopback device.
 
-It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files. huggingface_hub reads
+It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files; and of what
+`create_repo` and `upload_folder` ask for the simplest: files come within the commit. huggingface_hub reads
 HF_ENDPOINT when it is imported, so that tests load in processes of their own, with `HubServer.environment`.
 """
 
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import unquote
+
+TOKEN = "hf_of_me"
 
 
 class Request(NamedTuple):
@@ -58,6 +61,8 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
+        self.created: dict[str, dict[str, object]] = {}
+        self.commits: list[tuple[str, list[dict[str, object]]]] = []
 
     def add(self, repo_id: str, folder: Path, revision: str = "main", **options: object) -> None:
         repository = self.repositories.setdefault(repo_id, Repository(**options))
@@ -112,6 +117,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_about(repo_id, repository.find(rest[1]), "/".join([rest[0], *rest[2:]]), is_api)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """Of one user, `me`, whose token is `TOKEN`."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
+        if self.token != TOKEN:
+            return self.refuse(401, "", "Invalid username or password.")
+        if parts[1:] == ["repos", "create"]:
+            asked = json.loads(body)
+            repo_id = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            if not repo_id.startswith("me/"):
+                return self.refuse(403, "", f"You may not create a repository under {asked['organization']}.")
+            self.server.created[repo_id] = asked
+            return self.answer_json({"url": f"http://{self.headers['Host']}/{repo_id}"})
+        repo_id, verb = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else parts[1]
+        if verb == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": n, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for n in names]
+            return self.answer_json({"files": files})
+        if verb == "commit":
+            self.server.commits.append((repo_id, [json.loads(line) for line in body.splitlines()]))
+            sha = "0" * 40
+            return self.answer_json(
+                {
+                    "success": True,
+                    "commitOid": sha,
+                    "commitUrl": f"http://{self.headers['Host']}/{repo_id}/commit/{sha}",
+                }
+            )
+        return self.answer_json({"warnings": [], "errors": []})  # of the card's metadata
 
     def answer_about(self, repo_id: str, found: tuple[str, dict[str, Path]] | None, what: str, is_api: bool) -> None:
         if found is None:

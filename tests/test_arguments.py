@@ -38,6 +38,27 @@ def test_where_a_run_was_written_is_no_part_of_its_config(family):
     assert not {"output_dir", "resume_from_checkpoint"} & set(resolved.to_dict())
 
 
+def test_no_token_is_part_of_a_config_or_a_message(family):
+    resolved = resolve([("a", {"push_to_hub": True, "hub_token": "hf_secret"})], "dcgan", family)
+    assert resolved.arguments.hub_token == "hf_secret"
+    assert "hf_secret" not in f"{resolved} {resolved.to_dict()}"
+    assert not {name for name in resolved.to_dict() if name.startswith(("hub_", "push_"))}
+
+
+def test_a_later_choice_drops_what_cannot_go_with_it(family):
+    """A recipe's warm-up, where the command line wants a schedule without one."""
+    recipe = {"lr_scheduler": "cosine", "lr_warmup_steps": 500, "validation_epochs": 3}
+    later = {"lr_scheduler_type": "constant", "eval_steps": 7}
+    resolved = resolve([("recipe", recipe), ("command line", later)], "dcgan", family).arguments
+    assert (resolved.lr_scheduler, resolved.lr_warmup_steps) == ("constant", 0)
+    assert (resolved.validation_steps, resolved.validation_epochs) == (7, None)
+    stepped = {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:10,0.1"}
+    changed = resolve([("recipe", stepped), ("command line", {"lr_scheduler": "linear"})], "dcgan", family)
+    assert changed.arguments.lr_step_rules is None
+    both = {**TrainingArguments().__dict__, **recipe, "output_dir": None}
+    assert resolve([("config.yaml", both)], "dcgan", family).arguments.validation_epochs == 3
+
+
 @pytest.mark.parametrize("alias", sorted(ALIASES))
 def test_every_alias_names_a_field(alias):
     assert ALIASES[alias] in FIELDS
@@ -63,6 +84,10 @@ def test_every_alias_names_a_field(alias):
         ({"generater": {"base_channels": 8}}, "has no component 'generater'. Did you mean 'generator'"),
         ({"lr_warmup_steps": 5}, "choose constant_with_warmup"),
         ({"dataset_name": "a", "train_data_dir": "b"}, "either --dataset_name or --train_data_dir"),
+        ({"overwrite_output_dir": True, "resume_from_checkpoint": "latest"}, "starts anew, --resume_from_checkpoint"),
+        ({"validation_epochs": 0}, "validation_epochs is 0; it must be at least 1"),
+        ({"ema_inv_gamma": 0.0}, "ema_inv_gamma is 0.0; it must be above 0"),
+        ({"generator": {"from_config": "/nowhere"}}, "no config of a DCGANGenerator there"),
     ],
 )
 def test_what_cannot_be_used_is_named(family, layer, message):
@@ -90,7 +115,9 @@ def test_every_field_has_a_help_text():
         assert f.metadata["help"].endswith((".", ").")), f.name
 
 
-@pytest.mark.parametrize("module", ["hfgen.errors", "hfgen.noise", "hfgen.launch", "hfgen.building", "hfgen.card"])
+@pytest.mark.parametrize(
+    "module", ["hfgen.errors", "hfgen.noise", "hfgen.launch", "hfgen.building", "hfgen.card", "hfgen.arguments"]
+)
 def test_docstring_examples(module):
     import importlib
 

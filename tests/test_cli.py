@@ -3,12 +3,15 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from hfgen import cli
+from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data
 
 TINY = ["--generator.base_channels", "4", "--generator.latent-dim=6", "--discriminator.base_channels", "4"]
@@ -90,12 +93,39 @@ def test_dry_run_writes_nothing_and_prints_a_config_that_resolves(hfgen, data, t
 
 
 def test_the_saved_config_repeats_the_run(hfgen, trained, tmp_path):
+    """Bit for bit, dotted options and all: weights, pictures, metrics but for times, checkpoints; and itself."""
     code, out, _ = hfgen("train", "--config", trained / "config.yaml", "--output_dir", tmp_path / "again", "--json")
     assert code == 0
     assert json.loads(out)["steps"] == 2
-    for name in ("generator", "discriminator"):
-        file = f"{name}/diffusion_pytorch_model.safetensors"
-        assert (tmp_path / "again" / file).read_bytes() == (trained / file).read_bytes()
+    kept = [path.relative_to(trained) for path in trained.rglob("*.*") if path.suffix in (".safetensors", ".png")]
+    assert len(kept) > 5
+    for file in [*kept, "config.yaml", "model_index.json"]:
+        if "plots" not in str(file):
+            assert (tmp_path / "again" / file).read_bytes() == (trained / file).read_bytes(), file
+    assert metrics_but_for_times(tmp_path / "again") == metrics_but_for_times(trained)
+
+
+def metrics_but_for_times(folder):
+    times = ("seconds", "images_per_second")
+    return [{name: v for name, v in line.items() if name not in times} for line in read_metrics(folder)]
+
+
+def test_print_config_is_the_run_without_building_it(hfgen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "dcgan", "--dataset_name", "no/such", *TINY, "--num_processes", 2, "--print_config"]
+    code, out, _ = hfgen(*words)
+    assert code == 0
+    (tmp_path / "c.yaml").write_text(out)
+    assert hfgen("train", "--config", "c.yaml", "--print_config")[1] == out
+    assert yaml.safe_load(out)["generator"] == {"base_channels": 4, "latent_dim": 6}
+
+
+def test_options_of_a_saved_component(hfgen, trained, tmp_path):
+    """--COMPONENT.from_config: those that it was saved with, but for what follows from the data."""
+    words = ["train", "dcgan", "--dataset_name", "x", "--print_config", "--generator.latent_dim", 3]
+    code, out, _ = hfgen(*words, "--generator.from_config", trained / "generator")
+    assert code == 0
+    assert yaml.safe_load(out)["generator"] == {"latent_dim": 3, "base_channels": 4, "batch_norm_momentum": 0.1}
 
 
 def test_the_saved_config_serves_other_data(hfgen, trained, tmp_path):
@@ -200,6 +230,7 @@ def test_samples_may_be_trained_on(hfgen, trained, tmp_path):
 # --- what does not --------------------------------------------------------------------------------------------------
 
 NO_DATA = "./no-such-folder"
+RECIPES = Path(__file__).parent.parent / "plugins" / "hfgen_vae" / "recipes"
 BAD = {
     "no model": (["train"], 2, "Which model?"),
     "unknown model": (["train", "dcgam", "--dataset_name", "mnist-mini"], 2, "Did you mean 'dcgan'"),
@@ -241,6 +272,39 @@ BAD = {
         2,
         "generator.latent_dim is 100",
     ),
+    "no processes": (["train", "dcgan", "--num_processes", "0"], 2, "not in the range x>=1"),
+    "no such accelerate config": (
+        ["train", "dcgan", "--num_processes", "2", "--accelerate_config", "fsdp"],
+        2,
+        "Did you mean 'fsdp2'?",
+    ),
+    "several processes by a config for one": (
+        ["train", "dcgan", "--num_processes", "2", "--accelerate_config", "single"],
+        2,
+        "is for one process, not 2",
+    ),
+    "no option of accelerate": (
+        ["train", "dcgan", "--num_processes", "2", "--", "--gpu_idz", "0"],
+        2,
+        "goes to `accelerate launch`",
+    ),
+    "config of another model": (
+        ["train", "dcgan", "--config", str(RECIPES / "vae-mnist.yaml")],
+        2,
+        "is for the model 'vae', but the command line says 'dcgan'",
+    ),
+    "recipe and config of two models": (
+        ["train", "dcgan-mnist", "--config", str(RECIPES / "vae-mnist.yaml")],
+        2,
+        "dcgan-mnist.yaml says 'dcgan'",
+    ),
+    "option of a script": (["train", "dcgan", "--ddpm_num_steps", "5"], 2, "No such option: --ddpm_num_steps"),
+    "overwritten and resumed": (
+        ["train", "dcgan", "--overwrite_output_dir", "--resume_from_checkpoint", "latest"],
+        2,
+        "give one of them",
+    ),
+    "unknown recipe to edit": (["init", "dcgan-mnsit"], 2, "Did you mean 'dcgan-mnist"),
     "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "no image format"),
     "bad list": (["list", "modles"], 2, "models"),
 }

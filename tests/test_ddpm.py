@@ -1,5 +1,8 @@
 """DDPM and DDIM: the laws."""
 
+import torch
+
+from hfgen.registry import get_family
 from hfgen.testing import FamilyTests
 
 TINY = {
@@ -34,3 +37,14 @@ class TestDDIM(FamilyTests):
     sample_size = 12
     num_classes = 2
     tolerance = 1e-4
+
+
+def test_sampling_leaves_the_weights_as_they_lay():
+    """A fused optimizer walks through a network's memory, so drawing a grid must not move it."""
+    pipeline = get_family("ddpm").load().build(8, 1, **TINY)
+    before = {name: (p.data_ptr(), p.stride()) for name, p in pipeline.unet.named_parameters()}
+    laid_out = []
+    pipeline.unet.conv_in.register_forward_hook(lambda module, *_: laid_out.append(module.weight.stride()))
+    pipeline(seeds=[0])
+    assert {name: (p.data_ptr(), p.stride()) for name, p in pipeline.unet.named_parameters()} == before
+    assert laid_out[0] == pipeline.unet.conv_in.weight.to(memory_format=torch.channels_last).stride()

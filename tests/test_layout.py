@@ -55,7 +55,9 @@ def test_import_hfgen_costs_no_torch():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "recipes"], ["plugins"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["list", "recipes"], ["plugins"], ["train", "--help"], ["init", "--help"]]
+)
 def test_quick_commands_import_no_torch(arguments):
     code = (
         "import sys\nfrom hfgen.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"

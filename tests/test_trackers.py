@@ -64,7 +64,7 @@ def decoded(event):
 def test_tensorboard_holds_the_scalars_and_the_pictures_of_each_step(tmp_path, warned):
     run = Trackers(["tensorboard"], tmp_path, CONFIG, 0, warned.append)
     report(run, [2, 4])
-    run.finish()
+    run.close()
     found = held(tmp_path)
     assert set(found) == {"loss", "diagnosis/active", "samples", "reconstructions"}
     assert found["loss"] == {2: 0.25, 4: 0.5}
@@ -82,7 +82,7 @@ def test_a_resumed_run_goes_on_in_tensorboard_without_doubles(tmp_path, warned):
         run = Trackers(["tensorboard"], tmp_path, CONFIG, step, warned.append)
         report(run, steps)
         run.log({"step": steps[-1], "learning_rate": float(step)})
-        run.finish()
+        run.close()
     found = held(tmp_path)
     assert found["loss"] == {2: 0.25, 4: 0.5, 6: 0.75, 8: 1.0}
     assert sorted(found["samples"]) == sorted(found["reconstructions"]) == [2, 4, 6, 8]
@@ -93,7 +93,7 @@ def test_a_resumed_run_goes_on_in_tensorboard_without_doubles(tmp_path, warned):
 
 def test_tensorboard_is_given_the_config_without_secrets_or_paths(tmp_path, warned):
     private = {"train_data_dir": str(tmp_path / "faces"), "hub_token": TOKEN, "note": f"with {TOKEN}"}
-    Trackers(["tensorboard"], tmp_path, {**CONFIG, **private}, 0, warned.append).finish()
+    Trackers(["tensorboard"], tmp_path, {**CONFIG, **private}, 0, warned.append).close()
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
     start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -190,7 +190,7 @@ def test_trackio_is_given_pictures_and_the_config_and_finds_its_run_again(tmp_pa
     first = library("trackio", name="dcgan-mnist-12ab")
     run = Trackers(["trackio"], folder, CONFIG, 0, warned.append)
     report(run, [2])
-    run.finish()
+    run.close()
     (options,) = first.of("init")[0]
     assert options["project"] == "hfgen"
     assert options["name"].startswith("dcgan-mnist-")
@@ -202,7 +202,7 @@ def test_trackio_is_given_pictures_and_the_config_and_finds_its_run_again(tmp_pa
     ]
     assert json.loads((folder / "logs" / "trackers.json").read_text()) == {"trackio": "dcgan-mnist-12ab"}
     again = library("trackio", name="dcgan-mnist-12ab")
-    Trackers(["trackio"], folder, CONFIG, 2, warned.append).finish()
+    Trackers(["trackio"], folder, CONFIG, 2, warned.append).close()
     (options,) = again.of("init")[0]
     assert (options["name"], options["resume"]) == ("dcgan-mnist-12ab", "allow")
     assert warned == []
@@ -210,11 +210,11 @@ def test_trackio_is_given_pictures_and_the_config_and_finds_its_run_again(tmp_pa
 
 def test_wandb_resumes_by_the_id_in_the_run_folder(tmp_path, warned, library):
     seen = [library("wandb", id="k3y")]
-    Trackers(["wandb"], tmp_path, CONFIG, 0, warned.append).finish()
+    Trackers(["wandb"], tmp_path, CONFIG, 0, warned.append).close()
     seen.append(library("wandb", id="k3y"))
     run = Trackers(["wandb"], tmp_path, CONFIG, 4, warned.append)
     run.log_images({"samples": picture(9)}, 6)
-    run.finish()
+    run.close()
     options = [recorder.of("init")[0][0] for recorder in seen]
     assert [(o["id"], o["resume"], o["name"]) for o in options] == [
         (None, "allow", tmp_path.name),
@@ -228,7 +228,7 @@ def test_a_damaged_file_of_ids_starts_new_runs(tmp_path, warned, library):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "trackers.json").write_text('{"wandb": 5, "other": "x"')
     recorder = library("wandb", id="new")
-    Trackers(["wandb"], tmp_path, CONFIG, 4, warned.append).finish()
+    Trackers(["wandb"], tmp_path, CONFIG, 4, warned.append).close()
     assert recorder.of("init")[0][0]["id"] is None
     assert json.loads((tmp_path / "logs" / "trackers.json").read_text()) == {"wandb": "new"}
     assert warned == []
@@ -316,7 +316,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_others_go_on(tmp_path, warn
     assert tracker_names("stand_in,tensorboard") == ["stand_in", "tensorboard"]
     run = Trackers(["stand_in", "tensorboard"], tmp_path, CONFIG, 0, warned.append)
     report(run, range(1, 30))
-    run.finish()
+    run.close()
     assert warned == [
         "the tracker stand_in failed: ConnectionError: https://host: no network\nThe training goes on without it."
     ]
@@ -330,7 +330,7 @@ def test_a_tracker_that_hangs_is_given_up_and_nothing_waits_for_it(tmp_path, war
     run = Trackers(["stand_in"], tmp_path, CONFIG, 0, warned.append)
     for step in range(300):
         run.log({"step": step, "loss": 1.0})
-    run.finish()
+    run.close()
     assert time.monotonic() - start < 5
     assert warned == ["the tracker stand_in has taken none of 100 reports for 0.3 s\nThe training goes on without it."]
 
@@ -339,8 +339,8 @@ def test_a_tracker_that_hangs_at_the_end_is_left_behind(tmp_path, warned, stand_
     kind = stand_in("finish", "hang")
     run = Trackers(["stand_in"], tmp_path, CONFIG, 0, warned.append)
     run.log({"step": 5, "loss": 1.0})
-    run.finish(seconds=0.2)
-    run.finish()
+    run.close(seconds=0.2)
+    run.close()
     assert kind.steps == [5]
     assert warned == ["the tracker stand_in had not sent everything after 0.2 s\nThe training goes on without it."]
 
@@ -350,7 +350,7 @@ def test_a_slow_start_loses_nothing(tmp_path, warned, stand_in):
     run = Trackers(["stand_in"], tmp_path, CONFIG, 0, warned.append)
     run.log({"step": 5, "loss": 1.0})
     kind.hanging.set()
-    run.finish()
+    run.close()
     assert (kind.steps, warned) == ([5], [])
 
 
@@ -358,7 +358,7 @@ def test_a_slow_start_loses_nothing(tmp_path, warned, stand_in):
 def test_a_tracker_that_exits_or_asks_for_a_login_fails_at_once(tmp_path, warned, stand_in, monkeypatch, what):
     kind, terminal = stand_in("start", what), io.StringIO("my key\n")
     monkeypatch.setattr(sys, "stdin", terminal)
-    Trackers(["stand_in"], tmp_path, CONFIG, 0, warned.append).finish()
+    Trackers(["stand_in"], tmp_path, CONFIG, 0, warned.append).close()
     assert kind.steps == []
     assert len(warned) == 1
     assert sys.stdin is terminal
@@ -367,7 +367,7 @@ def test_a_tracker_that_exits_or_asks_for_a_login_fails_at_once(tmp_path, warned
 def test_what_a_library_prints_is_no_result(tmp_path, warned, library, capsys):
     library("trackio", name="x", init=lambda **options: (print("* Trackio project initialized"), Recorder("run"))[1])
     run = Trackers(["trackio"], tmp_path, CONFIG, 0, warned.append)
-    run.finish()
+    run.close()
     out, err = capsys.readouterr()
     assert (out, err) == ("", "* Trackio project initialized\n")
 
@@ -376,6 +376,6 @@ def test_without_a_folder_or_names_nothing_starts_and_nothing_is_written(tmp_pat
     before = threading.active_count()
     for run in (Trackers(), Trackers(["tensorboard"]), Trackers([], tmp_path / "run", CONFIG)):
         report(run, [1])
-        run.finish()
+        run.close()
     assert threading.active_count() == before
     assert not (tmp_path / "run").exists()

@@ -371,7 +371,7 @@ def test_two_processes_train_the_codebook_of_one(tmp_path):
     options = {**SETTINGS, **TINY, "dataset_name": data, "output_dir": str(tmp_path / "run"), "train_batch_size": 4}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     run_two_processes(TWO_PROCESSES, ["--model", "vqvae", *words], tmp_path)
-    assert json.loads((tmp_path / "run" / "env.json").read_text())["num_processes"] == 2
+    assert json.loads((tmp_path / "replicas" / "env.json").read_text())["num_processes"] == 2
     assert alone["quantizer.num_restarts"] > 0
     for rank in (0, 1):
         weights = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["weights"]

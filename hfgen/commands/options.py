@@ -21,10 +21,10 @@ def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _option(f: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
     shown = "" if f.default is None else f"  [default: {f.default}]"
-    help_text = f.metadata["help"] + shown
+    help_text, hidden = f.metadata["help"] + shown, f.metadata.get("hidden", False)
     if hint is bool:
-        return click.option(f"--{f.name}/--no_{f.name}", default=None, help=help_text)
-    return click.option(f"--{f.name}", type=_click_type(hint), default=None, help=help_text)
+        return click.option(f"--{f.name}/--no_{f.name}", default=None, help=help_text, hidden=hidden)
+    return click.option(f"--{f.name}", type=_click_type(hint), default=None, help=help_text, hidden=hidden)
 
 
 def _click_type(hint: Any) -> Any:

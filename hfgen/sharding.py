@@ -1,0 +1,49 @@
+"""Networks that FSDP2 holds in shards: their whole tensors, and back.
+
+A whole tensor is gathered from all processes, so every process calls these functions, in the same order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or of a shard the tensor that it is part of."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def fill(target: Any, value: Tensor) -> None:
+    """Copy a whole tensor into `target`, of which this process may hold a shard; no process sends anything."""
+    value = value.detach().to(target.device)
+    if hasattr(target, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        shard = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+        target.to_local().copy_(shard.to_local())
+    else:
+        target.copy_(value)
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The `state_dict` of whole tensors."""
+    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+
+
+@torch.no_grad()
+def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put a `state_dict` of whole tensors into a network that may be in shards."""
+    for name, target in model.state_dict().items():
+        fill(target, tensors[name])
+
+
+def gather(
+    networks: Mapping[str, nn.Module], whole: Mapping[str, nn.Module], averages: Mapping[str, Any] = {}
+) -> None:
+    """Fill whole networks of the same names, from their `averages` where there are any, else from the shards."""
+    for name, network in networks.items():
+        tensors = averages[name].state_dict() if averages and name in averages else whole_state(network)
+        whole[name].load_state_dict(tensors)
+        whole[name].to(next(iter(tensors.values())).device)

@@ -1,0 +1,38 @@
+"""What may change when a run resumes, and what not."""
+
+import pytest
+
+from hfgen import continuity
+from hfgen.arguments import FIELDS
+from hfgen.errors import UsageError
+
+THEN = {name: 1 for name in (*continuity.FIXED, *continuity.FIXED_FACTS, *continuity.TOLD, *continuity.TOLD_FACTS)}
+
+
+def test_every_setting_is_in_one_list():
+    lists = (*continuity.FIXED, *continuity.TOLD, *continuity.FREE)
+    assert sorted(lists) == sorted(FIELDS)
+
+
+def test_what_must_not_change_is_named_with_both_values(tmp_path):
+    now = {**THEN, "seed": 2, "networks": {"unet": {"width": 3}}}
+    then = {**THEN, "networks": {"unet": {"width": 4, "depth": 1}, "other": {}}}
+    now["networks"]["unet"]["depth"], now["networks"]["other"] = 1, {}
+    with pytest.raises(UsageError) as error:
+        continuity.compare(tmp_path, then, now)
+    assert "networks {'unet': {'width': 4}}, this run has {'unet': {'width': 3}}" in str(error.value)
+    assert "seed 1, this run has 2" in str(error.value)
+    assert "Resume with the same settings, or start a new run." in str(error.value)
+
+
+def test_another_family_is_told_before_all_that_differs_with_it(tmp_path):
+    with pytest.raises(UsageError, match="is of 1; this run trains 2"):
+        continuity.compare(tmp_path, THEN, {**THEN, "model": 2, "seed": 3})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "mixed_precision", "num_processes", "hfgen", "torch"])
+def test_what_may_change_is_told(tmp_path, name):
+    assert continuity.compare(tmp_path, THEN, {**THEN, name: 2}) == [
+        f"{name} was 1 up to the checkpoint and is 2 from here on"
+    ]
+    assert continuity.compare(tmp_path, THEN, dict(THEN)) == []

@@ -1,0 +1,226 @@
+"""SIGKILL at any moment, also while something is being saved: the resumed run ends as one that nobody disturbed.
+
+A process that has everything imported forks the trainings, so that a kill costs a second and not ten.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hfgen import checkpoint
+from hfgen.run_folder import read_metrics
+from hfgen.testing import make_data, quiet_environment
+
+STEPS = 48
+
+NURSERY = """
+import os, sys
+import hfgen.run, hfgen.trainer, hfgen.commands.train  # what a training imports
+import diffusers.optimization, matplotlib.pyplot
+from hfgen.registry import get_family
+from hfgen.train import main
+import torch
+torch.set_num_threads(1)
+get_family(sys.argv[1]).load()
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        main(line.split())
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Nursery:
+    """Starts trainings of one family by forking; one at a time."""
+
+    def __init__(self, family, log):
+        command = [sys.executable, "-c", NURSERY, family, str(log)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.log, self.process = log, subprocess.Popen(command, env=quiet_environment(), **pipes)
+
+    def start(self, words):
+        self.process.stdin.write(" ".join(words) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def wait(self):
+        """The exit code, or minus the signal."""
+        return os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    found = Nursery("dcgan", tmp_path_factory.mktemp("nursery") / "log")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "blobs.npz", 16, 1)
+
+
+@pytest.fixture(scope="module")
+def whole(nursery, data, tmp_path_factory):
+    """The run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(nursery, words(data, folder))
+    return folder
+
+
+def words(data, folder, *more):
+    tiny = ["--generator.base_channels", "8", "--discriminator.base_channels", "8", "--train_batch_size", "4"]
+    settings = ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--validation_steps", "12"]
+    settings += ["--logging_steps", "1", "--num_validation_images", "4", "--lr_scheduler", "cosine"]
+    place = ["--dataset_name", str(data), "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
+    return ["dcgan", *tiny, *settings, *place, *more]
+
+
+def finish(nursery, arguments):
+    nursery.start(arguments)
+    assert nursery.wait() == 0, nursery.log.read_text()
+
+
+def what_it_left(folder):
+    """Weights and averages, optimizers, metrics but for times, sample grids."""
+    place = checkpoint.list_checkpoints(folder)[-1]
+    files = [*place.rglob("*.safetensors"), *(folder / "generator").glob("*.safetensors")]
+    tensors = {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
+    timed = ("images_per_second", "seconds")
+    metrics = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder)]
+    return tensors, metrics, {p.name: p.read_bytes() for p in (folder / "samples").iterdir()}
+
+
+def assert_equal(left, expected):
+    assert left[0].keys() == expected[0].keys()
+    assert [name for name, tensor in expected[0].items() if not torch.equal(left[0][name], tensor)] == []
+    assert left[1:] == expected[1:]
+
+
+def test_killed_at_random_moments(nursery, data, whole, tmp_path):
+    """A dozen kills, half of them in the middle of a save; then one run to the end."""
+    folder = tmp_path / "killed"
+    chance, killed, saving = random.Random(0), 0, 0
+    for attempt in range(12):
+        child = nursery.start(words(data, folder))
+        saving += wait_for_a_save(folder) if attempt % 2 else wait_for_a_step(folder, chance)
+        os.kill(child, signal.SIGKILL)
+        killed += nursery.wait() == -signal.SIGKILL
+    assert killed >= 6
+    assert saving >= 3
+    finish(nursery, words(data, folder))
+    assert_equal(what_it_left(folder), what_it_left(whole))
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, STEPS + 1))
+    assert not [p for p in folder.rglob(".*") if p.name.endswith(".saving")]
+
+
+def wait_for_a_save(folder):
+    """Until a checkpoint is half written, which is not the leftover of a kill."""
+    before = set((folder / "checkpoints").glob(".checkpoint-*.saving"))
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (folder / "model_index.json").exists():
+        if set((folder / "checkpoints").glob(".checkpoint-*.saving")) - before:
+            return True
+    return False
+
+
+def wait_for_a_step(folder, chance):
+    """Until one to three lines of metrics are new, and any part of a step more."""
+    enough = len(read_metrics(folder)) + chance.randint(1, 3)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(read_metrics(folder)) < enough:
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.1))
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_between_two_lines_of_metrics(nursery, data, tmp_path, number):
+    """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
+    folder = tmp_path / "stopped"
+    rare = ["--logging_steps", "8", "--checkpointing_steps", "0", "--validation_steps", "0"]
+    finish(nursery, words(data, tmp_path / "whole", *rare, "--checkpointing_steps", str(STEPS)))
+    for _ in range(3):
+        nursery.log.write_text("")
+        child = nursery.start(words(data, folder, *rare))
+        pause_until(lambda: "step" in last_line(nursery.log), 0.1)
+        os.kill(child, number)
+        assert nursery.wait() in (128 + number, 0), nursery.log.read_text()  # 0: at its last step
+    finish(nursery, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))
+    assert_equal(what_it_left(folder), what_it_left(tmp_path / "whole"))
+
+
+def last_line(path):
+    return path.read_text().splitlines()[-1] if path.exists() and path.read_text() else ""
+
+
+def pause_until(condition, at_least):
+    time.sleep(at_least)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.01)
+
+
+def damage_by_truncation(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_one_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("generator/diffusion_pytorch_model.safetensors", damage_by_truncation, "bytes instead of"),
+        ("trainer/discriminator.optimizer.safetensors", damage_one_bit, "is not what was written"),
+        ("trainer/generator.ema.safetensors", lambda file: file.unlink(), "is missing"),
+        ("trainer/state.json", damage_by_truncation, "state.json: "),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(nursery, data, whole, tmp_path, name, damage, told):
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    newest = checkpoint.list_checkpoints(folder)[-1]
+    damage(newest / name)
+    nursery.log.write_text("")
+    finish(nursery, words(data, folder))
+    assert f"the checkpoint {newest} is damaged" in nursery.log.read_text()
+    assert told in nursery.log.read_text()
+    assert f"resumed from {newest.parent}/checkpoint-{STEPS - 2}" in nursery.log.read_text()
+    assert_equal(what_it_left(folder), what_it_left(whole))
+
+
+def test_the_last_good_checkpoint_is_never_deleted(tmp_path):
+    """With a limit of 1, a newer one that is damaged does not count."""
+    places = [tmp_path / "checkpoints" / f"checkpoint-{step}" for step in (1, 2, 3)]
+    for place in places:
+        (place / "trainer").mkdir(parents=True)
+        (place / "weights").write_text("abc")
+        files = {"weights": (3, checkpoint._digest(place / "weights"))}
+        (place / "trainer" / "state.json").write_text(json.dumps({"files": files}))
+    damage_by_truncation(places[2] / "weights")
+    checkpoint.delete_old(tmp_path, 1)
+    assert [p.name for p in sorted(places[0].parent.iterdir())] == ["checkpoint-2", "checkpoint-3"]
+    damage_one_bit(places[1] / "weights")
+    with pytest.raises(checkpoint.HFGenError, match="All checkpoints in .* are damaged"):
+        checkpoint.find_checkpoint("latest", tmp_path, note=lambda line: None)
