@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import hfgen
-from hfgen import checkpoint, grid
+from hfgen import grid
 from hfgen.arguments import resolve
 from hfgen.data import Images, decode_all
 from hfgen_gan.dcgan import DCGANPipeline
@@ -197,7 +197,7 @@ class Training:
 
     def seconds_of_checkpoint(self) -> float:
         start = time.perf_counter()
-        checkpoint.save_checkpoint(self.folder, self.trainer.step, self.trainer)
+        self.trainer._save_checkpoint()
         return time.perf_counter() - start
 
 

@@ -92,7 +92,7 @@ def batches(images: Images, device: torch.device) -> Iterator[Batch]:
     for epoch in itertools.count():
         order = source._permutation(epoch)
         for start in range(0, source.steps_per_epoch * BATCH, BATCH):
-            pixels = source.pixels.index_select(0, order[start : start + BATCH].to(device))
+            pixels = source.pixels.index_select(0, order[start : start + BATCH])
             yield {"pixel_values": pixels.float().div_(127.5).sub_(1)}
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         variants = [
             Variant("bare loop", bare_loop(images, device)),
-            Variant("Accelerate", bare_loop(images, device, make_accelerator(settings(), None))),
+            Variant("Accelerate", bare_loop(images, device, make_accelerator(settings()))),
             Variant("hfgen Trainer", trainer_loop(images, stack)),
         ]
         blocks = measure(variants, arguments)

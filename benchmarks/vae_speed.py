@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import hfgen
-from hfgen import checkpoint
 from hfgen.arguments import resolve
 from hfgen.data import Images, decode_all
 from hfgen.validation import EXAMPLES, validate
@@ -206,7 +205,7 @@ class Training:
 
     def seconds_of_checkpoint(self) -> float:
         start = time.perf_counter()
-        checkpoint.save_checkpoint(self.folder, self.trainer.step, self.trainer)
+        self.trainer._save_checkpoint()
         return time.perf_counter() - start
 
 
