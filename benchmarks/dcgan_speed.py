@@ -18,13 +18,14 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from devices import compiled, device_of, device_option, result_name
 from interleave import Goal, Variant, measure, options, record
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import hfgen
-from hfgen import checkpoint, grid
+from hfgen import grid
 from hfgen.arguments import resolve
 from hfgen.data import Images, decode_all
 from hfgen_gan.dcgan import DCGANPipeline
@@ -83,28 +84,29 @@ def loaded_batches(images: Images, workers: int) -> Iterator[Tensor]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-def resident_batches(images: Images) -> Iterator[Tensor]:
-    pixels = decode_all(images, SIZE, center_crop=True)
+def resident_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
+    pixels = decode_all(images, SIZE, center_crop=True).to(device)
     while True:
-        for indices in torch.randperm(len(pixels)).split(BATCH)[: len(pixels) // BATCH]:
+        for indices in torch.randperm(len(pixels), device=device).split(BATCH)[: len(pixels) // BATCH]:
             yield pixels[indices].float().div_(127.5).sub_(1)
 
 
-def tutorial_loop(source: Iterator[Tensor], log: TextIO) -> Run:
+def tutorial_loop(source: Iterator[Tensor], log: TextIO, device: torch.device) -> Run:
     """Binary cross-entropy on probabilities, two stock Adams, five `.item()` and a line of text in each step."""
-    generator, discriminator = tutorial_generator(), tutorial_discriminator()
+    generator, discriminator = tutorial_generator().to(device), tutorial_discriminator().to(device)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     criterion = nn.BCELoss()
-    ones, zeros = torch.ones(BATCH), torch.zeros(BATCH)
+    ones, zeros = torch.ones(BATCH, device=device), torch.zeros(BATCH, device=device)
 
     def step(number: int, real: Tensor) -> None:
         discriminator.zero_grad()
+        real = real.to(device)
         output = discriminator(real).view(-1)
         real_loss = criterion(output, ones)
         real_loss.backward()
         d_x = output.mean().item()
-        fake = generator(torch.randn(BATCH, LATENTS, 1, 1))
+        fake = generator(torch.randn(BATCH, LATENTS, 1, 1, device=device))
         output = discriminator(fake.detach()).view(-1)
         fake_loss = criterion(output, zeros)
         fake_loss.backward()
@@ -125,16 +127,16 @@ def tutorial_loop(source: Iterator[Tensor], log: TextIO) -> Run:
 # --- by hand, with all that hfgen does for speed -----------------------------------------------------------------
 
 
-def optimised_loop(source: Iterator[Tensor]) -> Run:
+def optimised_loop(source: Iterator[Tensor], device: torch.device) -> Run:
     """The same training with hfgen's options: logits, fused Adam, channels last, D frozen in G's update."""
-    generator = tutorial_generator().to(memory_format=torch.channels_last)
-    discriminator = tutorial_discriminator()[:-1].to(memory_format=torch.channels_last)
+    generator = tutorial_generator().to(device, memory_format=torch.channels_last)
+    discriminator = tutorial_discriminator()[:-1].to(device, memory_format=torch.channels_last)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     softplus = nn.functional.softplus
 
     def step(number: int, real: Tensor) -> None:
-        fake = generator(torch.randn(BATCH, LATENTS, 1, 1))
+        fake = generator(torch.randn(BATCH, LATENTS, 1, 1, device=device))
         d_loss = softplus(-discriminator(real)).mean() + softplus(discriminator(fake.detach())).mean()
         d_optimizer.zero_grad()
         d_loss.backward()
@@ -184,7 +186,7 @@ class Training:
         hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
         self.run(1)
         hook.remove()
-        return {"layers compute in": str(seen[-1]).removeprefix("torch.")}
+        return {"layers compute in": str(seen[-1]).removeprefix("torch.")} if seen else {}  # compiled, none is called
 
     def seconds_of_grid(self) -> float:
         start = time.perf_counter()
@@ -195,7 +197,7 @@ class Training:
 
     def seconds_of_checkpoint(self) -> float:
         start = time.perf_counter()
-        checkpoint.save_checkpoint(self.folder, self.trainer.step, self.trainer)
+        self.trainer._save_checkpoint()
         return time.perf_counter() - start
 
 
@@ -208,20 +210,25 @@ GOALS = [
 ]
 
 
-def variants_of(images: Images, workers: int, stack: contextlib.ExitStack) -> tuple[list[Variant], Training]:
+def variants_of(
+    images: Images, workers: int, device: torch.device, stack: contextlib.ExitStack
+) -> tuple[list[Variant], Training]:
     log = stack.enter_context(open(os.devnull, "w"))
     fp32 = Training(images, stack)
     without_ema = Training(images, stack, use_ema=False)
     bf16 = Training(images, stack, mixed_precision="bf16")
     plain = {"layers compute in": "float32"}
     runs: dict[str, tuple[Run, dict[str, str]]] = {
-        "tutorial": (tutorial_loop(loaded_batches(images, workers), log), plain),
-        "tutorial, resident data": (tutorial_loop(resident_batches(images), log), plain),
-        "by hand, hfgen's options": (optimised_loop(resident_batches(images)), plain),
+        "tutorial": (tutorial_loop(loaded_batches(images, workers), log, device), plain),
+        "tutorial, resident data": (tutorial_loop(resident_batches(images, device), log, device), plain),
+        "by hand, hfgen's options": (optimised_loop(resident_batches(images, device), device), plain),
         "hfgen fp32, no EMA": (without_ema.run, without_ema.facts()),
         "hfgen fp32": (fp32.run, fp32.facts()),
         "hfgen bf16": (bf16.run, bf16.facts()),
     }
+    for name, options_of in compiled(device).items():
+        training = Training(images, stack, **options_of)
+        runs[name] = (training.run, training.facts())
     return [Variant(name, run, facts, images=BATCH) for name, (run, facts) in runs.items()], fp32
 
 
@@ -239,6 +246,7 @@ def parameters(module: nn.Module) -> int:
 
 def arguments() -> argparse.Namespace:
     parser = options(__doc__, blocks=11, block_seconds=1.5)
+    device_option(parser)
     parser.add_argument("--tutorial_workers", type=int, default=0, help="DataLoader workers of the tutorial loop.")
     parser.add_argument("--threads", type=int, help="Threads of torch (default: its own choice).")
     return parser.parse_args()
@@ -246,13 +254,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    if torch.accelerator.is_available():
-        raise SystemExit("This compares loops on the CPU; hide the accelerator, for example CUDA_VISIBLE_DEVICES= .")
+    device = device_of(given)
     if given.threads:
         torch.set_num_threads(given.threads)
     images = hfgen.load_images("mnist-mini")
     with contextlib.ExitStack() as stack:
-        variants, fp32 = variants_of(images, given.tutorial_workers, stack)
+        variants, fp32 = variants_of(images, given.tutorial_workers, device, stack)
         blocks = measure(variants, given)
         settings = {
             "ms": f"per step of {BATCH} images, {SIZE}x{SIZE}x1",
@@ -261,7 +268,7 @@ def main() -> None:
             "not in these times, every 500 steps": f"sample grid {fp32.seconds_of_grid():.2f} s, "
             f"checkpoint {fp32.seconds_of_checkpoint():.2f} s",
         }
-    record("dcgan_speed", variants, blocks, given, ["tutorial"], GOALS, settings)
+    record(result_name("dcgan_speed", device), variants, blocks, given, ["tutorial"], GOALS, settings)
 
 
 if __name__ == "__main__":

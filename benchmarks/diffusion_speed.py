@@ -49,6 +49,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from devices import compiled, device_of, device_option, result_name
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from interleave import Goal, Variant, measure, options, record
@@ -140,7 +141,7 @@ def built(net: Net, channels: int) -> DDPMPipeline:
 def batches(pixels: Tensor, size: int) -> Iterator[Tensor]:
     """In [-1, 1]."""
     while True:
-        for rows in torch.randperm(len(pixels)).split(size)[: len(pixels) // size]:
+        for rows in torch.randperm(len(pixels), device=pixels.device).split(size)[: len(pixels) // size]:
             yield pixels.index_select(0, rows).float().div_(127.5).sub_(1)
 
 
@@ -149,19 +150,21 @@ def script_loop(
 ) -> Run:
     """What the script does in a step; see the top of this file for what it does beside."""
     AcceleratorState._reset_state()  # one process trains here in two precisions
-    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    accelerator = Accelerator(cpu=pixels.device.type == "cpu", mixed_precision=precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     plain_optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     schedule = get_scheduler("cosine", plain_optimizer, num_warmup_steps=500, num_training_steps=10**6)
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, power=0.75) if use_ema else None
     model, optimizer, lr_scheduler = accelerator.prepare(unet.train(), plain_optimizer, schedule)
+    if ema is not None:
+        ema.to(accelerator.device)
     source, levels = batches(pixels, size), noise_scheduler.config.num_train_timesteps
 
     def run(steps: int) -> None:
         for images in itertools.islice(source, steps):
             x0 = images.to(dtype)
-            noise = torch.randn(x0.shape, dtype=dtype)
-            t = torch.randint(0, levels, (len(x0),))
+            noise = torch.randn(x0.shape, dtype=dtype, device=x0.device)
+            t = torch.randint(0, levels, (len(x0),), device=x0.device)
             x_t = noise_scheduler.add_noise(x0, noise, t)
             with accelerator.accumulate(model):
                 loss = mse_loss(model(x_t, t).sample.float(), noise.float())
@@ -206,9 +209,9 @@ class Training:
 
 
 def compare_training(name: str, given: argparse.Namespace) -> None:
-    net = NETS[name]
+    net, device = NETS[name], device_of(given)
     images = digits(net, given.dataset_name)
-    pixels = decode_all(images, SIDE, center_crop=True)
+    pixels = decode_all(images, SIDE, center_crop=True).to(device)
     pipeline = built(net, images.channels)
     unets: dict[str, nn.Module] = {}
     runs: dict[str, Run] = {}
@@ -222,6 +225,7 @@ def compare_training(name: str, given: argparse.Namespace) -> None:
         "hfgen fp32, no EMA": {"use_ema": False},
         "hfgen bf16": {"mixed_precision": "bf16"},
         "hfgen bf16, no EMA": {"mixed_precision": "bf16", "use_ema": False},
+        **compiled(device),
     }
     with contextlib.ExitStack() as stack:
         for variant, arguments in scripts.items():
@@ -233,7 +237,7 @@ def compare_training(name: str, given: argparse.Namespace) -> None:
             unets[variant], runs[variant] = training.unet, training.run
         variants = [Variant(variant, run, {}, net.batch) for variant, run in runs.items()]
         blocks = measure(variants, given)
-        for variant in variants:
+        for variant in variants if device.type == "cpu" else ():
             variant.facts |= where_the_time_goes(variant.run, 1, unets[variant.name], [*KINDS, *OUTER, REST])
     goals = [
         Goal("hfgen fp32, no EMA", "ratio", 1.0, "diffusers fp32"),
@@ -248,7 +252,7 @@ def compare_training(name: str, given: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
     }
     bases = ["diffusers fp32", "diffusers fp32, EMA"]
-    record(f"diffusion_training_{name}", variants, blocks, given, bases, goals, used)
+    record(result_name(f"diffusion_training_{name}", device), variants, blocks, given, bases, goals, used)
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------
@@ -383,6 +387,7 @@ def arguments() -> argparse.Namespace:
     parser = options(__doc__, blocks=7, block_seconds=1.0)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", choices=COMPARISONS, help="What to measure.")
+    device_option(parser)
     parser.add_argument("--net", choices=NETS, default="small", help="Of which network.")
     parser.add_argument("--dataset_name", default="mnist-mini", help="Grey images of 28x28.")
     parser.add_argument("--threads", type=int, help="Threads of torch (default: its own choice).")
@@ -394,8 +399,8 @@ COMPARISONS = {"training": compare_training, "sampling": compare_sampling}
 
 def main() -> None:
     given = arguments()
-    if torch.accelerator.is_available():
-        raise SystemExit("This compares loops on the CPU; hide the accelerator, for example CUDA_VISIBLE_DEVICES= .")
+    if device_of(given).type != "cpu" and given.kind == "sampling":
+        raise SystemExit("Only training is compared on an accelerator.")
     if given.threads:
         torch.set_num_threads(given.threads)
     logging.disable(logging.INFO)

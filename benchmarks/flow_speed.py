@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from devices import compiled, device_of, device_option, result_name
 from interleave import Goal, Variant, measure, options, record
 from PIL import ImageOps
 from torch import Tensor, nn
@@ -87,20 +88,21 @@ def padded(images: Images, side: int) -> Images:
 def batches(pixels: Tensor) -> Iterator[Tensor]:
     """Dequantised: floats in [0, 1)."""
     while True:
-        for rows in torch.randperm(len(pixels)).split(BATCH)[: len(pixels) // BATCH]:
+        for rows in torch.randperm(len(pixels), device=pixels.device).split(BATCH)[: len(pixels) // BATCH]:
             x = pixels.index_select(0, rows).float()
             yield (x + torch.rand_like(x)) / 256
 
 
 def plain_loop(model: nn.Module, loss: Loss, pixels: Tensor, bf16: bool = False, fused: bool = False) -> Run:
     """The least that training could be: resident bytes, no metrics, no run folder."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=fused)
+    device = pixels.device
+    optimizer = torch.optim.Adam(model.to(device).parameters(), lr=LEARNING_RATE, fused=fused)
     source = batches(pixels)
 
     def run(steps: int) -> None:
         for v in itertools.islice(source, steps):
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 value = loss(v)
             value.backward()
             optimizer.step()
@@ -330,11 +332,12 @@ def plain_realnvp(flow: RealNVP) -> PlainRealNVP:
     """With hfgen's weights; both compute the same function."""
     config, logit = flow.config, flow.preprocess
     sizes = config.sample_size, config.hidden_channels, config.num_blocks, config.num_couplings
-    model = PlainRealNVP(*sizes, logit.low, logit.scale)
+    device = next(flow.parameters()).device
+    model = PlainRealNVP(*sizes, logit.low, logit.scale).to(device)
     with torch.no_grad():
         for theirs, ours in zip(model.parameters(), flow.parameters(), strict=True):
             theirs.copy_(ours)
-        v = torch.rand(4, 1, config.sample_size, config.sample_size)
+        v = torch.rand(4, 1, config.sample_size, config.sample_size, device=device)
         for plain, found in zip(model(v), flow(v), strict=True):
             torch.testing.assert_close(plain, found, rtol=1e-4, atol=1e-3)
     return model
@@ -381,7 +384,7 @@ class Training:
         self.run(1)
         for hook in hooks:
             hook.remove()
-        return {"networks, latents": f"{seen[-2]}, {seen[-1]}"}
+        return {"networks, latents": f"{seen[-2]}, {seen[-1]}"} if len(seen) > 1 else {}  # compiled, none is called
 
 
 def short(dtype: torch.dtype) -> str:
@@ -425,6 +428,11 @@ def repeated(sample: Callable[[], Any]) -> Run:
 def peak_memory(run: Run) -> dict[str, str]:
     """The most that one step allocates through torch above what it found, gradients included."""
     run(1)
+    if torch.accelerator.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(1)
+        return {"peak of a step, MiB": f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run(1)
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -460,8 +468,8 @@ SAMPLING_GOALS = [
 
 
 def glow_training(digits: Images, given: argparse.Namespace) -> None:
-    images = padded(digits, GLOW_SIZE)
-    pixels = decode_all(images, GLOW_SIZE, center_crop=True)
+    images, device = padded(digits, GLOW_SIZE), device_of(given)
+    pixels = decode_all(images, GLOW_SIZE, center_crop=True).to(device)
     theirs, others = normflows_glow(), nflows_glow()
     tuned = nflows_glow().to(memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
@@ -469,6 +477,7 @@ def glow_training(digits: Images, given: argparse.Namespace) -> None:
             "hfgen fp32": Training("glow", images, stack),
             "hfgen fp32, its defaults": Training("glow", images, stack, **defaults("glow")),
             "hfgen bf16": Training("glow", images, stack, mixed_precision="bf16"),
+            **{name: Training("glow", images, stack, **rest) for name, rest in compiled(device).items()},
         }
         runs: dict[str, Run] = {
             "normflows": plain_loop(theirs, lambda v: theirs.forward_kld(v - 0.5), pixels),
@@ -488,7 +497,8 @@ def glow_training(digits: Images, given: argparse.Namespace) -> None:
         "nflows, its best": "channels last, fused Adam",
         "threads": torch.get_num_threads(),
     }
-    record("flow_glow_training", variants, blocks, given, ["normflows", "nflows"], TRAINING_GOALS, used)
+    name = result_name("flow_glow_training", device)
+    record(name, variants, blocks, given, ["normflows", "nflows"], TRAINING_GOALS, used)
 
 
 def nflows_loss(model: Any) -> Loss:
@@ -557,11 +567,13 @@ def hfgen_sampling(pipelines: dict[str, Any], images: Images, v: Tensor) -> list
 
 
 def realnvp_training(digits: Images, given: argparse.Namespace) -> None:
-    pixels = decode_all(digits, REALNVP_SIZE, center_crop=True)
+    device = device_of(given)
+    pixels = decode_all(digits, REALNVP_SIZE, center_crop=True).to(device)
     with contextlib.ExitStack() as stack:
         ours = {
             "hfgen fp32": Training("realnvp", digits, stack),
             "hfgen bf16": Training("realnvp", digits, stack, mixed_precision="bf16"),
+            **{name: Training("realnvp", digits, stack, **rest) for name, rest in compiled(device).items()},
         }
         ours["hfgen fp32"].run(1)  # which initialises actnorm
         flow = ours["hfgen fp32"].pipeline.flow
@@ -585,7 +597,7 @@ def realnvp_training(digits: Images, given: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
     }
     goals = [Goal("hfgen fp32", "ratio", 1.0, "by hand, fp32"), Goal("hfgen bf16", "ratio", 1.0, "by hand, bf16")]
-    record("flow_realnvp_training", variants, blocks, given, ["by hand, fp32"], goals, used)
+    record(result_name("flow_realnvp_training", device), variants, blocks, given, ["by hand, fp32"], goals, used)
 
 
 def plain_loss(model: PlainRealNVP) -> Loss:
@@ -634,6 +646,7 @@ def arguments() -> argparse.Namespace:
     parser = options(__doc__, blocks=9, block_seconds=1.0)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES), help="What to measure.")
+    device_option(parser)
     parser.add_argument("--dataset_name", default="mnist-mini", help="Grey images of 28x28.")
     parser.add_argument("--threads", type=int, help="Threads of torch (default: its own choice).")
     return parser.parse_args()
@@ -641,15 +654,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    if torch.accelerator.is_available():
-        raise SystemExit("This compares loops on the CPU; hide the accelerator, for example CUDA_VISIBLE_DEVICES= .")
+    device = device_of(given)
     if given.threads:
         torch.set_num_threads(given.threads)
     logging.disable(logging.INFO)
     torch.manual_seed(0)
     digits = hfgen.load_images(given.dataset_name)
     for case in given.cases:
-        CASES[case](digits, given)
+        if device.type == "cpu" or case.endswith("training"):
+            CASES[case](digits, given)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,8 @@ def footer(result: Mapping[str, Any]) -> Iterator[str]:
     kinds = ", ".join(env["instruction_sets"])
     memory, threads = env["memory_gib"], settings.get("threads", env["threads"])
     yield f"- {env['processor']} ({kinds}), {env['cores']} cores, {threads} threads, {memory} GiB; {env['platform']}"
+    if env.get("accelerators"):
+        yield f"- {', '.join(env['accelerators'])}"
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
     yield f"- Python {env['python']}, {versions}"
     yield f"- {result['date']}, commit {result['commit']}: `{result['command']}`"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from devices import device_of, device_option, result_name
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from interleave import Goal, Variant, measure, options, record
@@ -84,9 +85,9 @@ def settings() -> Any:
     return resolve([("benchmark", given)], "tiny-autoencoder", TinyPipeline).arguments
 
 
-def batches(images: Images) -> Iterator[Batch]:
+def batches(images: Images, device: torch.device) -> Iterator[Batch]:
     """The very batches that the Trainer gets, without its bookkeeping of micro-batches."""
-    source = Batches(images, 28, Layout(BATCH))
+    source = Batches(images, 28, Layout(BATCH), device=device)
     assert source.pixels is not None
     for epoch in itertools.count():
         order = source._permutation(epoch)
@@ -95,14 +96,14 @@ def batches(images: Images) -> Iterator[Batch]:
             yield {"pixel_values": pixels.float().div_(127.5).sub_(1)}
 
 
-def bare_loop(images: Images, accelerator: Any = None) -> Callable[[int], None]:
+def bare_loop(images: Images, device: torch.device, accelerator: Any = None) -> Callable[[int], None]:
     """The loop as one writes it by hand; through Accelerate where one is given."""
-    network = TinyPipeline.build(28, 1).network.train()
+    network = TinyPipeline.build(28, 1).network.train().to(device)
     optimizer = make_optimizer(network, settings())
     if accelerator is not None:
         network, optimizer = accelerator.prepare(network, optimizer)
     backward = Tensor.backward if accelerator is None else accelerator.backward
-    source = batches(images)
+    source = batches(images, device)
 
     def run(steps: int) -> None:
         for batch in itertools.islice(source, steps):
@@ -126,20 +127,23 @@ def trainer_loop(images: Images, stack: contextlib.ExitStack) -> Callable[[int],
 
 
 def main() -> None:
-    arguments = options(__doc__, blocks=15, block_seconds=0.5).parse_args()
+    parser = options(__doc__, blocks=15, block_seconds=0.5)
+    device_option(parser)
+    arguments = parser.parse_args()
+    device = device_of(arguments)
     torch.set_num_threads(1)
     images = hfgen.load_images("mnist-mini")
     with contextlib.ExitStack() as stack:
         variants = [
-            Variant("bare loop", bare_loop(images)),
-            Variant("Accelerate", bare_loop(images, make_accelerator(settings(), None))),
+            Variant("bare loop", bare_loop(images, device)),
+            Variant("Accelerate", bare_loop(images, device, make_accelerator(settings()))),
             Variant("hfgen Trainer", trainer_loop(images, stack)),
         ]
         blocks = measure(variants, arguments)
     goals = [Goal("hfgen Trainer", "extra_ms", 0.25, "bare loop"), Goal("hfgen Trainer", "ratio", 0.65, "bare loop")]
     network = f"{PIXELS}-{HIDDEN}-{PIXELS}"
     used = {"network": network, "batch": BATCH, "threads": 1, "ms": "per step"}
-    record("trainer_overhead", variants, blocks, arguments, ["bare loop"], goals, used)
+    record(result_name("trainer_overhead", device), variants, blocks, arguments, ["bare loop"], goals, used)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from devices import compiled, device_of, device_option, result_name
 from interleave import Goal, Variant, measure, options, record
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import hfgen
-from hfgen import checkpoint
 from hfgen.arguments import resolve
 from hfgen.data import Images, decode_all
 from hfgen.validation import EXAMPLES, validate
@@ -84,7 +84,9 @@ def pythae_model(shape: tuple[int, ...], loss: str) -> Any:
     return VAE(VAEConfig(input_dim=shape, latent_dim=LATENTS, reconstruction_loss=loss))
 
 
-def pythae_loop(pixels: Tensor, batch: int, loss: str, stack: contextlib.ExitStack) -> tuple[Run, nn.Module]:
+def pythae_loop(
+    pixels: Tensor, batch: int, loss: str, device: torch.device, stack: contextlib.ExitStack
+) -> tuple[Run, nn.Module]:
     """As its TrainingPipeline sets it up; images of a last, smaller batch are left out, as hfgen does."""
     model = pythae_model(tuple(pixels.shape[1:]), loss)
     data = DataProcessor().process_data(pythae_images(pixels[: len(pixels) // batch * batch], loss))
@@ -92,7 +94,7 @@ def pythae_loop(pixels: Tensor, batch: int, loss: str, stack: contextlib.ExitSta
         output_dir=stack.enter_context(tempfile.TemporaryDirectory()),
         per_device_train_batch_size=batch,
         learning_rate=LEARNING_RATE,
-        no_cuda=True,
+        no_cuda=device.type == "cpu",
     )
     trainer = BaseTrainer(model, DataProcessor.to_dataset(data), training_config=config)
     trainer.prepare_training()
@@ -116,19 +118,19 @@ def pythae_images(pixels: Tensor, loss: str) -> Tensor:
 # --- by hand ----------------------------------------------------------------------------------------------------
 
 
-def plain_loop(pixels: Tensor, batch: int, loss: str, bf16: bool) -> Run:
+def plain_loop(pixels: Tensor, batch: int, loss: str, device: torch.device, bf16: bool) -> Run:
     """The least that hfgen's training could be: resident bytes, fused Adam, no metrics, no run folder."""
-    size = pixels[0].numel()
-    encoder = nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENTS))
-    decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size))
+    size, pixels = pixels[0].numel(), pixels.to(device)
+    encoder = nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENTS)).to(device)
+    decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size)).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=LEARNING_RATE, fused=True)
-    rows = epochs(len(pixels), batch)
+    rows = epochs(len(pixels), batch, device)
 
     def run(steps: int) -> None:
         for indices in itertools.islice(rows, steps):
             x = pixels.index_select(0, indices).flatten(1).float().div_(255)
             x = x if loss == "mse" else (x >= 0.5).float()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 mean, logvar = encoder(x).float().chunk(2, dim=1)
                 output = decoder(torch.addcmul(mean, torch.exp(0.5 * logvar), torch.randn_like(mean))).float()
             if loss == "mse":
@@ -143,9 +145,9 @@ def plain_loop(pixels: Tensor, batch: int, loss: str, bf16: bool) -> Run:
     return run
 
 
-def epochs(length: int, batch: int) -> Iterator[Tensor]:
+def epochs(length: int, batch: int, device: torch.device) -> Iterator[Tensor]:
     while True:
-        yield from torch.randperm(length).split(batch)[: length // batch]
+        yield from torch.randperm(length, device=device).split(batch)[: length // batch]
 
 
 # --- hfgen ------------------------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Training:
         )
         self.run(1)
         hook.remove()
-        return {"layers compute in": str(seen[-1]).removeprefix("torch.")}
+        return {"layers compute in": str(seen[-1]).removeprefix("torch.")} if seen else {}  # compiled, none is called
 
     def seconds_of_pictures(self) -> float:
         """Sample grid, reconstructions and diagnosis."""
@@ -203,7 +205,7 @@ class Training:
 
     def seconds_of_checkpoint(self) -> float:
         start = time.perf_counter()
-        checkpoint.save_checkpoint(self.folder, self.trainer.step, self.trainer)
+        self.trainer._save_checkpoint()
         return time.perf_counter() - start
 
 
@@ -215,21 +217,24 @@ TRAINING_GOALS = {
 }
 
 
-def compare_training(images: Images, batch: int, given: argparse.Namespace) -> None:
+def compare_training(images: Images, batch: int, device: torch.device, given: argparse.Namespace) -> None:
     pixels = decode_all(images, images.resolution(), center_crop=True)
     loss = given.reconstruction_loss
     with contextlib.ExitStack() as stack:
-        theirs, model = pythae_loop(pixels, batch, loss, stack)
+        theirs, model = pythae_loop(pixels, batch, loss, device, stack)
         fp32 = Training(images, batch, loss, stack)
         bf16 = Training(images, batch, loss, stack, mixed_precision="bf16")
         plain = {"layers compute in": "float32"}
         runs: dict[str, tuple[Run, dict[str, str]]] = {
             "pythae": (theirs, plain),
-            "by hand, fp32": (plain_loop(pixels, batch, loss, bf16=False), plain),
-            "by hand, bf16": (plain_loop(pixels, batch, loss, bf16=True), {"layers compute in": "bfloat16"}),
+            "by hand, fp32": (plain_loop(pixels, batch, loss, device, bf16=False), plain),
+            "by hand, bf16": (plain_loop(pixels, batch, loss, device, bf16=True), {"layers compute in": "bfloat16"}),
             "hfgen fp32": (fp32.run, fp32.facts()),
             "hfgen bf16": (bf16.run, bf16.facts()),
         }
+        for name, options_of in compiled(device).items():
+            training = Training(images, batch, loss, stack, **options_of)
+            runs[name] = (training.run, training.facts())
         variants = [Variant(name, run, facts, images=batch) for name, (run, facts) in runs.items()]
         blocks = measure(variants, given)
         used = {
@@ -240,7 +245,8 @@ def compare_training(images: Images, batch: int, given: argparse.Namespace) -> N
             f"{fp32.seconds_of_pictures():.2f} s, checkpoint {fp32.seconds_of_checkpoint():.2f} s",
         }
     goals = TRAINING_GOALS.get(batch, [])
-    record(f"vae_training_{batch}", variants, blocks, given, ["pythae", "by hand, fp32"], goals, used)
+    name = result_name(f"vae_training_{batch}", device)
+    record(name, variants, blocks, given, ["pythae", "by hand, fp32"], goals, used)
 
 
 def same_networks(pipeline: VAEPipeline, model: Any) -> str:
@@ -318,6 +324,7 @@ def copy_weights(pipeline: VAEPipeline, model: Any) -> None:
 def arguments() -> argparse.Namespace:
     parser = options(__doc__, blocks=9, block_seconds=1.0)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    device_option(parser)
     parser.add_argument("--dataset_name", default="mnist-mini", help="Data with a train and a test split.")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[64, 512], help="Of the training.")
     parser.add_argument("--reconstruction_loss", choices=LIKELIHOODS, default="mse", help="Of the training.")
@@ -328,15 +335,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    if torch.accelerator.is_available():
-        raise SystemExit("This compares loops on the CPU; hide the accelerator, for example CUDA_VISIBLE_DEVICES= .")
+    device = device_of(given)
     if given.threads:
         torch.set_num_threads(given.threads)
     logging.disable(logging.INFO)  # pythae tells what it does
     images, test_images = (hfgen.load_images(given.dataset_name, split=split) for split in ("train", "test"))
     for batch in given.batch_sizes:
-        compare_training(images, batch, given)
-    compare_likelihood(images, test_images, given)
+        compare_training(images, batch, device, given)
+    if device.type == "cpu":
+        compare_likelihood(images, test_images, given)
 
 
 if __name__ == "__main__":

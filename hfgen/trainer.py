@@ -122,12 +122,15 @@ class Trainer:
             CheckError: a loss is not finite.
             Interrupted: SIGINT or SIGTERM, after a checkpoint.
         """
-        with self.progress.training(self.step, self.last_step):
-            for _ in self.steps():
-                pass
-        with StopSignal():  # what is finished is saved whole, signal or not
-            self._save_pipeline()
-            self._leave()
+        try:
+            with self.progress.training(self.step, self.last_step):
+                for _ in self.steps():
+                    pass
+            with StopSignal():  # what is finished is saved whole, signal or not
+                self._save_pipeline()
+                self._leave()
+        finally:
+            self.trackers.close()  # last: a slow one may take a minute
 
     def steps(self) -> Generator[int, None, None]:
         """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
@@ -135,7 +138,7 @@ class Trainer:
         if self.folder is not None and self.accelerator.is_main_process:
             self.metrics = Metrics(self.folder, resumed_step=self.step)
             self.trackers = start_trackers(self.arguments.report_to, self.folder, self.step, self.progress.note)
-        with contextlib.closing(self.trackers), StopSignal(self.arguments.seconds_limit) as stop:
+        with StopSignal(self.arguments.seconds_limit) as stop:
             alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
             for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
                 with synchronised(self.synchronised):

@@ -10,7 +10,6 @@ from hfgen.errors import UsageError
 from hfgen.noise import StepNoise
 from hfgen.registry import get_family
 from hfgen.testing import make_data, state, weights
-from hfgen.testing.processes import run_two_processes
 from hfgen.trainer import Trainer
 from hfgen_flow.bijections import (
     ActNorm,
@@ -316,62 +315,6 @@ def test_micro_batches_have_one_batch_s_statistics(name, make):
     for key, tensor in whole.items():
         torch.testing.assert_close(parts[key], tensor, rtol=1e-6, atol=1e-6, msg=key)
     assert any((first[key] - tensor).abs().max() > 1e-2 for key, tensor in whole.items() if "bias" in key)
-
-
-TWO = """
-import pathlib, sys
-import torch
-from hfgen import trainer
-from hfgen.arguments import resolve
-from hfgen.data import load_images
-from hfgen.registry import get_family
-from hfgen_flow.bijections import ActNorm
-
-folder, data, options = pathlib.Path(sys.argv[1]), sys.argv[2], eval(sys.argv[3])
-found = {}
-for name in options:
-    family = get_family(name).load()
-    torch.manual_seed(0)
-    pipeline = family.build(8, 1, **options[name])
-    settings = {"train_batch_size": 4, "max_train_steps": 2, "adam_epsilon": 1e-3, "learning_rate": 0.01}
-    run = trainer.Trainer(pipeline, load_images(data), resolve([("t", settings)], name, family).arguments)
-    original = type(run)._initialize
-    def watched(self, micro_batches):
-        original(self, micro_batches)
-        found[name] = {
-            f"{c}.{place}.{key}": tensor.clone()
-            for c, model in pipeline.models().items()
-            for place, part in model.named_modules()
-            if isinstance(part, ActNorm)
-            for key, tensor in part.state_dict().items()
-        }
-    run._initialize = watched.__get__(run)
-    steps = run.steps()
-    next(steps)
-    found[name + " weights"] = {
-        f"{c}.{n}": p.detach().clone() for c, m in pipeline.models().items() for n, p in m.named_parameters()
-    }
-    steps.close()
-torch.save(found, folder / f"rank{run.accelerator.process_index}.pt")
-run._leave()
-torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None
-"""
-
-
-def test_two_processes_have_one_s_statistics(make, data, tmp_path):
-    """Of four images each: equal on both, and those of one process of eight."""
-    run_two_processes(TWO, [data, repr(TINY)], tmp_path)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for name in FAMILIES:
-        whole = make(name, **SMOOTH)
-        expected = initial_statistics(make(name))
-        next(whole.steps())
-        for key, tensor in expected.items():
-            assert torch.equal(ranks[0][name][key], ranks[1][name][key]), key
-            torch.testing.assert_close(ranks[0][name][key], tensor, rtol=1e-6, atol=1e-6, msg=key)
-        for key, tensor in weights(whole).items():
-            assert torch.equal(ranks[0][f"{name} weights"][key], ranks[1][f"{name} weights"][key]), key
-            torch.testing.assert_close(ranks[0][f"{name} weights"][key], tensor, rtol=1e-5, atol=5e-6, msg=key)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -204,7 +204,7 @@ def test_samples_that_are_no_numbers_are_an_error(trained):
 
 def test_pictures_that_fail_do_not_end_a_training(data, tmp_path, monkeypatch):
     """The grid of a step may be of a flow that is not finite yet; the losses say whether the training is."""
-    monkeypatch.setattr("hfgen.trainer.validate", raises)
+    monkeypatch.setattr("hfgen.grid.draw", raises)
     settings = {"train_batch_size": 16, "max_train_steps": 2, "dataset_name": data, **nest_options(TINY["glow"])}
     cls = get_family("glow").load()
     config = resolve([("test", settings)], "glow", cls)
@@ -214,7 +214,7 @@ def test_pictures_that_fail_do_not_end_a_training(data, tmp_path, monkeypatch):
     assert read_metrics(tmp_path)[-1]["diagnosis"] == {"warnings": ["of a picture"]}
 
 
-def raises(*arguments):
+def raises(*arguments, **options):
     raise CheckError("of a picture")
 
 

@@ -160,7 +160,7 @@ def test_stopped_between_two_lines_of_metrics(nursery, data, tmp_path, number):
     for _ in range(3):
         nursery.log.write_text("")
         child = nursery.start(words(data, folder, *rare))
-        pause_until(lambda: "step" in last_line(nursery.log), 0.1)
+        pause_until(lambda: last_line(nursery.log).startswith("step "), 0.1)
         os.kill(child, number)
         assert nursery.wait() in (128 + number, 0), nursery.log.read_text()  # 0: at its last step
     finish(nursery, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))

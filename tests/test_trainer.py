@@ -23,7 +23,6 @@ from hfgen.optimizers import step_together
 from hfgen.registry import get_family
 from hfgen.run_folder import choose, read_metrics, write_start
 from hfgen.testing import make_data, quiet_environment, state, weights
-from hfgen.testing.processes import run_two_processes
 
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
 
@@ -412,43 +411,6 @@ def test_accelerate_launch_of_one_process_trains(data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(), timeout=200)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
-
-
-INVARIANT = """
-import pathlib, sys
-import torch
-from torch import nn
-from hfgen import trainer
-from hfgen.arguments import resolve
-from hfgen.data import load_images
-from hfgen.registry import get_family
-
-folder, data, size, micro = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-family = get_family("dcgan").load()
-settings = {"train_batch_size": size, "gradient_accumulation_steps": micro, "max_train_steps": 4}
-torch.manual_seed(0)
-pipeline = family.build(16, 1, **{"generator.base_channels": 4, "discriminator.base_channels": 4})
-for block in [*pipeline.generator.blocks, *pipeline.discriminator.blocks]:
-    block[1] = nn.Identity()
-run = trainer.Trainer(pipeline, load_images(data), resolve([("t", settings)], "dcgan", family).arguments)
-rank = run.accelerator.process_index
-run.train()
-weights = {f"{c}.{n}": p.detach().clone() for c, m in pipeline.models().items() for n, p in m.named_parameters()}
-torch.save(weights, folder / f"{size}-{micro}-{rank}.pt")
-"""
-
-
-def test_two_processes_and_micro_batches_compute_what_one_process_does(data, tmp_path):
-    """One global batch of 8, without BatchNorm: as one, and as 2 micro-batches of 2 images on 2 processes."""
-    (tmp_path / "one.py").write_text(INVARIANT)
-    command = [sys.executable, str(tmp_path / "one.py"), str(tmp_path), data, "8", "1"]
-    subprocess.run(command, check=True, env=quiet_environment(), timeout=200)
-    run_two_processes(INVARIANT, [data, "2", "2"], tmp_path)
-    whole = torch.load(tmp_path / "8-1-0.pt", weights_only=True)
-    for rank in (0, 1):
-        parts = torch.load(tmp_path / f"2-2-{rank}.pt", weights_only=True)
-        for name, tensor in whole.items():
-            torch.testing.assert_close(parts[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_weights_that_are_not_finite_never_become_a_checkpoint(make, tmp_path):
