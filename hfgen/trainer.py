@@ -73,7 +73,8 @@ class Trainer:
         self.layout = Layout.of(self.accelerator, arguments)
         self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
-        self.step, self.scheduled_steps = 0, self.last_step
+        self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
+        self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps
         self._prepare_models()
         self.emas = {
             name: ModelEMA(self.networks[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
@@ -231,8 +232,7 @@ class Trainer:
         a = self.arguments
         self.window.steps += 1
         last = self.step == self.last_step
-        between = a.validation_epochs * self.batches.steps_per_epoch if a.validation_epochs else a.validation_steps
-        grid_due = last or (between and self.step % between == 0)
+        grid_due = last or (self.validation_steps and self.step % self.validation_steps == 0)
         checkpoint_due = a.checkpointing_steps and (last or self.step % a.checkpointing_steps == 0)
         if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
             self._write_metrics(validating=bool(grid_due))

@@ -300,3 +300,11 @@ def test_a_loss_that_is_not_finite_is_found_when_a_signal_comes(make, tmp_path):
     with pytest.raises(CheckError, match="nan"):
         next(steps)
     assert not checkpoint.list_checkpoints(tmp_path / "run")
+
+
+def test_grids_by_epochs_and_by_fewer_steps(make, tmp_path):
+    """24 images, 8 in a step: an epoch is 3 steps; the averages warm up as they are told."""
+    trainer = make(tmp_path / "run", validation_epochs=1, max_train_steps=6, ema_power=0.75, num_inference_steps=1)
+    trainer.train()
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == ["step_000003.png", "step_000006.png"]
+    assert trainer.emas["generator"].average.get_decay(10) == pytest.approx(1 - 10**-0.75)
