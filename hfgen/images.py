@@ -82,7 +82,19 @@ def noise_of(
     if isinstance(generator, Sequence):
         return SeededNoise(generator, device)
     drawn = [draw_seed(generator) for _ in range(batch_size)] if seeds is None else seeds
-    return SeededNoise.from_seeds(drawn, device)
+    return SeededNoise.from_seeds(checked_seeds(drawn), device)
+
+
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """As whole numbers; anything else would draw the picture of another seed."""
+    try:
+        found = [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise UsageError(f"seeds must be whole numbers, one for each image; got {seeds!r}.") from error
+    wrong = [seed for seed in found if not -(1 << 63) <= seed < 1 << 64]
+    if wrong:
+        raise UsageError(f"seeds must be of 64 bits; got {wrong[0]}.")
+    return found
 
 
 def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:

@@ -1,7 +1,9 @@
 """DDPM and DDIM: the laws."""
 
+import pytest
 import torch
 
+from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.testing import FamilyTests
 
@@ -49,3 +51,10 @@ def test_sampling_leaves_the_weights_as_they_lay():
     pipeline(seeds=[0])
     assert {name: (p.data_ptr(), p.stride()) for name, p in pipeline.unet.named_parameters()} == before
     assert laid_out[0] == pipeline.unet.conv_in.weight.to(memory_format=torch.channels_last).stride()
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_guidance_scale_that_is_no_number(scale):
+    pipeline = get_family("ddpm").load().build(8, 1, 2, **TINY)
+    with pytest.raises(UsageError, match="guidance_scale is"):
+        pipeline(seeds=[0], guidance_scale=scale)

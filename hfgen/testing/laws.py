@@ -171,6 +171,10 @@ class FamilyTests(LatentLaws):
             pipeline(seeds=[1], generator=torch.Generator())
         with pytest.raises(UsageError, match="at least one image"):
             pipeline(batch_size=0)
+        wrong: Any
+        for wrong in ([1.5], ["1"], [2**64]):
+            with pytest.raises(UsageError, match="seeds must be"):
+                pipeline(seeds=wrong)
         with pytest.raises(UsageError, match="not class-conditional"):
             pipeline(class_labels=[0])
 

@@ -4,6 +4,7 @@ Network and scheduler are diffusers' own, saved under diffusers' own class names
 reads what is trained here, and what it has saved is read here.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -155,6 +156,8 @@ class DDPMPipeline(HFGenPipeline):
 
     def denoiser(self, class_labels: Tensor | None, guidance_scale: float = 1.0) -> Denoiser:
         """The network with its conditions: (x_t, t) -> output, in x_t's dtype."""
+        if not math.isfinite(guidance_scale):
+            raise UsageError(f"guidance_scale is {guidance_scale}; it must be a number.")
         if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
             raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")
         dtype = self.unet.dtype
