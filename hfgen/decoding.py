@@ -67,15 +67,21 @@ def common_mode(modes: Iterable[str]) -> str:
     return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
 
 
+TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where an orientation may stand
+
+
 def to_pixels(image: Image.Image, mode: str, resolution: int, center_crop: bool = True) -> np.ndarray:
     """As uint8, shape (C, resolution, resolution)."""
-    upright = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
-    pixels = np.array(resize(to_mode(upright, mode), resolution, center_crop))
+    if any(key in image.info for key in TURNED):
+        image = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
+    pixels = np.array(resize(to_mode(image, mode), resolution, center_crop))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """8-bit, in the mode; 16-bit grey is scaled, which PIL's own conversion would clip."""
+    if image.mode == mode and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):
         image = Image.fromarray(eight_bit(np.asarray(image)))
     elif image.mode == "F":
