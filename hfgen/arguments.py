@@ -114,8 +114,14 @@ class TrainingArguments:
     validation_epochs: int | None = option(None, "Passes over the data between two, instead of --validation_steps.")
     num_validation_images: int = option(64, "Images in a sample grid, of seeds 0, 1, 2 ...")
     validation_split: str | None = option(None, "Split of the data to measure, and not train on, at each validation.")
-    num_evaluation_images: int = option(500, "Images of --validation_split that are measured.")
-    best_metric: str | None = option(None, "Keep in best/ the model of the best: bits_per_dim, nats.")
+    validation_metrics: str | None = option(
+        None, "What is measured on it: fid,kid,coverage ... (default: the likelihoods that the family has)."
+    )
+    num_evaluation_images: int = option(500, "Images of --validation_split that are measured; as many are drawn.")
+    extractor: str | None = option(
+        None, "In whose features drawn images are measured (default: that of the data set's protocol)."
+    )
+    best_metric: str | None = option(None, "Keep in best/ the model of the best: bits_per_dim, nats, fid ...")
     early_stopping_patience: int | None = option(None, "End after so many validations without a better --best_metric.")
     num_inference_steps: int | None = option(
         None, "Steps in which a grid is drawn, of a model that samples in many (default: the model's choice)."
@@ -147,6 +153,8 @@ class TrainingArguments:
             raise UsageError(f"lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
         if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
             raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
+        if self.validation_metrics and not self.validation_split:
+            raise UsageError("validation_metrics are measured on a --validation_split; say which.")
         if self.best_metric and not (self.validation_split and (self.validation_steps or self.validation_epochs)):
             raise UsageError("best_metric is measured on a --validation_split, every --validation_steps; give them.")
         if self.early_stopping_patience is not None and not self.best_metric:

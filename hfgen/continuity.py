@@ -72,6 +72,8 @@ FREE = (
     "hub_private_repo",
     "hub_token",
     "num_evaluation_images",
+    "validation_metrics",
+    "extractor",
     "best_metric",
     "early_stopping_patience",
     "pretrained_model_name_or_path",

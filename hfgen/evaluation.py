@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hfgen import run_folder
-from hfgen.data import Images, evenly_spaced
+from hfgen.data import Images
 from hfgen.errors import UsageError
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
@@ -58,23 +58,11 @@ def log_likelihood(
     )
 
 
-GREATER_IS_BETTER = {"nats"}
-
-
 def metric_names(pipeline: HFGenPipeline) -> list[str]:
-    """What `measure` finds of such a pipeline on images that it was not trained on."""
+    """Which likelihoods such a pipeline has, in the names of `hfgen.metric_names`."""
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
     return ["bits_per_dim", "nats"]
-
-
-def measure(pipeline: HFGenPipeline, images: Images, count: int) -> dict[str, float]:
-    """Mean ln p(x) in nats, or its bound, of `count` images evenly spaced; and bits per dimension where defined."""
-    found = log_likelihood(pipeline, images, list(evenly_spaced(len(images), min(count, len(images)))))
-    values = {"nats": float(found.nats.mean())}
-    if found.num_values is not None:
-        values["bits_per_dim"] = float(found.bits_per_dim.mean())
-    return values
 
 
 def write_log_likelihood(

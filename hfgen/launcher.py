@@ -24,6 +24,7 @@ from hfgen.errors import HFGenError, UsageError, did_you_mean
 from hfgen.launched import CONFIG, ERRORS, LAUNCHER, PRECISION, SCRIPT, is_launched
 
 CONFIGS = Path(__file__).parent / "accelerate_configs"
+MODULE = Path(__file__).parent / "__main__.py"  # the command line, of any verb
 ON_A_CPU = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
 
 
@@ -61,8 +62,8 @@ class ProcessesError(HFGenError):
 # --- the process that starts the others -----------------------------------------------------------------------------
 
 
-def launch(words: Sequence[str], wanted: Wanted) -> None:
-    """Run `hfgen train WORDS` in several processes, to their end.
+def launch(words: Sequence[str], wanted: Wanted, script: Path = SCRIPT) -> None:
+    """Run `hfgen train WORDS`, or another script of hfgen's, in several processes, to their end.
 
     Raises:
         UsageError: what is wanted contradicts itself, the machine, or what Accelerate takes.
@@ -72,7 +73,7 @@ def launch(words: Sequence[str], wanted: Wanted) -> None:
     count = number_of_processes(wanted, config)
     on_cpu = _accelerators() == 0 or config.use_cpu or "--cpu" in wanted.options
     check_kind(config, count, on_cpu, wanted)
-    parsed = _parsed([*_flags(path, config, count, wanted), *wanted.options, str(SCRIPT), *words])
+    parsed = _parsed([*_flags(path, config, count, wanted), *wanted.options, str(script), *words])
     precision = parsed.mixed_precision or config.mixed_precision or ""
     with contextlib.ExitStack() as stack:
         told = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfgen-")))

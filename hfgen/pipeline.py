@@ -46,6 +46,7 @@ class HFGenPipeline(DiffusionPipeline):
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
         notes: sentences for the card, on what a drawn image is.
+        measured_on_request: metrics that take long, or hold by construction: not evaluated unless asked for.
     """
 
     objective_class: ClassVar[type[Objective]]
@@ -54,6 +55,7 @@ class HFGenPipeline(DiffusionPipeline):
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
+    measured_on_request: ClassVar[tuple[str, ...]] = ()
 
     # --- building -----------------------------------------------------------------------------------------------
 

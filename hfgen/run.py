@@ -16,9 +16,9 @@ from hfgen.arguments import RunConfig
 from hfgen.batches import no_labels
 from hfgen.building import CLASS_NAME, SHAPE, component_choices
 from hfgen.card import write_card
-from hfgen.data import ImageFacts, Images, load_images
-from hfgen.errors import HFGenError, UsageError, did_you_mean
-from hfgen.evaluation import metric_names
+from hfgen.data import ImageFacts, load_images
+from hfgen.errors import HFGenError, UsageError
+from hfgen.held_out import HeldOut, wanted_metrics
 from hfgen.launch import from_main_process
 from hfgen.noise import key
 from hfgen.objective import objective_options
@@ -85,21 +85,15 @@ def find_images(config: RunConfig) -> ImageFacts:
     return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
-def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> Images | None:
-    """The images that `validation_split` names."""
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> HeldOut | None:
+    """What is measured on the images that `validation_split` names."""
     a = config.arguments
     if a.validation_split is None:
         return None
-    if not metric_names(pipeline):
-        raise UsageError(
-            f"{config.model} has nothing that could be measured on a validation_split: it has no likelihood.\n"
-            "Leave --validation_split out; the sample grids are drawn in any case."
-        )
-    if a.best_metric is not None and a.best_metric not in metric_names(pipeline):
-        hint = did_you_mean(a.best_metric, metric_names(pipeline))
-        raise UsageError(f"best_metric is {a.best_metric!r}, which is not measured of {config.model}.{hint}")
+    metrics = wanted_metrics(pipeline, a, config.model)
     where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
-    return load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    images = load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    return HeldOut(images, a, metrics)
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:

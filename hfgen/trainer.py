@@ -14,10 +14,11 @@ from hfgen import checkpoint, continuity, replicas
 from hfgen.arguments import TrainingArguments
 from hfgen.batch_norm import batch_norms, synchronised
 from hfgen.batches import Layout
-from hfgen.data import ImageFacts, Images
+from hfgen.data import ImageFacts
 from hfgen.divergence import finite, require_finite
 from hfgen.ema import ModelEMA
 from hfgen.errors import Interrupted, UsageError
+from hfgen.held_out import HeldOut
 from hfgen.launch import make_accelerator, without_autocast
 from hfgen.launched import resume_command
 from hfgen.noise import StepNoise, key, seed_device
@@ -30,7 +31,7 @@ from hfgen.sharding import fill_state, gather
 from hfgen.stop_signal import StopSignal
 from hfgen.streaming import make_batches
 from hfgen.trackers import Trackers, start_trackers
-from hfgen.validation import EXAMPLES, Best, measure, pictures, validate
+from hfgen.validation import EXAMPLES, Best, drawing_options, pictures, validate
 from hfgen.window import Window
 
 STEPS_TO_AGREE = 10  # on accelerators, between two looks at whether another process was told to stop
@@ -45,7 +46,7 @@ class Trainer:
         arguments: the training arguments.
         folder: the run folder; None trains without writing anything.
         options: of the family's objective.
-        held_out: images that are measured, not trained on, at each validation.
+        held_out: what is measured, at each validation, on images that are not trained on.
 
     Attributes:
         networks: what is trained: the pipeline's own components, or their shards.
@@ -63,7 +64,7 @@ class Trainer:
         arguments: TrainingArguments,
         folder: Path | None = None,
         options: Mapping[str, Any] | None = None,
-        held_out: Images | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         self.pipeline, self.arguments, self.folder, self.held_out = pipeline, arguments, folder, held_out
         self.objective_options = objective_options(type(pipeline), options or {})
@@ -297,7 +298,7 @@ class Trainer:
             self.progress.note(warning)
         found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
         if self.held_out is not None:
-            found |= measure(pipeline, self.held_out, self.arguments.num_evaluation_images)
+            found |= self.held_out.measure(pipeline, drawing_options(pipeline, self.arguments.num_inference_steps))
         if self.best.would_be(found):
             with self._saving("best model"):
                 pipeline.save_pretrained(folder / "best")

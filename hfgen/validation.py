@@ -7,11 +7,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hfgen import evaluation, grid
+from hfgen import grid
 from hfgen.arguments import TrainingArguments
-from hfgen.data import Images, evenly_spaced
+from hfgen.data import evenly_spaced
 from hfgen.errors import CheckError
 from hfgen.images import postprocess
+from hfgen.metric_names import METRICS
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, evaluating
 
@@ -53,26 +54,17 @@ def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
     return {title: grid.read_image(file) for title, file in files.items() if file.is_file()}
 
 
-PREFIX = "validation_"
-
-
 def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
     """With what the grids are drawn, so that a seed draws one of their pictures again."""
     own = dict(pipeline.validation_options)
     return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
-def measure(pipeline: HFGenPipeline, held_out: Images, count: int) -> dict[str, float]:
-    """`validation_bits_per_dim` and the like, by the evaluation's own code."""
-    with evaluating(pipeline.models().values()):
-        return {PREFIX + name: value for name, value in evaluation.measure(pipeline, held_out, count).items()}
-
-
 class Best:
     """The best value of one metric up to now, and for how many validations it has stood.
 
     Args:
-        metric: as `evaluation.measure` calls it; None keeps no account.
+        metric: as `hfgen.metric_names` calls it; None keeps no account.
         patience: validations without a better value after which the training `is_hopeless`; None never.
     """
 
@@ -85,14 +77,14 @@ class Best:
         """Whether this is better than all before."""
         if self.metric is None:
             return False
-        sign = -1 if self.metric in evaluation.GREATER_IS_BETTER else 1
-        return self.value is None or sign * found[PREFIX + self.metric] < sign * self.value
+        sign = -1 if METRICS[self.metric].better == "higher" else 1
+        return self.value is None or sign * found[f"validation_{self.metric}"] < sign * self.value
 
     def take(self, step: int, found: Mapping[str, Any]) -> None:
         """Account for the measurements of a step."""
         if self.would_be(found):
             assert self.metric is not None
-            self.value, self.step, self.waited = found[PREFIX + self.metric], step, 0
+            self.value, self.step, self.waited = found[f"validation_{self.metric}"], step, 0
         else:
             self.waited += 1
 

@@ -46,7 +46,7 @@ def make(splits):
         torch.manual_seed(0)
         pipeline_class = get_family(family).load()
         pipeline = pipeline_class.build(16, 1, **{k: v for k, v in config.components.items() if k != "objective"})
-        test = load_images(splits, split="test") if held_out else None
+        test = run.find_held_out(config, pipeline) if held_out else None
         return Trainer(pipeline, load_images(splits), config.arguments, folder, held_out=test)
 
     return build
@@ -116,8 +116,8 @@ def test_early_stop_keeps_the_best_model(make, tmp_path):
     assert min(values) == trainer.best.value == values[trainer.best.step - 1]
     assert checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1]) == trainer.step
     best = HFGenPipeline.from_pretrained(tmp_path / "run" / "best")
-    found = evaluation.measure(best, load_images(trainer.batches.images.name, split="test"), 500)
-    assert found["bits_per_dim"] == pytest.approx(trainer.best.value, rel=1e-6)
+    found = evaluation.log_likelihood(best, load_images(trainer.batches.images.name, split="test"))
+    assert float(found.bits_per_dim.mean()) == pytest.approx(trainer.best.value, rel=1e-6)
 
 
 def test_measuring_changes_nothing(make, tmp_path):
@@ -132,12 +132,24 @@ def test_measuring_changes_nothing(make, tmp_path):
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        ("dcgan", {"validation_split": "test"}, "has nothing that could be measured"),
+        ("dcgan", {"validation_split": "test"}, "has no likelihood .*\n.*--validation_metrics fid"),
         (
             "vae",
             {"validation_split": "test", "best_metric": "bits"},
             "which is not measured of vae. Known: bits_per_dim, nats",
         ),
+        (
+            "dcgan",
+            {"validation_split": "test", "validation_metrics": "fid"},
+            "no protocol is about this data set.\nName one: --extractor",
+        ),
+        (
+            "dcgan",
+            {"validation_split": "test", "validation_metrics": "fid", "extractor": "digitnet-mnist"},
+            "takes images of 1 channels and 28x28",
+        ),
+        ("dcgan", {"validation_metrics": "fid"}, "are measured on a --validation_split"),
+        ("dcgan", {"validation_split": "test", "validation_metrics": "nats"}, "nats cannot be measured"),
         ("vae", {"validation_split": "tset"}, "has no split 'tset'"),
         ("vae", {"best_metric": "nats"}, "is measured on a --validation_split"),
         ("vae", {"early_stopping_patience": 3}, "say which"),

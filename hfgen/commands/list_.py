@@ -1,13 +1,17 @@
 """hfgen list"""
 
 import fnmatch
+import importlib.metadata
 import json
+from pathlib import Path
 
 import click
 
 from hfgen.data_names import BUILT_IN_DATASETS
+from hfgen.metric_names import METRICS
+from hfgen.protocol import list_protocols
 from hfgen.recipes import list_recipes
-from hfgen.registry import conflict, list_families
+from hfgen.registry import EXTRACTORS, conflict, list_families
 
 Row = dict[str, str]
 
@@ -35,7 +39,28 @@ def plugins() -> list[Row]:
     return [{"name": source, "families": ", ".join(names)} for source, names in distributions.items()]
 
 
-WHAT = {"models": models, "recipes": recipes, "datasets": datasets, "plugins": plugins}
+def metrics() -> list[Row]:
+    better = {"lower": "lower is better", "higher": "higher is better", None: ""}
+    return [{"name": name, "better": better[m.better], "what": m.what} for name, m in METRICS.items()]
+
+
+def protocols() -> list[Row]:
+    return [{"name": name, "what": _first_comment(path)} for name, path in list_protocols().items()]
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def extractors() -> list[Row]:
+    found = importlib.metadata.entry_points(group=EXTRACTORS)
+    return [{"name": e.name, "plugin": e.dist.name if e.dist else ""} for e in sorted(found, key=lambda e: e.name)]
+
+
+WHAT = {
+    **{"models": models, "recipes": recipes, "datasets": datasets, "plugins": plugins},
+    **{"metrics": metrics, "protocols": protocols, "extractors": extractors},
+}
 
 
 @click.command("list")
@@ -43,7 +68,7 @@ WHAT = {"models": models, "recipes": recipes, "datasets": datasets, "plugins": p
 @click.argument("pattern", metavar="[GLOB]", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, pattern: str, as_json: bool) -> None:
-    """List models, recipes, built-in data sets or plugins, a line each. Imports no plugin."""
+    """List models, recipes, built-in data sets, plugins, metrics, protocols, extractors. Imports no plugin."""
     rows = [row for row in WHAT[what]() if fnmatch.fnmatch(row["name"], pattern)]
     click.echo(json.dumps(rows, indent=2) if as_json else table(rows), nl=bool(rows) or as_json)
 

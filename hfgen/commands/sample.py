@@ -89,20 +89,22 @@ def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
         raise UsageError(f"--output {output} exists; nothing was drawn. Give another name, or --overwrite.")
 
 
-def load(target: str, o: dict[str, Any]) -> Any:
-    """The pipeline, on the device."""
+def load(target: str, o: dict[str, Any], any_pipeline: bool = False) -> Any:
+    """The pipeline, on the device; with `any_pipeline` of diffusers' own, too, which no family draws from."""
     import torch
     from diffusers.utils import logging
 
     from hfgen import HFGenPipeline
+    from hfgen.loading_any import load_any
 
     logging.disable_progress_bar()
     kwargs = {name: o[name] for name in ("variant", "revision") if o[name]}
     if o["dtype"]:
         kwargs["dtype"] = getattr(torch, o["dtype"])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    load_from = load_any if any_pipeline else HFGenPipeline.from_pretrained
     try:
-        return HFGenPipeline.from_pretrained(target, **kwargs).to(o["device"] or accelerator)
+        return load_from(target, **kwargs).to(o["device"] or accelerator)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {o['device']}: {str(error).splitlines()[0]}") from error
 

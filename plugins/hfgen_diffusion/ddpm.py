@@ -57,6 +57,7 @@ class DDPMPipeline(HFGenPipeline):
         "ema_decay": 0.9999,
     }
     ema_components = ("unet",)
+    measured_on_request = ("bits_per_dim", "nats", "reconstruction_mse", "reconstruction_fid")  # many steps each
     description = "Denoising diffusion probabilistic model (DDPM) with diffusers' UNet, readable by plain diffusers"
     references = (
         "Ho, Jain & Abbeel (2020), Denoising diffusion probabilistic models, arXiv:2006.11239",

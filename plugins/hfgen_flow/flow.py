@@ -140,6 +140,7 @@ class FlowPipeline(HFGenPipeline):
     objective_class = FlowObjective
     training_defaults = {"train_batch_size": 64, "learning_rate": 1e-3, "use_ema": True, "max_grad_norm": 1.0}
     ema_components = ("flow", "dequantizer")
+    measured_on_request = ("reconstruction_mse", "reconstruction_fid")  # nothing, of a bijection
     notes = (
         "A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",
         "Bits per dimension are bounds from above; in training and diagnosis, of one draw of that noise.",

@@ -1,0 +1,274 @@
+"""hfgen evaluate TARGET"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hfgen.commands.options import parse_numbers
+from hfgen.commands.sample import CALL_OPTIONS, load, set_prior, swap_scheduler
+from hfgen.errors import CheckError, HFGenError, UsageError
+from hfgen.metric_names import METRICS, chosen
+
+if TYPE_CHECKING:
+    from hfgen.data import Images
+    from hfgen.measurement import Bars
+    from hfgen.protocol import Protocol
+
+LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall", "min_coverage")
+
+
+CHANGED = ("scheduler", "temperature", "truncation", "dtype")  # beside the options of the call, told in file names
+
+
+class Words(click.Command):
+    """Keeps the command line as it was given, for the processes that are started with it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        parsed = super().parse_args(ctx, args)
+        ctx.params["words"] = words
+        return parsed
+
+
+@click.command("evaluate", cls=Words)
+@click.argument("target")
+@click.option("--protocol", help="By what rules: `hfgen list protocols`, or a file.  [default: the data set's own]")
+@click.option("--dataset_name", help="The real images.  [default: what TARGET was trained on]")
+@click.option("--dataset_config_name", help="Configuration of a Hub data set.")
+@click.option("--split", help="Split of the real images.  [default: the protocol's; else test, or validation]")
+@click.option("--metrics", help="Which, comma-separated: `hfgen list metrics`.  [default: all that are soon measured]")
+@click.option(
+    "--num_images", "-n", type=click.IntRange(2), help="How many images are drawn.  [default: the protocol's]"
+)
+@click.option("--num_likelihood_images", type=click.IntRange(1), help="Real images whose likelihood is measured.")
+@click.option("--seed", type=click.IntRange(0), help="Image i has seed SEED + i.  [default: the protocol's]")
+@click.option("--resolution", type=click.IntRange(1), help="To what side real images are brought, as in training.")
+@click.option("--extractor", help="In whose features: `hfgen list extractors`.  [default: the protocol's]")
+@click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
+@click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")
+@click.option("--scheduler", help="Another of diffusers' schedulers: euler, unipc ...")
+@click.option("--eta", type=click.FloatRange(0, 1), help="How random each step is: 0 deterministic, 1 ancestral.")
+@click.option("--guidance_scale", type=float, help="Of classifier-free guidance.")
+@click.option("--timestep_spacing", help="Which steps are taken: leading, trailing, linspace, quadratic.")
+@click.option("--clip_sample", help="Whether predicted images are cut off in each step: none, x0, x0_and_epsilon.")
+@click.option("--temperature", type=click.FloatRange(0), help="Of the prior; another temperature is another model.")
+@click.option("--truncation", type=click.FloatRange(0, min_open=True), help="Draw latents within so many deviations.")
+@click.option("--max_fid", type=float, help="Exit with 3 where FID is above.")
+@click.option("--max_kid", type=float, help="Exit with 3 where KID is above.")
+@click.option("--max_bits_per_dim", type=float, help="Exit with 3 where bits per dimension are above.")
+@click.option("--min_precision", type=float, help="Exit with 3 where precision is below.")
+@click.option("--min_recall", type=float, help="Exit with 3 where recall is below.")
+@click.option("--min_coverage", type=float, help="Exit with 3 where coverage is below.")
+@click.option(
+    "--output_dir", type=click.Path(path_type=Path), help="Where evaluation/ lies.  [default: TARGET itself]"
+)
+@click.option("--num_processes", type=click.IntRange(1), help="Processes that draw together.  [default: 1]")
+@click.option("--device", help="cpu, cuda ... (default: an accelerator where there is one).")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the weights.")
+@click.option("--variant", help="Variant of the weights.")
+@click.option("--revision", help="Branch, tag or commit of a repository.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def command(target: str, words: list[str], as_json: bool, num_processes: int | None, **o: Any) -> None:
+    """Measure TARGET, a run folder, a checkpoint or a repository, by a protocol; write evaluation/*.json there.
+
+    Killed, and started again with the same command, it goes on with the images that were not drawn yet.
+    """
+    from hfgen.launcher import MODULE, Wanted, launch
+
+    wanted = Wanted(num_processes)
+    if not wanted.here():
+        return launch(["evaluate", *words], wanted, MODULE)
+    from hfgen.launch import join_processes
+
+    is_main = join_processes().is_main_process
+    task = Task(target, o, load(target, o, any_pipeline=True), _bars(is_main))
+    if o["scheduler"]:
+        swap_scheduler(task.pipeline, o["scheduler"])
+    set_prior(task.pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
+    task.prepare()
+    results = [task.measure(steps) for steps in _steps(o["num_inference_steps"])]
+    if is_main:
+        click.echo(json.dumps(results, indent=2) if as_json else "\n\n".join(map(table, results)))
+        require(results, {name: o[name] for name in LIMITS if o[name] is not None})
+    return None
+
+
+def _steps(text: str | None) -> Sequence[int | None]:
+    return [None] if text is None else parse_numbers(text)
+
+
+class Task:
+    """What one call of the command does: the real images are prepared once, the model is measured once or more."""
+
+    def __init__(self, target: str, o: dict[str, Any], pipeline: Any, bars: "Bars") -> None:
+        self.target, self.o, self.pipeline, self.bars = target, o, pipeline, bars
+        self.folder: Path = o["output_dir"] or Path(target)
+        if not self.folder.is_dir() and o["output_dir"] is None:
+            self.folder = Path("runs") / target.rpartition("/")[2]  # a repository's results lie where a run's would
+
+    def prepare(self) -> None:
+        """Find the real images, by them the protocol, and what of it the options change."""
+        from hfgen.measurement import metrics_of, prepare
+        from hfgen.protocol import protocol_of, read_protocol
+        from hfgen.reference import RealImages
+
+        o = self.o
+        given = read_protocol(o["protocol"]) if o["protocol"] else None
+        self.dataset = o["dataset_name"] or trained_on(self.target) or (given.dataset if given else None)
+        images = self._find(o["split"] or (given.split if given else None))
+        pixels = RealImages.of(images, o["resolution"], self.bars("decoding"))
+        self.unchanged = given or protocol_of(pixels.sha256)
+        self.protocol = dataclasses.replace(self.unchanged, **changes(self.unchanged, o))
+        possible = metrics_of(self.pipeline, self.protocol)
+        self.wanted = chosen_metrics(o["metrics"], possible, getattr(self.pipeline, "measured_on_request", ()))
+        self.real = prepare(
+            images,
+            pixels,
+            self._train_images,
+            self.protocol,
+            self.wanted,
+            weights=o["extractor_weights"],
+            device=self.pipeline.device,
+            bars=self.bars,
+        )
+
+    def _find(self, split: str | None) -> "Images":
+        from hfgen.data import load_images
+
+        if self.dataset is None:
+            raise UsageError("Which real images? The model does not tell on what it was trained; give --dataset_name.")
+        config = self.o["dataset_config_name"]
+        for name in [split] if split else ["test", "validation"]:
+            try:
+                return load_images(self.dataset, name, config)
+            except UsageError as error:
+                if split or "has no split" not in str(error):
+                    raise
+        raise UsageError(
+            f"{self.dataset} has no split test or validation to compare with; name one: --split.\n"
+            "What a model was trained on tells nothing of what it has learned by heart."
+        )
+
+    def _train_images(self) -> "Images | None":
+        from hfgen.data import load_images
+
+        try:
+            return load_images(str(self.dataset), self.protocol.train_split, self.o["dataset_config_name"])
+        except UsageError:
+            return None
+
+    def measure(self, steps: int | None) -> dict[str, Any]:
+        """Draw, compare, write; return what was written, in the main process."""
+        from hfgen import measurement
+
+        o = self.o
+        options = {name: o[name] for name in CALL_OPTIONS if o.get(name) is not None}
+        options.pop("num_inference_steps", None)
+        options |= {} if steps is None else {"num_inference_steps": steps}
+        told = {**options, **{name: o[name] for name in CHANGED if o[name] is not None}}
+        name = measurement.result_name(self.protocol, told, self.unchanged)
+        partial = self.folder / "evaluation" / f".{name}.safetensors"
+        identity = measurement.identity(self.pipeline, self.protocol, options)
+        try:
+            values, facts = measurement.measure(
+                self.pipeline,
+                self.real,
+                self.protocol,
+                self.wanted,
+                options=options,
+                partial=partial,
+                identity=identity,
+                bars=self.bars,
+            )
+            if not values:
+                return {}
+            result = measurement.record(self.pipeline, self.real, self.protocol, values, facts, options)
+            result["name"] = self.target.rstrip("/").rpartition("/")[2] or self.folder.resolve().name
+            path = measurement.write(self.folder, name, result)
+            partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise HFGenError(f"{self.folder} cannot be written: {error}; --output_dir is another place.") from error
+        click.echo(f"written to {path}", err=True)
+        return result
+
+
+def trained_on(target: str) -> str | None:
+    """The data set that a run's config.yaml names."""
+    from hfgen.arguments import read_config_file
+    from hfgen.run_folder import CONFIG
+
+    for folder in (Path(target), Path(target).parent.parent):  # a run, or a checkpoint of one
+        if (folder / CONFIG).is_file():
+            config = read_config_file(folder / CONFIG)
+            return config.get("dataset_name") or config.get("train_data_dir")
+    return None
+
+
+def changes(protocol: "Protocol", o: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options make different from the protocol as it is written."""
+    asked = {name: o[name] for name in ("num_images", "seed", "extractor", "resolution") if o[name] is not None}
+    if o["num_likelihood_images"] is not None:
+        asked["likelihood_images"] = o["num_likelihood_images"]
+    if asked.get("extractor", protocol.extractor) != protocol.extractor or o["extractor_weights"]:
+        asked["extractor_sha256"] = None
+    return asked
+
+
+def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterable[str]) -> list[str]:
+    """The metrics that were asked for, else all that are soon measured."""
+    if text is None:
+        found = [name for name in possible if name not in on_request]
+        if set(found) <= {"parameters"}:
+            raise UsageError(
+                "No protocol is about these images, and there is no likelihood to measure; in whose features are\n"
+                "they to be compared? Give --extractor; `hfgen list extractors` shows them."
+            )
+        return found
+    return chosen(text, possible, "--metrics")
+
+
+def require(results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> None:
+    """Raise a CheckError where a limit is not kept; a value that was not measured does not keep it."""
+    for limit, bound in limits.items():
+        side, _, name = limit.partition("_")
+        for result in results:
+            value = result["values"].get(name, {}).get("value")
+            if value is None:
+                raise UsageError(f"--{limit}: {name} was not measured of {result['name']}; see --metrics.")
+            if value > bound if side == "max" else value < bound:
+                raise CheckError(f"{METRICS[name].title} of {result['name']} is {value:.4g}; --{limit} is {bound:g}.")
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The values of a result, each beside its floor, and under what rules they were found."""
+    from hfgen.commands.list_ import table as columns
+    from hfgen.results import shown, under
+
+    rows = [
+        {
+            "metric": METRICS[name].title,
+            "value": shown(value),
+            "floor": f"real {shown(result['floor'][name])}" if name in result["floor"] else "",
+        }
+        for name, value in result["values"].items()
+    ]
+    warning = f"\nwarning: {result['warning']}" if "warning" in result else ""
+    return f"{result['name']}: {under(result)}\n{columns(rows)}{warning}"
+
+
+def _bars(visible: bool) -> "Bars":
+    """A bar on a terminal, elsewhere a line for each kind of work that takes long."""
+    import sys
+
+    from tqdm import tqdm
+
+    def bar(what: str) -> Any:
+        return lambda items: tqdm(
+            items, what, disable=not visible, leave=False, delay=2, mininterval=1 if sys.stderr.isatty() else 60
+        )
+
+    return bar

@@ -1,0 +1,105 @@
+"""What a training measures of itself on images that it does not train on, by the evaluation's own code."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hfgen.arguments import TrainingArguments
+from hfgen.data import Images
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.evaluation import metric_names
+from hfgen.extractors import extractor_class, refuse_shape
+from hfgen.measurement import Real, measure, prepare
+from hfgen.metric_names import METRICS, chosen
+from hfgen.pipeline import HFGenPipeline, evaluating
+from hfgen.protocol import Protocol, list_protocols, read_protocol
+from hfgen.reference import RealImages
+
+PREFIX = "validation_"
+NAME = "validation"
+
+
+class HeldOut:
+    """Images of the same data, and what is measured on them at each validation.
+
+    `hfgen evaluate CHECKPOINT --split SPLIT --num_images N` finds the same numbers, where it draws in as many steps.
+
+    Args:
+        images: those of `validation_split`.
+        arguments: `validation_metrics`, `num_evaluation_images`, `extractor`, `resolution`.
+        metrics: what is measured; of `wanted_metrics`.
+
+    Raises:
+        UsageError: the extractor does not take such images.
+    """
+
+    def __init__(self, images: Images, arguments: TrainingArguments, metrics: Sequence[str]) -> None:
+        self.images, self.metrics = images, metrics
+        count = arguments.num_evaluation_images
+        extractor = extractor_name(arguments) if any(METRICS[name].of_samples for name in metrics) else None
+        self.protocol = Protocol(
+            name=NAME, extractor=extractor, num_images=count, likelihood_images=count, resolution=arguments.resolution
+        )
+        if extractor is not None:
+            side = arguments.resolution or images.resolution()
+            refuse_shape(extractor_class(extractor), images.channels, (side, side))
+        self.real: Real | None = None
+
+    def measure(self, pipeline: HFGenPipeline, options: dict[str, Any]) -> dict[str, float]:
+        """`validation_bits_per_dim`, `validation_fid` and the like; in the main process alone.
+
+        Args:
+            options: with which the pipeline draws.
+        """
+        if self.real is None:
+            pixels = RealImages.of(self.images, self.protocol.resolution)
+            where = pipeline.device
+            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, device=where)
+        with evaluating(pipeline.models().values()):
+            values, _ = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
+        return {PREFIX + name: estimate.value for name, estimate in values.items()}
+
+
+def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model: str) -> list[str]:
+    """What `validation_metrics` asks for, else the likelihoods that the family has.
+
+    Raises:
+        UsageError: it asks for what is no metric, or none of this family; or nothing can be measured; or the
+            `best_metric` is none of them.
+    """
+    likelihoods = metric_names(pipeline)
+    possible = [name for name, metric in METRICS.items() if name in likelihoods or (metric.of_samples and name != OWN)]
+    if arguments.validation_metrics is not None:
+        found = chosen(arguments.validation_metrics, possible, "validation_metrics")
+    else:
+        found = likelihoods
+    if not found:
+        raise UsageError(
+            f"{model} has no likelihood to measure on a validation_split.\n"
+            "Ask for a metric of drawn images: --validation_metrics fid; or leave --validation_split out."
+        )
+    best = arguments.best_metric
+    if best is not None and (best not in found or METRICS[best].better is None):
+        hint = did_you_mean(best, found)
+        raise UsageError(f"best_metric is {best!r}, which is not measured of {model}.{hint}")
+    return found
+
+
+OWN = "authenticity"  # needs the training images, too
+
+
+def extractor_name(arguments: TrainingArguments) -> str:
+    """The extractor that was asked for, else that of the protocol which is about this data set.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    if arguments.extractor is not None:
+        return arguments.extractor
+    for name in list_protocols():
+        protocol = read_protocol(name)
+        if protocol.extractor is not None and protocol.dataset == arguments.dataset_name:
+            return protocol.extractor
+    raise UsageError(
+        "validation_metrics are of an extractor's features, and no protocol is about this data set.\n"
+        "Name one: --extractor; `hfgen list extractors` shows them."
+    )

@@ -1,0 +1,37 @@
+"""A pipeline to be measured: of a family, or any of diffusers' own."""
+
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+from hfgen import hub, registry
+from hfgen.components import STACK
+from hfgen.errors import LoadError
+from hfgen.pipeline import HFGenPipeline
+
+
+def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
+    """A folder or repository, as the family that saved it; of a class that no family has, as diffusers loads it.
+
+    Raises:
+        LoadError, PluginError: as `HFGenPipeline.from_pretrained`; or a component of another library than diffusers
+            and transformers, which might be anything.
+    """
+    folder = hub.local_folder(target, **kwargs)
+    if hub.single_component(folder) is None:
+        index = hub.read_index(folder)
+        class_name = index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+        foreign = getattr(diffusers, class_name, None) if registry.find_by_class(class_name) is None else None
+        if isinstance(foreign, type) and issubclass(foreign, DiffusionPipeline):
+            return _load_foreign(foreign, folder, index, **kwargs)
+    return HFGenPipeline.from_pretrained(target, **kwargs)
+
+
+def _load_foreign(foreign: Any, folder: str, index: dict[str, Any], **kwargs: object) -> DiffusionPipeline:
+    for name, library, _ in hub.component_entries(index):
+        if library not in STACK:
+            raise LoadError(f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load.")
+    options = {name: kwargs[name] for name in ("dtype", "variant") if kwargs.get(name) is not None}
+    with hub.clear_errors(folder):
+        return foreign.from_pretrained(folder, use_safetensors=True, **options)

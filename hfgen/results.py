@@ -1,0 +1,28 @@
+"""Results of measurements as words: a value with its error, and under what rules it was found."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def shown(value: Mapping[str, Any]) -> str:
+    """To the digits that its error leaves.
+
+    >>> shown({"value": 1.23456, "error": 0.0321}), shown({"value": 0.0001234}), shown({"value": 81010.0})
+    ('1.235 +- 0.032', '0.0001234', '81,010')
+    """
+    number, error = value["value"], value.get("error")
+    if error:
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        return f"{number:.{digits}f} +- {error:.{digits}f}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
+
+
+def under(result: Mapping[str, Any]) -> str:
+    """`mnist-v1, 10,000 images, digitnet-mnist, DDIMScheduler, num_inference_steps 50`"""
+    protocol, sampler = result["protocol"], result["sampler"]
+    parts = [protocol["name"]]
+    if result["extractor"]:
+        parts += [f"{protocol['num_images']:,} images of seed {protocol['seed']} on", result["extractor"]["name"]]
+    parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in sampler["options"].items())]
+    return ", ".join(parts)

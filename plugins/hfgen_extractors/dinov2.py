@@ -1,0 +1,81 @@
+"""DINOv2 (Oquab et al. 2023, arXiv:2304.07193), in whose features Stein et al. 2023 (arXiv:2306.04675) advise to
+compare natural images: the Fréchet distance is then called FD-DINOv2."""
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from hfgen.errors import HFGenError
+from hfgen.extractors import FeatureExtractor
+
+SIDE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+class DINOv2(FeatureExtractor):
+    """The normalised class token of a vision transformer with patches of 14 pixels, by transformers' `Dinov2Model`.
+
+    Attributes:
+        repository, revision: on the Hub; a commit, so that the weights are always these.
+    """
+
+    in_channels: ClassVar[int] = 3
+    preprocessing: ClassVar[str] = (
+        f"brought to {SIDE}x{SIDE}, bicubic, antialiased; pixels / 255 standardised as ImageNet's"
+    )
+    citation: ClassVar[str] = "Oquab et al. 2023, arXiv:2304.07193; features as Stein et al. 2023, arXiv:2306.04675"
+    repository: ClassVar[str]
+    revision: ClassVar[str]
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.num_features = model.config.hidden_size  # type: ignore[union-attr]
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(STD)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = interpolate(images.float() / 255, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+        return self.model((x - self.mean) / self.std).pooler_output
+
+    @classmethod
+    def load(cls, weights: str | None = None) -> Self:
+        from huggingface_hub import snapshot_download
+        from transformers import Dinov2Model
+
+        try:
+            folder = Path(weights or snapshot_download(cls.repository, revision=cls.revision, allow_patterns=FILES))
+            with (folder / "model.safetensors").open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            extractor = cls(Dinov2Model.from_pretrained(folder, use_safetensors=True, dtype=torch.float32))
+        except (OSError, ValueError) as error:  # the Hub's errors are OSErrors
+            raise HFGenError(
+                f"The weights of {cls.name} are not to be had: {str(error).strip().splitlines()[0]}\n"
+                f"They are {cls.repository} at revision {cls.revision}. Without a network, copy its config.json and\n"
+                "model.safetensors into a folder and name that: --extractor_weights FOLDER"
+            ) from error
+        extractor.weights_sha256 = sha256
+        return extractor.eval()
+
+
+FILES = ["config.json", "model.safetensors"]
+
+
+class DINOv2Base(DINOv2):
+    """86 M parameters, 768 features."""
+
+    name: ClassVar[str] = "dinov2-base"
+    repository: ClassVar[str] = "facebook/dinov2-base"
+    revision: ClassVar[str] = "f9e44c814b77203eaa57a6bdbbd535f21ede1415"
+
+
+class DINOv2Large(DINOv2):
+    """304 M parameters, 1024 features: what published values of FD-DINOv2 are of."""
+
+    name: ClassVar[str] = "dinov2-large"
+    repository: ClassVar[str] = "facebook/dinov2-large"
+    revision: ClassVar[str] = "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
