@@ -7,12 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy.ndimage import gaussian_filter
 
 from hfgen import HFGenPipeline, load_images, measurement, sampled_features
 from hfgen.cli import cli
-from hfgen.data_names import BUILT_IN_FOLDERS
 from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.metric_names import METRICS, chosen
 from hfgen.protocol import Protocol, differing_fields, protocol_of, read_protocol
@@ -43,23 +41,6 @@ def gan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "gan"
     get_family("dcgan").load().build(28, 1, **TINY).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """mnist-mini-v1 in small: 200 real images, 103 drawn ones in batches of 16, the last one short."""
-    import pyarrow.parquet as parquet
-
-    folder = tmp_path_factory.mktemp("few")
-    (folder / "data").mkdir()
-    for split in ("train", "test"):
-        table = parquet.read_table(BUILT_IN_FOLDERS["mnist-mini"] / f"{split}.parquet")
-        parquet.write_table(table.slice(0, 200), folder / "data" / f"{split}.parquet")
-    sha256 = RealImages.of(load_images(str(folder / "data"), "test")).sha256
-    settings = Protocol(name="few", dataset=str(folder / "data"), split="test", reference_sha256=sha256).to_dict()
-    settings |= {"extractor": "digitnet-mnist", "num_images": 103, "batch_size": 16, "bootstraps": 5}
-    (folder / "few.yaml").write_text(yaml.safe_dump({**settings, "floor_draws": 2}))
-    return str(folder / "few.yaml")
 
 
 def evaluate(*words):
