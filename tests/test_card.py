@@ -153,3 +153,5 @@ def test_what_has_no_card(tmp_path):
         hfgen("card", tmp_path, "--check")
     with pytest.raises(UsageError, match="holds no finished run"):
         hfgen("card", tmp_path)
+    with pytest.raises(UsageError, match="is no folder"):
+        hfgen("card", tmp_path / "none")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from hfgen.errors import CheckError
+from hfgen.errors import CheckError, UsageError
 
 
 @click.command("card")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; say whether the card is true, and exit with 3 if not.")
 @click.option(
     "--num_redrawn", type=click.IntRange(1), default=8, show_default=True, help="Pictures drawn again by --check."
@@ -25,6 +25,8 @@ def command(run: Path, check: bool, num_redrawn: int, snippets: bool) -> None:
     from hfgen.card import write_card
     from hfgen.card_check import check_card, told
 
+    if not run.is_dir():
+        raise UsageError(f"{run} is no folder; a card is of a finished run's.")
     if not check:
         return click.echo(write_card(run))
     logging.disable_progress_bar()

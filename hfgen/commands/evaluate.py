@@ -1,8 +1,11 @@
 """hfgen evaluate TARGET"""
 
 import dataclasses
+import functools
 import json
 import shlex
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,14 +308,22 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _bars(visible: bool) -> "Bars":
-    """A bar on a terminal, elsewhere a line for each kind of work that takes long."""
-    import sys
+    """A bar on a terminal; elsewhere a line a minute of work that takes longer."""
+    return lambda what: functools.partial(_shown, what, visible)
 
+
+def _shown(what: str, visible: bool, items: Sequence[int]) -> Iterable[int]:
     from tqdm import tqdm
 
-    def bar(what: str) -> Any:
-        return lambda items: tqdm(
-            items, what, disable=not visible, leave=False, delay=2, mininterval=1 if sys.stderr.isatty() else 60
-        )
+    if sys.stderr.isatty():
+        return tqdm(items, what, disable=not visible, leave=False, delay=2)
+    return _told(what, items) if visible else items
 
-    return bar
+
+def _told(what: str, items: Sequence[int]) -> Iterable[int]:
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            click.echo(f"{what}: {done} of {len(items)}", err=True)
+        yield item
