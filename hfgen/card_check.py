@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,8 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     pipeline = HFGenPipeline.from_pretrained(folder)
     yield "results are of these very weights", other_weights(folder, pipeline)
     yield f"{num_redrawn} pictures drawn again", other_pictures(folder, pipeline, num_redrawn)
-    if differing:
-        return  # whoever edited the card may have written anything into its snippets
-    for language, snippet in snippets(folder) if run_snippets else ():
-        yield f"the {language} snippet runs", failing(folder, language, snippet)
+    if run_snippets and not differing:  # whoever edited the card may have written anything into its snippets
+        yield "the card's snippets run, in a fresh process", failing(folder, snippets(folder))
 
 
 def differing_lines(folder: Path) -> list[str]:
@@ -95,28 +94,24 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
     return wrong
 
 
-def snippets(folder: Path) -> list[tuple[str, str]]:
-    """The card's snippet of Python and its `hfgen sample` command, as they are written."""
+def snippets(folder: Path) -> str:
+    """The card's Python and its `hfgen sample` command, as they are written, as one program."""
     text = (folder / card.CARD).read_text(encoding="utf-8")
     python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    commands = re.findall(r"`(hfgen sample [^`]*)`", text)
-    return [*(("Python", code) for code in python), *(("command line", command) for command in commands[:1])]
+    commands = [shlex.split(command)[1:] for command in re.findall(r"`(hfgen sample [^`]*)`", text)]
+    calls = [f"main({words!r})" for words in commands[:1]]
+    return "\n".join([*python, "from hfgen.cli import main", *calls])
 
 
-def failing(folder: Path, language: str, snippet: str) -> list[str]:
-    """Run a snippet beside the folder, in a process of its own, where the folder's name is the model's."""
-    import tempfile
-
+def failing(folder: Path, program: str) -> list[str]:
+    """Run a program beside the folder, in a process of its own, where the folder's name is the model's."""
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / folder.resolve().name).symlink_to(folder.resolve())
-        if language == "Python":
-            words = [sys.executable, "-c", snippet]
-        else:
-            words = [sys.executable, "-m", *shlex.split(snippet)]
+        words = [sys.executable, "-c", program]
         done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return []
-    return [f"it ends with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"]
+    return [f"they end with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"]
 
 
 def told(checks: Iterator[tuple[str, list[str]]], say: Any) -> int:
