@@ -133,7 +133,7 @@ class TrainingArguments:
     license: str | None = option(None, "Licence of the trained model, for the card; asked, never guessed.")
     push_to_hub: bool = option(False, "Push the model to the Hub at the end.")
     hub_model_id: str | None = option(None, "Where to: ORG/NAME (default: your account, the run folder's name).")
-    hub_private_repo: bool = option(False, "Make the repository a private one, if it has to be made.")
+    hub_private_repo: bool = option(False, "Make the repository a private one; one that is public is refused.")
     hub_token: str | None = option(
         None, "Token for that. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.", secret=True
     )

@@ -213,8 +213,12 @@ def _words(name: str) -> str:
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     """A card is public: of a local path it tells the last name only."""
     names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
-    local = {n: Path(config[n]).name for n in names if config.get(n) and Path(config[n]).exists()}
-    return {**config, **local}
+    return {**config, **{n: Path(config[n]).name for n in names if config.get(n) and _is_local(Path(config[n]))}}
+
+
+def _is_local(path: Path) -> bool:
+    """It is here, or, moved away meanwhile, by its form no id of a repository."""
+    return path.exists() or path.is_absolute() or path.parts[0] in ("~", "..")
 
 
 def _classes(data: Mapping[str, Any]) -> str:

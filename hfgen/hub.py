@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from hfgen import __version__
-from hfgen.errors import HFGenError, LoadError
+from hfgen.errors import HFGenError, LoadError, UsageError
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
@@ -172,6 +172,13 @@ def _check_config(path: Path) -> None:
         raise LoadError(f"{path.parent.name}/{path.name} is damaged: {_first_line(error)}") from error
     if not isinstance(config, dict):
         raise LoadError(f"{path.parent.name}/{path.name} is damaged: it holds no dictionary.")
+
+
+def check_dtype(dtype: Any) -> None:
+    """diffusers would load in float32 and say so in the log only."""
+    for value in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
+        if value is not None and not isinstance(value, torch.dtype):
+            raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
 
 
 def _check_names(folder: Path, variant: str | None) -> None:

@@ -264,7 +264,7 @@ class HFGenPipeline(DiffusionPipeline):
             if kwargs.pop(refused, None):
                 raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
         target = str(pretrained_model_name_or_path)
-        _check_dtype(kwargs.get("dtype"))
+        hub.check_dtype(kwargs.get("dtype"))
         kwargs["use_safetensors"] = True
         folder = hub.local_folder(target, **kwargs)
         wrapper = registry.find_by_component(hub.single_component(folder)) if cls is HFGenPipeline else None
@@ -380,6 +380,12 @@ class HFGenPipeline(DiffusionPipeline):
         except SafetensorError as error:
             raise OSError(f"{save_directory} could not be written: {error}") from error
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Save into a fresh folder and push it as one commit; `hfgen.publishing.push_pipeline` has the options."""
+        from hfgen.publishing import push_pipeline
+
+        return push_pipeline(self, repo_id, **options)
+
 
 @contextlib.contextmanager
 def evaluating(models: Any) -> Iterator[None]:
@@ -404,13 +410,6 @@ def _no_bar_but_on_a_terminal() -> Iterator[None]:
     finally:
         if hide:
             logging.enable_progress_bar()
-
-
-def _check_dtype(dtype: Any) -> None:
-    """diffusers would load in float32 and say so in the log only."""
-    for value in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
-        if value is not None and not isinstance(value, torch.dtype):
-            raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
 
 
 def _provenance(index: Config) -> str:

@@ -1,19 +1,33 @@
-"""A finished run's folder -> a repository on the Hub."""
+"""A run's folder, or any saved pipeline -> a repository on the Hub, as one commit."""
 
-import shutil
+import contextlib
+import re
+import shlex
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx2
 import yaml
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 
-from hfgen import __version__, run_folder
-from hfgen.arguments import TrainingArguments, read_config_file
-from hfgen.card import without_folders
+from hfgen import __version__, card
+from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError
+from hfgen.publication import changes, prepared
+from hfgen.uploading import Place, Pushed, patiently, upload
 
-KEPT_HERE = ("checkpoints", "logs", "best", ".*")  # of a run folder: what is of no use to others
+if TYPE_CHECKING:
+    from hfgen.pipeline import HFGenPipeline
 
 
 def require_token(arguments: TrainingArguments) -> None:
@@ -22,36 +36,144 @@ def require_token(arguments: TrainingArguments) -> None:
         raise UsageError("--push_to_hub needs a token: `hf auth login`, or the variable HF_TOKEN.")
 
 
-def public_copy(folder: Path, target: Path) -> Path:
-    """A run's folder as it is published: without checkpoints and logs, of local paths the last name only."""
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*KEPT_HERE))
-    config = without_folders(read_config_file(folder / run_folder.CONFIG))
-    run_folder.write_text(target / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return target
-
-
 def push(folder: Path, arguments: TrainingArguments) -> str:
-    """Push the model, its card, pictures and config as one commit; return the address.
+    """Push a run as its training's arguments say; return the address. Raises as `publish`."""
+    name = arguments.hub_model_id or folder.resolve().name
+    place = Place(name, arguments.hub_private_repo, commit_message=f"Trained with hfgen {__version__}")
+    return publish(folder, place, token=arguments.hub_token).commit_url
 
-    Of local paths the config tells the last name only.
+
+def push_pipeline(
+    pipeline: "HFGenPipeline",
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_shard_size: int | str | None = None,
+    safe_serialization: bool = True,
+) -> Pushed:
+    """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
+    place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
+    options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / repo_id.rpartition("/")[2]
+        pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
+        return publish(fresh, place, variant, token=token, again="push_to_hub(...)")
+
+
+def default_message() -> str:
+    return f"Upload with hfgen {__version__}"
+
+
+def publish(
+    folder: Path,
+    place: Place,
+    variant: str | None = None,
+    max_shard_size: str | None = None,
+    token: str | None = None,
+    again: str | None = None,
+) -> Pushed:
+    """Push what a folder holds: the model, and of a run its card, pictures, metrics and config.
+
+    What an earlier upload holds and this one replaces goes with the same commit: shards, pictures, other components.
+
+    Args:
+        variant: the weights are saved as this variant, and join those that are there.
+        max_shard_size: "5GB": larger weights are split.
+        again: the command that repeats this, for the messages.
 
     Raises:
-        HFGenError: the Hub cannot be reached or refuses; the folder is as it was.
+        UsageError: the folder is no model, or holds what must not be published (`hfgen.publishable`); nothing was
+            sent. Or the repository is public and was to be private.
+        HFGenError: the Hub cannot be reached or refuses. The folder is as it was.
     """
-    name = arguments.hub_model_id or folder.resolve().name
-    api = HfApi(token=arguments.hub_token, library_name="hfgen", library_version=__version__)
+    again = again or retry_command(folder, place, variant, max_shard_size)
+    check_place(place)
+    if not (token or get_token()):
+        raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    api = HfApi(token=token, library_name="hfgen", library_version=__version__)
+    with prepared(folder, place, variant, max_shard_size, again, token) as ready:
+        with _bars_on_terminals(), _clear_errors(folder, place, again):
+            _check_metadata(ready.files[card.CARD])
+            return upload(api, place, lambda there: changes(ready, there))
+
+
+def check_place(place: Place) -> None:
+    """Raise a UsageError where a repository cannot have that name, or such a revision cannot be written to."""
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            public = public_copy(folder, Path(temporary) / "model")
-            repository = api.create_repo(name, private=arguments.hub_private_repo or None, exist_ok=True)
-            api.upload_folder(
-                repo_id=repository.repo_id, folder_path=public, commit_message=f"Trained with hfgen {__version__}"
-            )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HFGenError(
-            f"The model was not pushed to {name}: {first_line}\n"
-            f"It is complete in {folder}; to push it again:\n"
-            f"  hf upload {name} {folder} --exclude 'checkpoints/*' 'logs/*' 'best/*' {run_folder.CONFIG}"
+        validate_repo_id(place.repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{place.repo_id!r} is no name of a repository, such as org/name: {error}") from error
+    if place.create_pr and place.branch != "main":
+        raise UsageError("A pull request is always to main: leave out --revision or --create_pr.")
+    if re.fullmatch(r"[0-9a-f]{40}", place.branch):
+        raise UsageError("--revision is a commit, which nothing can be added to; name a branch.")
+
+
+def retry_command(folder: Path, place: Place, variant: str | None = None, max_shard_size: str | None = None) -> str:
+    """The command line that pushes a folder once more; a token has to be given again."""
+    values = {"--revision": place.revision, "--variant": variant, "--max_shard_size": max_shard_size}
+    if not place.commit_message.endswith(f"with hfgen {__version__}"):
+        values["--commit_message"] = place.commit_message
+    words = [word for name, value in values.items() if value for word in (name, value)]
+    flags = [flag for flag, on in (("--private", place.private), ("--create_pr", place.create_pr)) if on]
+    return shlex.join(["hfgen", "push", str(folder), place.repo_id, *flags, *words])
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------
+
+
+def _check_metadata(content: Path | bytes) -> None:
+    """The Hub refuses a card whose metadata it cannot read; it is asked before a repository is created."""
+    text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+    try:
+        patiently(lambda: ModelCard(text).validate())
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{card.CARD}: its metadata cannot be read, nothing was sent: {_first_line(error)}"
         ) from error
-    return str(repository)
+
+
+@contextlib.contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
+    """Turn what is raised on the way into one error that says what to do."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (HfHubHTTPError, httpx2.HTTPError, HFGenError, OSError, ValueError, RuntimeError) as error:
+        raise HFGenError(
+            f"{folder.resolve().name} was not pushed to {place.repo_id}: {_first_line(error)}{_hint(error)}\n"
+            f"Nothing here was changed. Again: {again}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "\nHF_HUB_OFFLINE is set; unset it."
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    hints = {
+        401: "The token is not valid; `hf auth login` stores another.",
+        403: "The token may not write there: it needs the role `write`; to a repository of others, --create_pr.",
+    }
+    return f"\n{hints[status]}" if status in hints else ""

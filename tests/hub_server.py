@@ -1,13 +1,17 @@
 """A stand-in for the Hub: local folders as model repositories, over HTTP on the loopback device.
 
-It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files; and of what
-`create_repo` and `upload_folder` ask for the simplest: files come within the commit. huggingface_hub reads
-HF_ENDPOINT when it is imported, so that tests load in processes of their own, with `HubServer.environment`.
+It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files; and what a push asks
+for: create, branches, preupload, LFS, commits with a parent, pull requests, history. It fails when it is told to.
+huggingface_hub reads HF_ENDPOINT when it is imported, so that tests load in processes of their own, with
+`HubServer.environment`.
 """
 
+import base64
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +19,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
-TOKEN = "hf_of_me"
+TOKEN = "hf_of_me"  # may write to me/*
+READER = "hf_of_a_reader"  # may write nowhere
+NO_COMMIT = "0" * 40
+DATE = "2026-11-22T11:10:00.000Z"
 
 
 class Request(NamedTuple):
@@ -29,12 +36,48 @@ class Request(NamedTuple):
 
 
 @dataclass
+class Fault:
+    """What goes wrong with the next requests of this method, whose path has all of these parts.
+
+    `what` is a status; or "dropped": no answer; "lost": done, and no answer; "foreign": somebody commits just before.
+    """
+
+    what: int | str
+    method: str
+    parts: tuple[str, ...]
+    times: int = 1
+
+
+@dataclass
 class Repository:
-    """Revision name -> folder. A private one has a token; a dropped one closes the connection without an answer."""
+    """Revision name -> folder. A private one has a token; a dropped one closes the connection without an answer.
+
+    Of a branch that was committed to, `history` has the commits, the newest first; `pulls` has the titles of pull
+    requests, `lfs` the names of files that came as LFS.
+    """
 
     revisions: dict[str, Path] = field(default_factory=dict)
     token: str | None = None
     dropped: bool = False
+    history: dict[str, list[str]] = field(default_factory=dict)
+    pulls: list[str] = field(default_factory=list)
+    lfs: set[str] = field(default_factory=set)
+
+    def commit(self, branch: str, base: str, folder: Path, files: dict[str, bytes], removed: list[str]) -> str:
+        """Write the files of `base` with these changes into a new folder, the head of `branch`."""
+        if base in self.revisions:
+            shutil.copytree(self.revisions[base], folder)
+        for name in removed:
+            (folder / name).unlink()
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        self.revisions[branch] = folder
+        found = self.find(branch)
+        assert found is not None
+        self.revisions[found[0]] = folder
+        self.history[branch] = [found[0], *self.history.get(base, ())]
+        return found[0]
 
     def find(self, revision: str) -> tuple[str, dict[str, Path]] | None:
         """(commit id, files) of a branch, a tag or a commit id."""
@@ -63,10 +106,32 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.created: dict[str, dict[str, object]] = {}
         self.commits: list[tuple[str, list[dict[str, object]]]] = []
+        self.faults: list[Fault] = []
+        self.stored: dict[str, bytes] = {}
+        self.place = Path(tempfile.mkdtemp(prefix="hub-"))
 
     def add(self, repo_id: str, folder: Path, revision: str = "main", **options: object) -> None:
         repository = self.repositories.setdefault(repo_id, Repository(**options))
         repository.revisions[revision] = folder
+
+    def fail(self, what: int | str, method: str, *parts: str, times: int = 1) -> None:
+        self.faults.append(Fault(what, method, parts, times))
+
+    def fault_of(self, method: str, path: str) -> int | str | None:
+        for fault in self.faults:
+            if fault.times and fault.method == method and all(part in path for part in fault.parts):
+                fault.times -= 1
+                return fault.what
+        return None
+
+    def new_folder(self) -> Path:
+        return self.place / str(len(list(self.place.iterdir())))
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """What a branch holds now."""
+        found = self.repositories[repo_id].find(revision)
+        assert found is not None
+        return {name: path.read_bytes() for name, path in found[1].items()}
 
     def requests_of(self, label: str) -> list[Request]:
         """The requests between the mark of this case and the next mark."""
@@ -83,7 +148,11 @@ class HubServer(ThreadingHTTPServer):
         """The environment of a process whose Hub this server is, with a cache of its own and no token."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING_FACE_", "HFGEN_"))}
         switches = dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS"), "1")
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+        hub = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}",
+            "HF_HOME": str(home),
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
         return {**inherited, **switches, **hub}
 
     def __enter__(self) -> Self:
@@ -93,14 +162,34 @@ class HubServer(ThreadingHTTPServer):
     def __exit__(self, *exc_info: object) -> None:
         self.shutdown()
         self.server_close()
+        shutil.rmtree(self.place)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    lost = False
+    body = b""
+
+    def serve(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
+        fault = self.server.fault_of(self.command, self.path)
+        self.lost = fault == "lost"
+        if fault == "dropped":
+            self.note(0)
+            self.close_connection = True
+        elif isinstance(fault, int):
+            self.refuse(fault, "", "The stand-in was told to fail.")
+        else:
+            if fault == "foreign":
+                self.commit_by_another("/".join(parts[2:4]))
+            {"GET": self.read, "HEAD": self.read, "POST": self.write, "PUT": self.store}[self.command](parts)
+
+    do_GET = do_HEAD = do_POST = do_PUT = serve
+
+    def read(self, parts: list[str]) -> None:
         if parts[0] == "case":
             return self.answer_json({})
         is_api = parts[:2] == ["api", "models"]
@@ -109,44 +198,112 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.server.repositories.get(repo_id, Repository(token="nobody has it"))
         if repository.dropped:
             self.close_connection = True
-        elif self.token not in (None, *(other.token for other in self.server.repositories.values())):
+        elif self.token not in (None, TOKEN, READER, *(other.token for other in self.server.repositories.values())):
             self.refuse(401, "", "Invalid credentials in Authorization header")
         elif repository.token not in (None, self.token):
             self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
+        elif rest[0] == "discussions":
+            self.answer_json(self.pull_requests(repo_id, repository))
         else:
             self.answer_about(repo_id, repository.find(rest[1]), "/".join([rest[0], *rest[2:]]), is_api)
 
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        """Of one user, `me`, whose token is `TOKEN`."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
-        if self.token != TOKEN:
-            return self.refuse(401, "", "Invalid username or password.")
+    def write(self, parts: list[str]) -> None:
+        """Of one user, `me`, whose token is `TOKEN`; `READER` is that of somebody who may ask for pull requests."""
+        if parts[1] == "validate-yaml":
+            return self.validate(json.loads(self.body)["content"])
+        if self.token not in (TOKEN, READER):
+            return self.refuse(401, "", "Invalid credentials in Authorization header")
         if parts[1:] == ["repos", "create"]:
-            asked = json.loads(body)
-            repo_id = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            if not repo_id.startswith("me/"):
-                return self.refuse(403, "", f"You may not create a repository under {asked['organization']}.")
-            self.server.created[repo_id] = asked
-            return self.answer_json({"url": f"http://{self.headers['Host']}/{repo_id}"})
-        repo_id, verb = "/".join(parts[2:4]), parts[4] if len(parts) > 4 else parts[1]
+            return self.create(json.loads(self.body))
+        if parts[-3:] == ["lfs", "objects", "batch"]:
+            return self.answer_json({"objects": [self.action(asked) for asked in json.loads(self.body)["objects"]]})
+        repo_id, verb = "/".join(parts[2:4]), parts[4]
+        repository = self.server.repositories[repo_id]
+        asks = "create_pr=1" in self.path
+        if not asks and (self.token != TOKEN or not repo_id.startswith("me/")):
+            return self.refuse(403, "", "Pass `create_pr=1` as a query parameter to create a Pull Request")
+        if verb == "branch":
+            if parts[5] in repository.revisions:
+                return self.refuse(409, "", "Reference already exists")
+            repository.commit(parts[5], "main", self.server.new_folder(), {}, [])
+            return self.answer_json({})
         if verb == "preupload":
-            names = [file["path"] for file in json.loads(body)["files"]]
-            files = [{"path": n, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for n in names]
-            return self.answer_json({"files": files})
-        if verb == "commit":
-            self.server.commits.append((repo_id, [json.loads(line) for line in body.splitlines()]))
-            sha = "0" * 40
-            return self.answer_json(
-                {
-                    "success": True,
-                    "commitOid": sha,
-                    "commitUrl": f"http://{self.headers['Host']}/{repo_id}/commit/{sha}",
-                }
-            )
-        return self.answer_json({"warnings": [], "errors": []})  # of the card's metadata
+            asked = [file["path"] for file in json.loads(self.body)["files"]]
+            return self.answer_json({"files": [self.mode(repository, parts[5], name) for name in asked]})
+        return self.commit(repo_id, repository, parts[5], asks)
+
+    def create(self, asked: dict[str, str]) -> None:
+        repo_id = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        if not repo_id.startswith("me/") or self.token != TOKEN:
+            return self.refuse(403, "", f"You may not create a repository under {repo_id.partition('/')[0]}.")
+        self.server.created[repo_id] = asked
+        exists = repo_id in self.server.repositories
+        if not exists:
+            token = TOKEN if asked.get("visibility") == "private" else None
+            repository = self.server.repositories[repo_id] = Repository(token=token)
+            repository.commit("main", "", self.server.new_folder(), {".gitattributes": b"*.safetensors lfs\n"}, [])
+        return self.answer_json({"url": f"http://{self.headers['Host']}/{repo_id}"}, 409 if exists else 200)
+
+    def mode(self, repository: Repository, revision: str, name: str) -> dict[str, object]:
+        """How a file is sent, and the id of the one that is there."""
+        is_lfs, found = name.endswith(".safetensors"), repository.find(revision)
+        path = found[1].get(name) if found else None
+        oid = path and (hashlib.sha256(path.read_bytes()).hexdigest() if is_lfs else blob_id(path))
+        return {"path": name, "uploadMode": "lfs" if is_lfs else "regular", "shouldIgnore": False, "oid": oid}
+
+    def action(self, asked: dict[str, object]) -> dict[str, object]:
+        if asked["oid"] in self.server.stored:
+            return asked
+        href = f"http://localhost:{self.server.server_port}/stored/{asked['oid']}"
+        return {**asked, "actions": {"upload": {"href": href}}}
+
+    def store(self, parts: list[str]) -> None:
+        """As storage does, which knows no tokens; its path names the content."""
+        if self.token or hashlib.sha256(self.body).hexdigest() != parts[1]:
+            return self.refuse(400, "", "A token was sent to storage, or another file than announced")
+        self.server.stored[parts[1]] = self.body
+        return self.answer_json({})
+
+    def commit(self, repo_id: str, repository: Repository, branch: str, asks: bool) -> None:
+        header, *operations = [json.loads(line) for line in self.body.splitlines()]
+        found = repository.find(branch)
+        if found is None:
+            return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+        if not asks and header["value"].get("parentCommit", found[0]) != found[0]:
+            return self.refuse(412, "", "The branch was updated since you opened this page. Please refresh.")
+        files, removed, stored = {}, [], self.server.stored
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "deletedFile":
+                removed.append(value["path"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = stored[value["oid"]]
+                repository.lfs.add(value["path"])
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        target = f"refs/pr/{len(repository.pulls) + 1}" if asks else branch
+        sha = repository.commit(target, branch, self.server.new_folder(), files, removed)
+        self.server.commits.append((repo_id, [header, *operations]))
+        url = f"http://{self.headers['Host']}/{repo_id}"
+        if asks:
+            repository.pulls.append(header["value"]["summary"])
+        pull = {"pullRequestUrl": f"{url}/discussions/{len(repository.pulls)}"} if asks else {}
+        return self.answer_json({"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", **pull})
+
+    def commit_by_another(self, repo_id: str) -> None:
+        files = {"NOTES.md": b"By somebody else.\n"}
+        self.server.repositories[repo_id].commit("main", "main", self.server.new_folder(), files, [])
+
+    def pull_requests(self, repo_id: str, repository: Repository) -> dict[str, object]:
+        common = {"status": "open", "createdAt": DATE, "isPullRequest": True, "author": {"name": "me"}}
+        repo = {"name": repo_id, "type": "model"}
+        found = [{"num": n, "title": title, "repo": repo, **common} for n, title in enumerate(repository.pulls, 1)]
+        return {"discussions": found, "count": len(found), "start": 0}
+
+    def validate(self, content: str) -> None:
+        if "pipeline_tag: nonsense" in content:
+            return self.answer(400, b"pipeline_tag is none of the known ones", {"Content-Type": "text/plain"})
+        return self.answer_json({"warnings": [], "errors": []})
 
     def answer_about(self, repo_id: str, found: tuple[str, dict[str, Path]] | None, what: str, is_api: bool) -> None:
         if found is None:
@@ -154,15 +311,26 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = found
         if (is_api, what) == (True, "revision"):
             siblings = [{"rfilename": name} for name in files]
-            return self.answer_json({"id": repo_id, "sha": commit, "siblings": siblings})
+            private = self.server.repositories[repo_id].token is not None
+            return self.answer_json({"id": repo_id, "sha": commit, "siblings": siblings, "private": private})
         if (is_api, what) == (True, "tree"):
-            sizes = {name: (path.stat().st_size, blob_id(path)) for name, path in files.items()}
-            entries = [{"type": "file", "path": n, "size": size, "oid": oid} for n, (size, oid) in sizes.items()]
-            return self.answer_json(entries)
+            return self.answer_json([self.entry(repo_id, name, path) for name, path in files.items()])
+        if (is_api, what) == (True, "commits"):
+            history = next((h for h in self.server.repositories[repo_id].history.values() if h[0] == commit), [commit])
+            common = {"title": "", "message": "", "date": DATE, "authors": []}
+            return self.answer_json([{"id": id_, **common} for id_ in history])
         path = files.get(what.removeprefix("resolve/"))
         if is_api or path is None:
             return self.refuse(404, "EntryNotFound", "Entry not found", commit)
         self.answer(200, path.read_bytes(), {"X-Repo-Commit": commit, "ETag": f'"{blob_id(path)}"'})
+
+    def entry(self, repo_id: str, name: str, path: Path) -> dict[str, object]:
+        size = path.stat().st_size
+        found = {"type": "file", "path": name, "size": size, "oid": blob_id(path)}
+        if name not in self.server.repositories[repo_id].lfs:
+            return found
+        oid = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {**found, "oid": NO_COMMIT, "lfs": {"oid": oid, "size": size, "pointerSize": 120}}
 
     @property
     def token(self) -> str | None:
@@ -172,18 +340,24 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
         self.answer(status, b"{}", {name: value for name, value in headers.items() if value})
 
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def answer_json(self, value: object, status: int = 200) -> None:
+        self.answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        agent = self.headers.get("User-Agent", "")
-        self.server.requests.append(Request(self.command, self.path, status, agent, self.token))
+        self.note(status)
+        if self.lost:
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def note(self, status: int) -> None:
+        agent = self.headers.get("User-Agent", "")
+        self.server.requests.append(Request(self.command, self.path, status, agent, self.token))
 
     def log_message(self, *args: object) -> None:
         """The log is `HubServer.requests`."""

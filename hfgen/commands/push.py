@@ -1,0 +1,75 @@
+"""hfgen push RUN ORG/NAME"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("push")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("repo_id", metavar="ORG/NAME")
+@click.option("--private", is_flag=True, help="Make the repository a private one; one that is public is refused.")
+@click.option("--revision", help="Branch; it is created where there is none.  [default: main]")
+@click.option("--create_pr", is_flag=True, help="Open a pull request instead, to anybody's repository.")
+@click.option("--commit_message", help="Title of the commit, or of the pull request.")
+@click.option("--variant", help="Publish the weights under this name (ema, fp16), beside those that are there.")
+@click.option("--max_shard_size", help="Split larger weights: 500MB, 5GB.")
+@click.option("--token", help="Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
+@click.option("--dry_run", is_flag=True, help="Check everything and print what would be sent; send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(run: Path, repo_id: str, dry_run: bool, as_json: bool, token: str | None, **o: Any) -> None:
+    """Publish RUN, a finished run's folder or one that save_pretrained wrote, as one commit to ORG/NAME.
+
+    Shards, pictures and components of an earlier upload that this one replaces are removed by the same commit; what
+    others put there stays. Pickles, links, code, tokens, local paths and user names are refused before anything is
+    sent. Interrupted or failed, the same command goes on.
+    """
+    from diffusers.utils import logging
+
+    from hfgen.publication import prepared, sizes
+    from hfgen.publishing import check_place, default_message, publish, retry_command
+    from hfgen.uploading import Place
+
+    logging.disable_progress_bar()
+    message = o["commit_message"] or default_message()
+    place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message)
+    if not dry_run:
+        pushed = publish(run, place, o["variant"], o["max_shard_size"], token)
+        return click.echo(json.dumps(vars(pushed)) if as_json else told(pushed))
+    check_place(place)
+    again = retry_command(run, place, o["variant"], o["max_shard_size"])
+    with prepared(run, place, o["variant"], o["max_shard_size"], again, token) as ready:
+        files = sizes(ready)
+    total = sum(files.values())
+    click.echo(json.dumps({"repo_id": repo_id, "files": files, "bytes": total}) if as_json else tree(files))
+    return click.echo(f"{len(files)} files, {total:,} bytes. Nothing was sent.", err=True)
+
+
+def told(pushed: Any) -> str:
+    """One line for the user."""
+    if pushed.unchanged:
+        return f"{pushed.commit_url} holds it already; nothing was changed"
+    removed = f", {len(pushed.removed)} of an earlier upload removed" if pushed.removed else ""
+    return f"{pushed.commit_url} ({len(pushed.files)} files{removed})"
+
+
+def tree(files: dict[str, int]) -> str:
+    """
+    >>> print(tree({"README.md": 1200, "generator/config.json": 90, "generator/model.safetensors": 1048576}))
+    README.md                 1,200
+    generator/
+      config.json                90
+      model.safetensors   1,048,576
+    """
+    rows: list[tuple[str, str]] = []
+    shown = ""
+    for name, size in sorted(files.items(), key=lambda item: ("/" in item[0], item[0])):
+        folder, _, file = name.rpartition("/")
+        if folder != shown:
+            rows.append((f"{folder}/", ""))
+            shown = folder
+        rows.append(("  " * bool(folder) + file, f"{size:,}"))
+    names, numbers = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"{name:<{names}}   {number:>{numbers}}".rstrip() for name, number in rows)

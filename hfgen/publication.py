@@ -1,0 +1,182 @@
+"""What is published of a folder: which files, as what, and what they replace in a repository."""
+
+import contextlib
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfgen import card, hub, run_folder
+from hfgen.arguments import read_config_file
+from hfgen.card_results import TASK
+from hfgen.errors import UsageError
+from hfgen.publishable import refuse
+from hfgen.uploading import Files, Place, size_of
+
+KEPT_HERE = ("checkpoints", "logs", "best")  # of a run folder: what is of no use to others
+MODEL = r"(?:diffusion_pytorch_model|pytorch_model|model)"
+WEIGHTS = re.compile(
+    rf"[^/]+/{MODEL}(?:(?:\.(?P<one>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+    r"|\.(?:safetensors|bin)\.index(?:\.(?P<many>\w+))?\.json)"
+)
+CONFIGS = re.compile(r"[^/]+/(?:scheduler_)?config\.json")
+OF_A_RUN = re.compile(
+    r"config\.yaml|env\.json|metrics\.jsonl|samples/(?:step|reconstructions)_\d+\.png|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be published; a makeshift card gives way to one that is in the repository."""
+
+    files: Files
+    variant: str | None = None
+    makeshift: bool = False
+
+
+@contextlib.contextmanager
+def prepared(
+    folder: Path, place: Place, variant: str | None, max_shard_size: str | None, again: str, token: str | None = None
+) -> Iterator[Prepared]:
+    """Gather what is published, weights saved anew where they are to have other names, and check all of it."""
+    check_model(folder, again)
+    if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
+        raise UsageError(f"--max_shard_size {max_shard_size} is no size such as 500MB or 5GB.")
+    files = dict(contents(folder))
+    makeshift = card.CARD not in files and not (folder / run_folder.METRICS).is_file()
+    if card.CARD not in files:
+        files[card.CARD] = (makeshift_card(folder, place) if makeshift else card.render(folder)).encode()
+    refuse(files, place.repo_id, again, token)
+    with contextlib.ExitStack() as stack:
+        if max_shard_size or (variant and not is_variant(folder, variant)):
+            fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+            files = saved_anew(folder, fresh, files, variant, max_shard_size)
+        yield Prepared(files, variant, makeshift)
+
+
+def contents(folder: Path) -> Files:
+    """The files of a folder but for checkpoints, logs, hidden ones; of local paths the config tells the last name."""
+    files: dict[str, Path | bytes] = {}
+    for place in sorted(folder.iterdir()):
+        if not place.name.startswith(".") and place.name not in KEPT_HERE:
+            files |= {path.relative_to(folder).as_posix(): path for path in _files(place)}
+    if (folder / run_folder.CONFIG).is_file():
+        config = card.without_folders(read_config_file(folder / run_folder.CONFIG))
+        files[run_folder.CONFIG] = yaml.safe_dump(config, sort_keys=False).encode()
+    return files
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """All that is below, links themselves and not what they lead to."""
+    if place.is_symlink() or not place.is_dir():
+        yield place
+        return
+    for path in sorted(place.iterdir()):
+        if not path.name.startswith("."):
+            yield from _files(path)
+
+
+def check_model(folder: Path, again: str) -> None:
+    """Raise a UsageError or LoadError where a folder holds no whole model."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; what is pushed is a run's, or one that save_pretrained wrote.")
+    if folder.resolve().parent.name == "checkpoints":
+        run = folder.resolve().parent.parent
+        command = again.replace(shlex.quote(str(folder)), shlex.quote(str(run)))
+        raise UsageError(f"{folder} is a checkpoint; the model is its run's: {command}")
+    if not (folder / hub.INDEX).is_file() and (folder / run_folder.ENVIRONMENT).is_file():
+        config = shlex.quote(str(folder / run_folder.CONFIG))
+        raise UsageError(
+            f"{folder} holds no model: the run is not finished, or its weights are elsewhere.\n"
+            f"Finish it with --resume_from_checkpoint latest, or repeat it: hfgen train --config {config}"
+        )
+    for name, _, _ in hub.component_entries(hub.read_index(folder)):
+        place = hub.component_folder(str(folder), name)
+        if not any(place.glob("*config.json")):
+            raise UsageError(f"{folder} is incomplete: {name}/config.json is missing. Save it again.")
+        if (place / "config.json").is_file() and not list(place.glob("*.safetensors")):
+            raise UsageError(f"{folder} has no weights in {name}/*.safetensors. Save it again, as safetensors.")
+        for index in place.glob("diffusion_pytorch_model.safetensors.index*.json"):
+            match = WEIGHTS.fullmatch(f"{name}/{index.name}")
+            hub.saved_keys(place, match and match["many"])
+
+
+def is_variant(folder: Path, variant: str) -> bool:
+    """Whether weights of a variant lie in a folder, and none other."""
+    found = [WEIGHTS.fullmatch(path.relative_to(folder).as_posix()) for path in folder.glob("*/*")]
+    return {match["one"] or match["many"] for match in found if match} == {variant}
+
+
+def saved_anew(
+    folder: Path, fresh: Path, files: Files, variant: str | None, max_shard_size: str | None
+) -> dict[str, Path | bytes]:
+    """The files, with the model's loaded and saved again as that variant, in shards of that size."""
+    from hfgen.pipeline import HFGenPipeline
+
+    has_variant = any(folder.glob(f"*/*.{variant}[.-]*safetensors"))
+    pipeline = HFGenPipeline.from_pretrained(folder, variant=variant if has_variant else None, dtype=_dtypes(folder))
+    options = {"variant": variant, "max_shard_size": max_shard_size}
+    pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value})
+    parts = tuple(f"{name}/" for name in pipeline.components)
+    others = {name: content for name, content in files.items() if name != hub.INDEX and not name.startswith(parts)}
+    return {**others, **contents(fresh)}
+
+
+def _dtypes(folder: Path) -> dict[str, Any]:
+    """Component -> the floating type that all of its weights are of; others are loaded as float32."""
+    import torch
+    from safetensors import safe_open
+
+    types: dict[str, set[torch.dtype]] = {}
+    for path in folder.glob("*/*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            names = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
+        types.setdefault(path.parent.name, set()).update(getattr(torch, DTYPES[name]) for name in names & set(DTYPES))
+    return {"default": torch.float32} | {name: found.pop() for name, found in types.items() if len(found) == 1}
+
+
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # safetensors' names
+
+
+def makeshift_card(folder: Path, place: Place) -> str:
+    """Of a model of which nothing is known but what it is."""
+    index = hub.read_index(folder)
+    name, class_name = place.repo_id, index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+    tags = ["hfgen", *filter(None, [index.get("_hfgen", {}).get("family")]), "image-generation"]
+    data = yaml.safe_dump({"library_name": "hfgen", "pipeline_tag": TASK, "tags": tags}, sort_keys=False)
+    return (
+        f"---\n{data}---\n\n# {name.rpartition('/')[2]}\n\nA `{class_name}`, saved with hfgen. How it was made is not "
+        f"recorded here.\n\n```python\nfrom hfgen import HFGenPipeline\n\n"
+        f'pipeline = HFGenPipeline.from_pretrained("{name}")\nimages = pipeline(seeds=range(16)).images\n```\n'
+    )
+
+
+def changes(ready: Prepared, there: set[str]) -> tuple[Files, Sequence[str]]:
+    """What is added to a repository that holds these names, and what is removed: what the new files replace.
+
+    What somebody else put there stays: no name is touched that hfgen does not write.
+    """
+    removed = sorted(name for name in there - set(ready.files) if _is_replaced(name, ready.variant))
+    files = dict(ready.files)
+    if ready.variant and card.CARD in there:  # it tells of the model that is there
+        files = {name: files[name] for name in files if name != card.CARD and not OF_A_RUN.fullmatch(name)}
+    elif ready.makeshift and card.CARD in there and not any(OF_A_RUN.fullmatch(name) for name in removed):
+        del files[card.CARD]
+    return files, removed
+
+
+def _is_replaced(name: str, variant: str | None) -> bool:
+    weights = WEIGHTS.fullmatch(name)
+    if weights:
+        return (weights["one"] or weights["many"]) == variant
+    return not variant and bool(CONFIGS.fullmatch(name) or OF_A_RUN.fullmatch(name))
+
+
+def sizes(ready: Prepared) -> dict[str, int]:
+    """Name -> bytes, of all files."""
+    return {name: size_of(content) for name, content in sorted(ready.files.items())}
