@@ -11,7 +11,8 @@ from hfgen.metric_names import METRICS
 from hfgen.protocol import differing_fields, list_protocols, read_protocol
 from hfgen.stored_results import Result, find, labels
 
-LIBRARIES = ("torchmetrics", "prdc", "scikit-learn")  # compute the metrics of drawn images
+LIBRARIES = ("torchmetrics", "prdc")  # compute the metrics of drawn images
+FORMERLY = ("scikit-learn",)  # too, and recorded by the results of that time alone
 OTHERS = ("hfgen", "torch", "diffusers")  # draw them: told where they differ, no reason to refuse
 QUALITY = tuple(name for name, metric in METRICS.items() if metric.of_samples)
 STEPS = "num_inference_steps"
@@ -109,7 +110,8 @@ def rules(record: Mapping[str, Any]) -> dict[str, Any]:
     found = {**record["protocol"], "reference.sha256": record["reference"]["sha256"]}
     if record["extractor"] is not None:
         found["extractor.weights_sha256"] = record["extractor"]["weights_sha256"]
-        found |= {f"versions.{name}": record["versions"].get(name) for name in LIBRARIES}
+        versions = record["versions"]
+        found |= {f"versions.{name}": versions.get(name) for name in (*LIBRARIES, *(set(FORMERLY) & set(versions)))}
     return found
 
 

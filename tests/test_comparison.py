@@ -274,7 +274,6 @@ def test_other_versions_that_draw_carry_a_note(put):
         ("extractor.weights_sha256", "0" * 64, "extractor.weights_sha256 ", "--extractor_weights THE-SAME-FILE"),
         ("versions.torchmetrics", "0.1", " / 0.1", "With torchmetrics=="),
         ("versions.prdc", "0.1", "versions.prdc ", "With prdc=="),
-        ("versions.scikit-learn", "0.1", "versions.scikit-learn ", "With scikit-learn=="),
     ],
 )  # fmt: skip
 def test_other_rules_do_not_compare(put, hfgen, field, value, shown, remedy):
@@ -300,6 +299,13 @@ def test_a_protocol_that_comes_with_hfgen_needs_no_file(put, first, remedy):
 def test_a_field_that_only_one_protocol_has(put):
     with pytest.raises(UsageError, match="new_rule None / 1"):
         compare([put("a"), put("b", {"protocol.new_rule": 1})])
+
+
+def test_a_library_that_is_no_longer_used(put):
+    name = "versions.scikit-learn"
+    assert len(compare([put("a", {name: "1.0"}), put("now")]).rows) == 2
+    with pytest.raises(UsageError, match="versions.scikit-learn 1.0 / 1.1\nWith scikit-learn==1.0 installed"):
+        compare([put("a", {name: "1.0"}), put("b", {name: "1.1"})])
 
 
 def test_all_that_differs_is_told(put):
