@@ -334,7 +334,8 @@ def sampler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     scheduler = getattr(pipeline, "scheduler", None)
     config = {} if scheduler is None else {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    return {"scheduler": type(scheduler).__name__, "config": plain, "options": dict(options)}
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    return {"scheduler": type(scheduler).__name__, "config": plain, "options": dict(options), "dtype": dtype}
 
 
 def result_name(protocol: Protocol, options: Mapping[str, Any], of_protocol: Protocol) -> str:

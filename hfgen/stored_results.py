@@ -12,7 +12,7 @@ from typing import Any
 
 from hfgen.errors import UsageError
 
-FOLDER, INDEX = "evaluation", "model_index.json"
+FOLDER = "evaluation"
 REQUIRED: dict[str, type] = {
     "protocol.name": str,
     "protocol.num_images": int,
@@ -102,9 +102,7 @@ def _places(target: str) -> Iterator[list[Path]]:
         from hfgen.hub import local_folder
 
         yield _in(Path(local_folder(target, [f"{FOLDER}/*.json"])) / FOLDER)
-        here = Path("runs") / path.name  # where `hfgen evaluate` writes what it measures of a repository
-        if not (here / INDEX).exists():  # else a run of the same name
-            yield _in(here / FOLDER)
+        yield _in(Path("evaluations") / target / FOLDER)  # where `hfgen evaluate` writes of a repository
 
 
 def _in(folder: Path) -> list[Path]:

@@ -437,7 +437,7 @@ from hfgen.errors import UsageError
 
 c = compare(["org/published", "org/bare"])
 print(json.dumps([[row.name, row.values["fid"].get("mark")] for row in c.rows]))
-pathlib.Path("runs/bare/model_index.json").write_text("{}")  # now a run of that name
+pathlib.Path("evaluations").rename("elsewhere")
 try:
     compare(["org/published", "org/bare"])
 except UsageError as error:
@@ -453,7 +453,7 @@ def test_repositories(put, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "model_index.json").write_text("{}")
-    put("bare", fid=(2, 0.1), folder=tmp_path / "work" / "runs" / "bare")
+    put("bare", fid=(2, 0.1), folder=tmp_path / "work" / "evaluations" / "org" / "bare")
     with HubServer() as server:
         server.add("org/published", tmp_path / "published")
         server.add("org/bare", bare)

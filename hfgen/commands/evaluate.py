@@ -117,7 +117,7 @@ class Task:
         self.target, self.o, self.pipeline, self.bars = target, o, pipeline, bars
         self.folder: Path = o["output_dir"] or Path(target)
         if not self.folder.is_dir() and o["output_dir"] is None:
-            self.folder = Path("runs") / target.rpartition("/")[2]  # a repository's results lie where a run's would
+            self.folder = Path("evaluations") / target  # of a repository, whose results lie in no run's folder
 
     def prepare(self) -> None:
         """Find the real images, by them the protocol, and what of it the options change."""
