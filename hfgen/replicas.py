@@ -16,6 +16,11 @@ def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What torch.compile stands in front of: only of that does Accelerate see that it is DistributedDataParallel."""
+    return getattr(model, "_orig_mod", model)
+
+
 def highest(values: Iterable[int], device: torch.device) -> list[int]:
     """The highest of each number over all processes."""
     numbers = torch.tensor(list(values), device=device)
