@@ -221,7 +221,10 @@ def too_large(layout: Layout, name: str, count: int) -> str:
     if layout.accumulation > 1:
         parts = [*parts, f"gradient_accumulation_steps {layout.accumulation}"]
     noun = "image" if count == 1 else "images"
+    smaller = ["--train_batch_size"] if layout.batch_size > 1 else []
+    smaller += ["--num_processes"] if layout.num_processes > 1 else []
+    smaller += ["--gradient_accumulation_steps"] if layout.accumulation > 1 else []
     return (
         f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {name}: "
-        f"{count} {noun}.\nGive a smaller --train_batch_size, or more data."
+        f"{count} {noun}.\nGive a smaller {' or '.join(smaller)}, or more data."
     )

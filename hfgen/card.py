@@ -1,6 +1,7 @@
 """The model card of a run: what was trained, on what, how, and how to use it; from the run's own files."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import evaluation, run_folder
-from hfgen.errors import UsageError
+from hfgen.card_results import TASK, eval_results, measured
+from hfgen.errors import PluginError, UsageError
 from hfgen.plots import listed, scalars
 from hfgen.registry import get_family
 
+CARD = "README.md"
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -33,11 +36,11 @@ draws one of them, tile {{ tile }}, alone.
 ```python
 from hfgen import HFGenPipeline
 
-pipeline = HFGenPipeline.from_pretrained("{{ folder }}")
+pipeline = HFGenPipeline.from_pretrained({{ quoted }})
 images = pipeline(seeds=range(16){{ labels }}{{ options }}).images
 ```
 
-or `hfgen sample {{ folder }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the
+or `hfgen sample {{ shell }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the
 path of this folder, or the id of its repository.{{ classes }}
 
 ## What it is
@@ -86,14 +89,31 @@ def write_card(folder: Path) -> Path:
     Raises:
         UsageError: the folder holds no finished run.
     """
-    facts = read_facts(folder)
-    config, environment = facts["config"], facts["environment"]
-    pipeline_class: Any = get_family(config["model"]).load()
-    data = card_data(config, environment, pipeline_class)
-    card = ModelCard.from_template(data, template_str=TEMPLATE, **_text(folder, facts, pipeline_class))
-    path = folder / "README.md"
-    run_folder.write_text(path, str(card))
+    path = folder / CARD
+    run_folder.write_text(path, render(folder))
     return path
+
+
+def is_rendered(folder: Path) -> bool | None:
+    """Whether the card is what `render` makes of the folder's files; None where there is no run or no card."""
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return (folder / CARD).read_text(encoding="utf-8") == render(folder)
+    except (UsageError, PluginError, OSError, KeyError):
+        return None
+
+
+def render(folder: Path) -> str:
+    """The card, of nothing but the run's files: rendered again, it is the same text.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+    """
+    facts = read_facts(folder)
+    pipeline_class: Any = get_family(facts["config"]["model"]).load()
+    data = card_data(folder, facts, pipeline_class)
+    return str(ModelCard.from_template(data, template_str=TEMPLATE, **_text(folder, facts, pipeline_class)))
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -106,23 +126,28 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return {"config": config, "environment": environment, "last": metrics[-1]}
 
 
-def card_data(config: Mapping[str, Any], environment: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
-    """The metadata by which the Hub finds and shows the model."""
+def card_data(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
+    """The metadata by which the Hub finds and shows the model, and what was measured of it."""
+    config, environment = facts["config"], facts["environment"]
+    found = eval_results(evaluation.read_results(folder))
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
     dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
     return ModelCardData(
         library_name="hfgen",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag=TASK,
         license=config.get("license"),
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
         base_model=None if not base or Path(base).exists() else base,
+        model_name=folder.resolve().name if found else None,
+        eval_results=found or None,
     )
 
 
 def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[str, Any]:
     config, environment, last = facts["config"], facts["environment"], facts["last"]
     data, results = environment["data"], evaluation.read_results(folder)
+    options = _sampled_with(environment)
     averaged = config["use_ema"] and pipeline_class.ema_components
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No licence was chosen for this model yet."]
@@ -134,10 +159,12 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "grid": f"samples/step_{last['step']:06d}.png",
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
-        "options": "".join(f", {name}={value!r}" for name, value in environment.get("sampled_with", {}).items()),
-        "words": "".join(f" --{name} {value}" for name, value in environment.get("sampled_with", {}).items()),
+        "options": "".join(f", {name}={value!r}" for name, value in options.items()),
+        "words": "".join(f" --{name} {value}" for name, value in options.items()),
         "weights": " (averaged weights)" if averaged else "",
         "folder": folder.resolve().name,
+        "shell": shlex.quote(folder.resolve().name),
+        "quoted": json.dumps(folder.resolve().name),
         "components": environment["components"],
         "shape": "{channels} x {resolution} x {resolution}".format(**data),
         "steps": f"{last['step']:,}",
@@ -147,7 +174,7 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "hardware": _hardware(environment),
         "notes": "".join(f" {note}" for note in pipeline_class.notes),
         "diagnosis": _diagnosis(folder, last),
-        "measured": _measured(results),
+        "measured": measured(results),
         "quality_note": " ".join(notes),
         "config": yaml.safe_dump(without_folders(config), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
@@ -156,6 +183,15 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "classes": _classes(data) if config["class_conditional"] else "",
         "references": pipeline_class.references,
     }
+
+
+def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the call that drew the grid; they become code of the card's snippet, so a name is a name."""
+    options = environment.get("sampled_with", {})
+    plain = all(name.isidentifier() and isinstance(value, int | float | str) for name, value in options.items())
+    if not plain:
+        raise UsageError(f"{run_folder.ENVIRONMENT}: sampled_with holds what are no options: {options}")
+    return options
 
 
 def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
@@ -168,40 +204,6 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     if (folder / drawn).is_file():
         text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
     return DIAGNOSIS.format(text) if text else ""
-
-
-def _measured(results: list[dict[str, Any]]) -> str:
-    """What was measured: on data that the model was not trained on, and how long it takes."""
-    rows = "".join(ROWS[result["metric"]](result) for result in results)
-    return f"\n## Measured\n\n| what | on | value | how |\n|---|---|---|---|\n{rows}" if rows else ""
-
-
-def _likelihood_row(result: Mapping[str, Any]) -> str:
-    samples = result["num_importance_samples"]
-    kind = f"{result['kind']}, {samples:,} importance samples" if samples else result["kind"]
-    kind += f", {result['method']}" if result.get("method") else ""
-    discrete = result["bits_per_dim"] is not None
-    bits = (
-        f"{result['bits_per_dim']:.4f} bits per dimension of {result['num_values']} values"
-        if discrete
-        else "a density"
-    )
-    error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.2g}"
-    value = f"{result['nats']:.3f}{error} nats, {bits}"
-    where = f"{result['images']:,} images of {result['data']}, {result['split']}"
-    return f"| ln p(x), mean | {where} | {value} | {kind}; {result['seeds']} |\n"
-
-
-def _sampling_rows(result: Mapping[str, Any]) -> str:
-    size, how = result["batch_size"], result["how"]
-    return "".join(
-        f"| sampling, {row['num_inference_steps']:,} steps of {row['scheduler']} | {size} images at once "
-        f"| {row['seconds']:.3g} s, {row['seconds'] / size:.2g} s an image | {how} |\n"
-        for row in result["rows"]
-    )
-
-
-ROWS = {"log_likelihood": _likelihood_row, "sampling_time": _sampling_rows}
 
 
 def _words(name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
+    DeepSpeedPlugin,
     DistributedType,
     FullyShardedDataParallelPlugin,
     broadcast_object_list,
@@ -18,6 +19,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from hfgen import zero
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError
 from hfgen.trackers import tracker_names
@@ -28,6 +30,7 @@ PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws
 
 def join_processes() -> PartialState:
     """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
+    zero.is_wanted()  # of which Accelerate would say less
     state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
@@ -99,19 +102,21 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise UsageError("hfgen does not train with DeepSpeed; --accelerate_config fsdp2 divides weights too.")
+    plugin = zero.make_plugin(arguments) if zero.is_wanted() else None
     tracker_names(arguments.report_to)
     if arguments.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
         cpu=on_cpu(),
-        mixed_precision=arguments.mixed_precision,
+        mixed_precision=arguments.mixed_precision if plugin is None else "no",  # there it would be of the weights
+        deepspeed_plugin=plugin,
         dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
     )
     if state.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         _shard_on_cpu(accelerator)
+    if plugin is not None and on_cpu():
+        _divide_on_cpu(accelerator, plugin)
     return accelerator
 
 
@@ -123,6 +128,17 @@ def _shard_on_cpu(accelerator: Accelerator) -> None:
     plugin.cpu_ram_efficient_loading = False
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
+
+
+def _divide_on_cpu(accelerator: Accelerator, plugin: DeepSpeedPlugin) -> None:
+    """As with FSDP: Accelerate gives it accelerators only; DeepSpeed itself, where there are none, takes a CPU."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # which it would compile, for minutes; gloo does
+    plugin.set_mixed_precision("no")
+    plugin.select(_from_accelerator_state=True)
+    accelerator.state.distributed_type = DistributedType.DEEPSPEED
+    accelerator.state.deepspeed_plugins = plugin
 
 
 def from_main_process(function: Callable[[], T]) -> T:

@@ -29,7 +29,7 @@ from hfgen.validation import reconstructs
 MANIFOLD = ("precision", "recall", "density", "coverage")
 LIKELIHOOD = ("bits_per_dim", "nats")
 COSTS = ("network_evaluations", "seconds_per_image")
-LIBRARIES = ("hfgen", "torch", "torchmetrics", "scikit-learn", "prdc", "diffusers")
+LIBRARIES = ("hfgen", "torch", "torchmetrics", "prdc", "diffusers")
 Bars = Callable[[str], Progress]
 
 

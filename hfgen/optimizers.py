@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import Tensor, nn
 
+from hfgen import zero
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import UsageError, did_you_mean
 
@@ -35,8 +36,26 @@ def unwrapped(optimizer: Any) -> Any:
     return optimizer.optimizer if type(optimizer) is AcceleratedOptimizer else optimizer
 
 
-def backward(loss: Tensor, accelerator: Accelerator) -> None:
-    """Accelerate divides by the number of micro-batches; where it would only call `backward`, it costs 60 us."""
+def prepare(
+    accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer, arguments: TrainingArguments
+) -> tuple[Any, Any]:
+    """As Accelerate prepares them: what is called as the network is, and the optimizer that the trainer steps."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return zero.prepare(accelerator, network, optimizer, arguments)
+    prepared, wrapped = accelerator.prepare(network, optimizer)
+    return prepared, unwrapped(wrapped)
+
+
+def backward(loss: Tensor, accelerator: Accelerator, last: bool = True) -> None:
+    """Accelerate divides by the number of micro-batches; where it would only call `backward`, it costs 60 us.
+
+    Args:
+        last: of the micro-batches, which DeepSpeed must be told.
+    """
+    engine = getattr(accelerator, "deepspeed_engine_wrapped", None)
+    if engine is not None:
+        zero.backward(loss, engine.engine, last)
+        return
     plain = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
     if plain and accelerator.scaler is None and accelerator.gradient_accumulation_steps == 1:
         loss.backward()
@@ -69,8 +88,8 @@ def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float |
     together: Any = _Together(optimizers)
     if scaler is not None:
         scaler.unscale_(together)
-    if max_grad_norm:
-        for optimizer in optimizers:
+    for optimizer in optimizers:
+        if max_grad_norm and not isinstance(optimizer, zero.ZeroOptimizer):  # which clips by itself
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_grad_norm)
     if scaler is None:
         together.step()

@@ -22,6 +22,14 @@ def require_token(arguments: TrainingArguments) -> None:
         raise UsageError("--push_to_hub needs a token: `hf auth login`, or the variable HF_TOKEN.")
 
 
+def public_copy(folder: Path, target: Path) -> Path:
+    """A run's folder as it is published: without checkpoints and logs, of local paths the last name only."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*KEPT_HERE))
+    config = without_folders(read_config_file(folder / run_folder.CONFIG))
+    run_folder.write_text(target / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False))
+    return target
+
+
 def push(folder: Path, arguments: TrainingArguments) -> str:
     """Push the model, its card, pictures and config as one commit; return the address.
 
@@ -34,10 +42,7 @@ def push(folder: Path, arguments: TrainingArguments) -> str:
     api = HfApi(token=arguments.hub_token, library_name="hfgen", library_version=__version__)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            public = Path(temporary) / "model"
-            shutil.copytree(folder, public, ignore=shutil.ignore_patterns(*KEPT_HERE))
-            config = without_folders(read_config_file(folder / run_folder.CONFIG))
-            run_folder.write_text(public / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False))
+            public = public_copy(folder, Path(temporary) / "model")
             repository = api.create_repo(name, private=arguments.hub_private_repo or None, exist_ok=True)
             api.upload_folder(
                 repo_id=repository.repo_id, folder_path=public, commit_message=f"Trained with hfgen {__version__}"

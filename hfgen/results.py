@@ -19,10 +19,11 @@ def shown(value: Mapping[str, Any]) -> str:
 
 
 def under(result: Mapping[str, Any]) -> str:
-    """`mnist-v1, 10,000 images, digitnet-mnist, DDIMScheduler, num_inference_steps 50`"""
+    """`mnist-v1, 10,000 images, seeds 0 to 9999, digitnet-mnist, DDIMScheduler, num_inference_steps 50`"""
     protocol, sampler = result["protocol"], result["sampler"]
     parts = [protocol["name"]]
     if result["extractor"]:
-        parts += [f"{protocol['num_images']:,} images of seed {protocol['seed']} on", result["extractor"]["name"]]
+        first, count = protocol["seed"], protocol["num_images"]
+        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result["extractor"]["name"]]
     parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in sampler["options"].items())]
     return ", ".join(parts)

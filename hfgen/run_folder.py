@@ -37,14 +37,16 @@ def choose(
         raise UsageError(f"output_dir {output_dir} is a file.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
+    if not (folder / ENVIRONMENT).is_file():
+        raise UsageError(
+            f"output_dir {output_dir} is not empty and no run of hfgen; nothing was written. Give another folder."
+        )
     if not resume and not overwrite:
         raise UsageError(
             f"output_dir {output_dir} is not empty; nothing was written.\n"
             "Give another folder, or go on with that run: --resume_from_checkpoint latest\n"
             "or start anew there, with that run set aside: --overwrite_output_dir"
         )
-    if not (folder / ENVIRONMENT).is_file():
-        raise UsageError(f"output_dir {output_dir} is not empty and no run of hfgen; nothing was written.")
     if overwrite and Path.cwd().is_relative_to(folder.resolve()):
         raise UsageError(f"output_dir {output_dir} is where you are; it cannot be set aside.")
     return folder

@@ -1,4 +1,4 @@
-"""Features of real and drawn images -> FID, KID and their like, computed by torchmetrics, prdc and scikit-learn.
+"""Features of real and drawn images -> FID, KID and their like, computed by torchmetrics and prdc.
 
 Features are (N, D), float32, of this process alone: those libraries gather lists of unequal length wrongly or not at
 all (torchmetrics#2170, #3336), so features are gathered first.
@@ -156,17 +156,22 @@ def authenticity(train: Tensor, fake: Tensor) -> Estimate:
     """Fraction of the images that lie farther from the nearest training image than that lies from its own nearest
     (Alaa et al. 2022, arXiv:2102.08921, section 3.3): 0 of copies; of new real images, the baseline, below 1."""
     check_features(train, fake)
-    distance, nearest = _neighbours(train, fake, 1)
-    own, _ = _neighbours(train, train[nearest[:, 0]], 2)  # the nearest is itself
-    rows = (distance[:, 0] > own[:, 1]).double()
+    distance, nearest = _nearest(train, fake)
+    found, place = nearest.unique(return_inverse=True)
+    own, _ = _nearest(train, train[found], but=found)
+    rows = (distance > own[place]).double()
     return Estimate(float(rows.mean()), float(rows.std() / math.sqrt(len(rows))), "binomial")
 
 
-def _neighbours(rows: Tensor, of: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    from sklearn.neighbors import NearestNeighbors
-
-    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(rows.numpy()).kneighbors(of.numpy())
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+def _nearest(rows: Tensor, of: Tensor, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Distance and index of each one's nearest row, or of the nearest `but` one: (N,), (N,)."""
+    found = []
+    for start in range(0, len(of), 500):
+        distances = torch.cdist(of[start : start + 500], rows)
+        if but is not None:
+            distances.scatter_(1, but[start : start + 500, None], math.inf)
+        found.append(distances.min(1))
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
 
 def _fid_metric() -> Any:

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
-from hfgen import checkpoint, continuity, replicas
+from hfgen import checkpoint, continuity, replicas, zero
 from hfgen.arguments import TrainingArguments
 from hfgen.batch_norm import batch_norms, synchronised
 from hfgen.batches import Layout
@@ -23,7 +23,7 @@ from hfgen.launch import make_accelerator, without_autocast
 from hfgen.launched import resume_command, tell_now
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective, objective_options
-from hfgen.optimizers import backward, make_lr_scheduler, make_optimizer, set_step, step_together, unwrapped
+from hfgen.optimizers import backward, make_lr_scheduler, make_optimizer, prepare, set_step, step_together
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
@@ -70,6 +70,7 @@ class Trainer:
         self.objective_options = objective_options(type(pipeline), options or {})
         self.accelerator = make_accelerator(arguments)
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        self.replicated = not self.sharded and self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
         self.batches = make_batches(images, self.layout, arguments, self.accelerator.device, self.progress)
@@ -95,21 +96,23 @@ class Trainer:
         self.models: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: list[Any] = []
-        for name, model in self.pipeline.models().items():
-            if not any(parameter.requires_grad for parameter in model.parameters()):
+        models = self.pipeline.models()
+        trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
+        zero.require_one_network(self.accelerator, trained)
+        for name, model in models.items():
+            if name not in trained:
                 model.to(self.accelerator.device)  # a network that is used as it is
                 continue
             # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
             network: nn.Module = copy.deepcopy(model) if self.sharded else model
-            last = self.arguments.channels_last and not self.sharded
+            last = self.arguments.channels_last and self.replicated
             network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
             network.train()
             optimizer = make_optimizer(network, self.arguments)
             self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.scheduled_steps))
-            prepared, wrapped = self.accelerator.prepare(network, optimizer)
             self.networks[name] = network
+            prepared, self.optimizers[name] = prepare(self.accelerator, network, optimizer, self.arguments)
             self.models[name] = components[name] = prepared
-            self.optimizers[name] = unwrapped(wrapped)
         synchronise = self.arguments.sync_batch_norm and self.layout.num_processes > 1
         self.synchronised = batch_norms(self.networks.values()) if synchronise else []
         self.objective = build_objective(self.pipeline.objective_class, components, self.objective_options)
@@ -201,27 +204,24 @@ class Trainer:
     def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> tuple[str, ...]:
         """Advance each micro-batch to its next loss, accumulate gradients; the components to step, none at the end."""
         components: tuple[str, ...] = ()
-        delayed = len(running) > 1 and not self.sharded  # the reduction of DDP, up to the last micro-batch
+        delayed = len(running) > 1 and self.replicated  # the reduction of DDP, up to the last micro-batch
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]
             with contextlib.ExitStack() as stack:
-                for model in self.models.values() if delayed else ():
-                    stack.enter_context(self.accelerator.no_sync(replicas.uncompiled(model)))
+                stack.enter_context(replicas.unreduced(self.accelerator, self.models.values() if delayed else ()))
                 update = next(training_step, None)
                 if update is None:
                     continue
                 update.require_known(self.optimizers)
-                # DDP would decide at the forward pass, which may lie before an earlier update.
-                for name in update.components if delayed and micro == len(running) - 1 else ():
-                    model = replicas.uncompiled(self.models[name])
-                    stack.enter_context(self.accelerator.trigger_sync_in_backward(model))
-                backward(update.loss, self.accelerator)
+                names = update.components if delayed and micro == len(running) - 1 else ()
+                stack.enter_context(replicas.reduced(self.accelerator, [self.models[name] for name in names]))
+                backward(update.loss, self.accelerator, last=micro == len(running) - 1)
             components = update.components
             self.window.add({update.loss_name: update.loss, **update.metrics})
         return components
 
     def _optimize(self, components: tuple[str, ...]) -> None:
-        if self.layout.num_processes > 1 and not self.sharded:
+        if self.layout.num_processes > 1 and self.replicated:
             for name in (name for name in components if name not in self.checked):  # once: at the start
                 replicas.require_equal_gradients(name, self.networks[name], self.accelerator.device)
                 self.checked.add(name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfgen import evaluation, load_images
-from hfgen.card import _measured
+from hfgen.card_results import measured
 from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.testing import make_data
@@ -41,7 +41,7 @@ def test_the_file_says_what_number_it_is(pipeline, images, tmp_path):
     facts = json.loads(path.read_text())
     assert facts["nats"] == pytest.approx(result.nats.mean().item())
     assert (facts["kind"], facts["num_importance_samples"], facts["data"]) == ("lower bound", 3, "blobs.npz")
-    card = _measured(evaluation.read_results(tmp_path))
+    card = measured(evaluation.read_results(tmp_path))
     assert f"{facts['nats']:.3f}" in card
     assert "lower bound, 3 importance samples" in card
     assert "of 2 values" in card
@@ -58,7 +58,7 @@ def test_a_density_and_a_single_image_on_the_card(images, tmp_path):
     result = evaluation.log_likelihood(gaussian, images, [3], num_importance_samples=2)
     path = evaluation.write_log_likelihood(tmp_path, result, "x", "test")
     assert json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))["standard_error"] is None
-    card = _measured(evaluation.read_results(tmp_path))
+    card = measured(evaluation.read_results(tmp_path))
     assert "nats, a density |" in card
     assert "None" not in card
 

@@ -1,7 +1,11 @@
 """hfgen evaluate TARGET"""
 
 import dataclasses
+import functools
 import json
+import shlex
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +14,7 @@ import click
 
 from hfgen.commands.options import parse_numbers
 from hfgen.commands.sample import CALL_OPTIONS, load, set_prior, swap_scheduler
+from hfgen.data_names import BUILT_IN_FOLDERS
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.metric_names import METRICS, chosen
 
@@ -23,6 +28,10 @@ LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall
 
 
 CHANGED = ("scheduler", "temperature", "truncation", "dtype")  # beside the options of the call, told in file names
+
+
+RULES = ("metrics", "num_images", "num_likelihood_images", "seed", "resolution", "extractor")
+REPEATED = (*RULES, *CALL_OPTIONS, *CHANGED)
 
 
 class Words(click.Command):
@@ -120,7 +129,7 @@ class Task:
 
         o = self.o
         given = read_protocol(o["protocol"]) if o["protocol"] else None
-        self.dataset = o["dataset_name"] or trained_on(self.target) or (given.dataset if given else None)
+        self.dataset = o["dataset_name"] or real_images(trained_on(self.target), given)
         images = self._find(o["split"] or (given.split if given else None))
         size = dataclasses.replace(given or read_protocol(GENERAL), **asked_of(o, SIZE))
         pixels = RealImages.of(images, size.resolution, size.center_crop, self.bars("decoding"))
@@ -190,13 +199,51 @@ class Task:
             if not values:
                 return {}
             result = measurement.record(self.pipeline, self.real, self.protocol, values, facts, options)
-            result["name"] = self.target.rstrip("/").rpartition("/")[2] or self.folder.resolve().name
-            path = measurement.write(self.folder, name, result)
+            result["name"] = name_of(self.target)
+            result["command"] = command_line(result["name"], self.protocol.name, {**o, "num_inference_steps": steps})
+            path = self._write(name, result)
             partial.unlink(missing_ok=True)
         except OSError as error:
             raise HFGenError(f"{self.folder} cannot be written: {error}; --output_dir is another place.") from error
         click.echo(f"written to {path}", err=True)
         return result
+
+    def _write(self, name: str, result: Mapping[str, Any]) -> Path:
+        """The result; and the card anew, where it is the run's own and nobody has edited it."""
+        from hfgen import card, measurement
+
+        was_its_own = card.is_rendered(self.folder)
+        path = measurement.write(self.folder, name, result)
+        if was_its_own:
+            card.write_card(self.folder)
+        elif was_its_own is False:
+            click.echo(f"the card in {self.folder} was edited; `hfgen card` renders it anew", err=True)
+        return path
+
+
+def name_of(target: str) -> str:
+    """A repository's id; a folder's name, of a checkpoint with the run's before it."""
+    if not Path(target).exists():
+        return target
+    parts = Path(target).resolve().parts
+    return "/".join(parts[-3:] if parts[-2] == "checkpoints" else parts[-1:])
+
+
+def command_line(name: str, protocol: str, o: Mapping[str, Any]) -> str:
+    """What repeats a result; without folders of this machine."""
+    words = ["hfgen", "evaluate", name, "--protocol", protocol]
+    for option in REPEATED:
+        if o.get(option) is not None:
+            words += [f"--{option}", str(o[option])]
+    return shlex.join(words)
+
+
+def real_images(trained: str | None, protocol: "Protocol | None") -> str | None:
+    """What a model was trained on, if it is at hand; else what the protocol is about, in a copy from the Hub."""
+    at_hand = trained is not None and (trained in BUILT_IN_FOLDERS or Path(trained).exists())
+    if at_hand or protocol is None or protocol.dataset is None:
+        return trained
+    return protocol.dataset
 
 
 def trained_on(target: str) -> str | None:
@@ -269,14 +316,22 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _bars(visible: bool) -> "Bars":
-    """A bar on a terminal, elsewhere a line for each kind of work that takes long."""
-    import sys
+    """A bar on a terminal; elsewhere a line a minute of work that takes longer."""
+    return lambda what: functools.partial(_shown, what, visible)
 
+
+def _shown(what: str, visible: bool, items: Sequence[int]) -> Iterable[int]:
     from tqdm import tqdm
 
-    def bar(what: str) -> Any:
-        return lambda items: tqdm(
-            items, what, disable=not visible, leave=False, delay=2, mininterval=1 if sys.stderr.isatty() else 60
-        )
+    if sys.stderr.isatty():
+        return tqdm(items, what, disable=not visible, leave=False, delay=2)
+    return _told(what, items) if visible else items
 
-    return bar
+
+def _told(what: str, items: Sequence[int]) -> Iterable[int]:
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            click.echo(f"{what}: {done} of {len(items)}", err=True)
+        yield item

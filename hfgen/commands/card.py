@@ -1,0 +1,36 @@
+"""hfgen card RUN"""
+
+from pathlib import Path
+
+import click
+
+from hfgen.errors import CheckError, UsageError
+
+
+@click.command("card")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Change nothing; say whether the card is true, and exit with 3 if not.")
+@click.option(
+    "--num_redrawn", type=click.IntRange(1), default=8, show_default=True, help="Pictures drawn again by --check."
+)
+@click.option("--snippets/--no_snippets", default=True, help="Whether --check runs the card's snippets.")
+def command(run: Path, check: bool, num_redrawn: int, snippets: bool) -> None:
+    """Render the card of RUN, the folder of a finished run, from its files; or check the one that is there.
+
+    --check renders the card again and compares each line, compares the results' weights with the model's, draws some
+    of the card's pictures again from their seeds, and runs its snippets in a fresh process.
+    """
+    from diffusers.utils import logging
+
+    from hfgen.card import write_card
+    from hfgen.card_check import check_card, told
+
+    if not run.is_dir():
+        raise UsageError(f"{run} is no folder; a card is of a finished run's.")
+    if not check:
+        return click.echo(write_card(run))
+    logging.disable_progress_bar()
+    failed = told(check_card(run, num_redrawn, snippets), click.echo)
+    if failed:
+        raise CheckError(f"The card of {run} is not true: {failed} of its checks did not hold; see above.")
+    return None

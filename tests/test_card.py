@@ -1,0 +1,158 @@
+"""Cards that cannot lie: made of the run's files alone, checked against weights, pictures and snippets."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hfgen import card, card_check
+from hfgen.card_results import eval_results
+from hfgen.cli import cli
+from hfgen.errors import CheckError, UsageError
+from hfgen.protocol import read_protocol
+
+TINY = ["--generator.base_channels", "4", "--discriminator.base_channels", "4"]
+
+
+def hfgen(*words):
+    cli.main([*map(str, words)], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def measured(few, tmp_path_factory):
+    """A tiny GAN of two steps, evaluated once."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny gan"
+    data = read_protocol(few).dataset
+    words = ["train", "dcgan", "--dataset_name", data, "--max_train_steps", 2, "--num_validation_images", 16, *TINY]
+    hfgen(*words, "--output_dir", folder)
+    hfgen("evaluate", folder, "--protocol", few, "--metrics", "fid,recall,parameters")
+    return folder
+
+
+@pytest.fixture
+def run(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / measured.name, ignore=shutil.ignore_patterns("checkpoints"))
+    return tmp_path / measured.name
+
+
+def result_of(run):
+    path = next((run / "evaluation").glob("few*.json"))
+    return path, json.loads(path.read_text())
+
+
+def test_an_evaluation_brings_the_card_up_to_date(run):
+    _, result = result_of(run)
+    text = (run / "README.md").read_text()
+    assert text == card.render(run)
+    assert f"| FID | {result['values']['fid']['value']:.1f}"[:10] in text
+    assert "| recall | 0 | " in text
+    assert "image" not in result["command"].split("--metrics")[0]
+    assert result["command"] in text
+    assert "too few" in text.lower()
+
+
+def test_the_metadata_are_plain_numbers_that_the_hub_reads(run):
+    _, result = result_of(run)
+    loaded = ModelCard((run / "README.md").read_text()).data
+    assert loaded.model_name == "tiny gan"
+    assert {r.metric_type for r in loaded.eval_results} == {"fid", "recall"}
+    fid = next(r for r in loaded.eval_results if r.metric_type == "fid")
+    assert type(fid.metric_value) is float
+    assert fid.metric_value == result["values"]["fid"]["value"]
+    assert fid.metric_name == "FID (digitnet-mnist, n=103)"
+    assert fid.metric_args["extractor_sha256"] == result["extractor"]["weights_sha256"]
+    metadata = yaml.safe_load((run / "README.md").read_text().split("---")[1])
+    assert len(metadata["model-index"][0]["results"]) == 1
+    assert [r.metric_args for r in eval_results([result])] == [r.metric_args for r in loaded.eval_results]
+
+
+def test_a_true_card_holds(run, capsys):
+    hfgen("card", run, "--check", "--num_redrawn", 4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["ok"] * 4
+
+
+def check(run, *words):
+    hfgen("card", run, "--check", "--no_snippets", "--num_redrawn", 4, *words)
+
+
+def test_a_changed_digit_is_caught(run, capsys):
+    _, result = result_of(run)
+    readme, value = run / "README.md", repr(result["values"]["fid"]["value"])
+    other = value[:-1] + str((int(value[-1]) + 1) % 10)
+    readme.write_text(readme.read_text().replace(value, other))
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card_check, "failing", lambda *a: ran.append(a) or [])
+        with pytest.raises(CheckError, match="is not true: 1 of its checks"):
+            hfgen("card", run, "--check")
+    assert ran == []  # the snippets of an edited card are not run
+    out = capsys.readouterr().out
+    assert f"the card has:       value: {other}" in out
+    assert f"its files say:       value: {value}" in out
+    hfgen("card", run)
+    check(run)
+
+
+def test_a_value_changed_in_card_and_file_of_other_weights_is_caught(run, capsys):
+    path, result = result_of(run)
+    result["model"]["weights_sha256"] = 64 * "0"
+    result["values"]["parameters"]["value"] += 1
+    path.write_text(json.dumps(result))
+    hfgen("card", run)
+    with pytest.raises(CheckError):
+        check(run)
+    out = capsys.readouterr().out
+    assert "is of weights 000000000000, not" in out
+    assert "tells" in out
+
+
+def test_pictures_of_another_model_are_caught(run, capsys):
+    from PIL import Image
+
+    path = next((run / "samples").glob("step_*.png"))
+    with Image.open(path) as image:
+        inverted = Image.eval(image, lambda v: 255 - v)
+    inverted.save(path)
+    with pytest.raises(CheckError):
+        check(run)
+    assert "seed 0 is drawn otherwise" in capsys.readouterr().out
+    inverted.crop((0, 0, 30, 30)).save(path)
+    with pytest.raises(CheckError):
+        check(run)
+    assert "is no grid of 16 images" in capsys.readouterr().out
+
+
+def test_a_snippet_that_fails_is_caught(run, monkeypatch):
+    program = card_check.snippets(run)
+    assert 'HFGenPipeline.from_pretrained("tiny gan")' in program
+    assert "main(['sample', 'tiny gan'," in program
+    assert card_check.failing(run, "raise SystemExit('broken')") == ["they end with 1: broken"]
+
+
+def test_options_that_would_be_code_are_refused(run):
+    path = run / "env.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "sampled_with": {"a=print(1), b": 1}}))
+    with pytest.raises(UsageError, match="sampled_with holds what are no options"):
+        card.render(run)
+
+
+def test_an_edited_card_is_not_overwritten_by_an_evaluation(run, few, capsys):
+    readme = run / "README.md"
+    edited = readme.read_text() + "\nMy own words.\n"
+    readme.write_text(edited)
+    hfgen("evaluate", run, "--protocol", few, "--metrics", "recall")
+    assert readme.read_text() == edited
+    assert "was edited; `hfgen card` renders it anew" in capsys.readouterr().err
+
+
+def test_what_has_no_card(tmp_path):
+    with pytest.raises(UsageError, match="has no card"):
+        hfgen("card", tmp_path, "--check")
+    with pytest.raises(UsageError, match="holds no finished run"):
+        hfgen("card", tmp_path)
+    with pytest.raises(UsageError, match="is no folder"):
+        hfgen("card", tmp_path / "none")

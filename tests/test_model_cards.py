@@ -1,0 +1,28 @@
+"""The reference models: each card is true, and each model works right after a clone, offline."""
+
+from pathlib import Path
+
+import pytest
+
+from hfgen.cli import cli
+
+CARDS = Path(__file__).parent.parent / "model_cards"
+MODELS = sorted(path.parent for path in CARDS.glob("*/README.md"))
+LIMIT = 8e6  # bytes of weights
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_card_is_true(model, capsys):
+    cli.main(["card", str(model), "--check", "--num_redrawn", "4"], standalone_mode=False)
+    assert capsys.readouterr().out.count("ok: ") == 4
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_what_is_committed_is_what_would_be_pushed(model):
+    assert 0 < sum(path.stat().st_size for path in model.rglob("*.safetensors")) <= LIMIT
+    assert list((model / "evaluation").glob("mnist-v1-*.json"))
+    assert (model / "metrics.jsonl").is_file()
+    assert not [
+        path for path in model.rglob("*") if path.is_symlink() or path.suffix in (".bin", ".pt", ".pkl", ".py")
+    ]
+    assert not (model / "checkpoints").exists()
