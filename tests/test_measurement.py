@@ -247,6 +247,7 @@ def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
     evaluate(tmp_path, *words, "--no_center_crop", "--num_likelihood_images", 20, "--json")
     result = json.loads(capsys.readouterr().out)[0]
     assert (result["protocol"]["resolution"], result["protocol"]["center_crop"]) == (14, False)
+    assert "--resolution 14 --no_center_crop" in result["command"]
     assert result["likelihood"]["num_dimensions"] == 14 * 14
     assert set(result["values"]) == {"nats", "reconstruction_mse"}
 

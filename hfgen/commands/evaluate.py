@@ -30,7 +30,7 @@ LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall
 CHANGED = ("scheduler", "temperature", "truncation", "dtype")  # beside the options of the call, told in file names
 
 
-RULES = ("metrics", "num_images", "num_likelihood_images", "seed", "resolution", "extractor")
+RULES = ("metrics", "num_images", "num_likelihood_images", "seed", *SIZE, "extractor")
 REPEATED = (*RULES, *CALL_OPTIONS, *CHANGED)
 
 
@@ -233,8 +233,11 @@ def command_line(name: str, protocol: str, o: Mapping[str, Any]) -> str:
     """What repeats a result; without folders of this machine."""
     words = ["hfgen", "evaluate", name, "--protocol", protocol]
     for option in REPEATED:
-        if o.get(option) is not None:
-            words += [f"--{option}", str(o[option])]
+        value = o.get(option)
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no_{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
     return shlex.join(words)
 
 
