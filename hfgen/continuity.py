@@ -14,10 +14,13 @@ from hfgen.errors import UsageError
 Facts = Mapping[str, Any]
 
 # Settings without which it would be another training, or another order of the data.
-FIXED = ("seed", "streaming", "resolution", "center_crop", "random_flip", "class_conditional", "use_ema")
+FIXED = (
+    *("seed", "streaming", "image_column", "label_column", "resolution", "center_crop", "random_flip"),
+    *("class_conditional", "use_ema"),
+)
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "networks")
 
-# Settings that take effect from here on; an undisturbed run would have gone on otherwise.
+# Settings that take effect from here on; an undisturbed run would have gone on, or been measured, otherwise.
 TOLD = (
     "dataset_name",
     "dataset_config_name",
@@ -39,14 +42,17 @@ TOLD = (
     "sync_batch_norm",
     "torch_compile",
     "allow_tf32",
+    "validation_split",
+    "validation_metrics",
+    "num_evaluation_images",
+    "extractor",
+    "best_metric",
 )
 TOLD_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 
 # Settings that change neither weights nor averages, or follow from facts above.
 FREE = (
     "train_data_dir",
-    "image_column",
-    "label_column",
     "cache_dir",
     "shuffle_buffer_size",
     "data_memory_limit",
@@ -63,7 +69,6 @@ FREE = (
     "checkpoints_total_limit",
     "resume_from_checkpoint",
     "time_limit",
-    "validation_split",
     "validation_epochs",
     "num_inference_steps",
     "overwrite_output_dir",
@@ -71,10 +76,6 @@ FREE = (
     "hub_model_id",
     "hub_private_repo",
     "hub_token",
-    "num_evaluation_images",
-    "validation_metrics",
-    "extractor",
-    "best_metric",
     "early_stopping_patience",
     "pretrained_model_name_or_path",
     "report_to",
@@ -104,6 +105,26 @@ def public_config(model: torch.nn.Module) -> dict[str, Any]:
     return {key: value for key, value in getattr(model, "config", {}).items() if not key.startswith("_")}
 
 
+def require_known(place: Path, then: Facts, now: Facts) -> None:
+    """Raise a UsageError where a checkpoint's state lacks what this version of hfgen goes on from."""
+    settings = then.get("settings", {})
+    missing = [name for name in now if name not in then]
+    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings]
+    if missing:
+        version = settings.get("hfgen", "of unknown version")
+        raise UsageError(
+            f"The checkpoint {place} was written by hfgen {version}, which kept no {', '.join(missing)}; "
+            f"this is hfgen {__version__}.\n"
+            f"Go on with that version, or train its model further: --pretrained_model_name_or_path {place}"
+        )
+
+
+def other_version(then: Facts) -> str:
+    """`, written by hfgen 0.1, and this is hfgen 0.2`; nothing where they are the same."""
+    version = then.get("settings", {}).get("hfgen")
+    return "" if version == __version__ else f", written by hfgen {version}, and this is hfgen {__version__}"
+
+
 def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     """The changed settings that are told, a line each.
 
@@ -126,7 +147,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     return [
         f"{name} was {then[name]} up to the checkpoint and is {now[name]} from here on"
         for name in (*TOLD, *TOLD_FACTS)
-        if then[name] != now[name]
+        if name in then and then[name] != now[name]  # an older version may have known fewer
     ]
 
 

@@ -113,7 +113,9 @@ def prepare(
     real.features = features_of(pixels, real.extractor, bars("reference features"))
     found = train() if any(METRICS[name].of_samples for name in wanted) else None
     if found is not None:
-        train_pixels = RealImages.of(found, protocol.resolution, bars("decoding training images"))
+        train_pixels = RealImages.of(
+            found, protocol.resolution, protocol.center_crop, bars("decoding training images")
+        )
         real.train_features = features_of(train_pixels, real.extractor, bars("training features"))
         real.train_sha256 = train_pixels.sha256
         real.floor = floor(real, protocol, wanted)
@@ -220,7 +222,7 @@ def _parameters(pipeline: Any) -> float:
 
 def _likelihood(pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars) -> LogLikelihood:
     chosen = list(evenly_spaced(len(real.images), min(protocol.likelihood_images, len(real.images))))
-    return evaluation.log_likelihood(pipeline, real.images, chosen, bars("likelihood"))
+    return evaluation.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels)
 
 
 def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:

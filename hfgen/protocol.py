@@ -27,6 +27,7 @@ class Protocol:
         train_split: what the model may have learned by heart; of the floor, too.
         extractor, extractor_sha256: in whose features, by which weights.
         resolution: to what side reference images are brought, as training does; None leaves them as they are.
+        center_crop: whether their centre is cropped for that; otherwise the whole image is squeezed.
         num_images: drawn from the model; image i has seed `seed` + i.
         batch_size: images drawn together: to rounding it does not matter, to the last bit it does.
         quantization: how a drawn image in [-1, 1] becomes bytes, of every family alike.
@@ -45,6 +46,7 @@ class Protocol:
     extractor: str | None = None
     extractor_sha256: str | None = None
     resolution: int | None = None
+    center_crop: bool = True
     num_images: int = 10_000
     seed: int = 0
     batch_size: int = 100
@@ -100,9 +102,12 @@ def protocol_of(reference_sha256: str) -> Protocol:
 
 
 def differing_fields(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The fields in which two protocols, as results hold them, are not the same.
+    """The fields in which two protocols, as results hold them, are not the same; one that an older result does not
+    hold has its default value.
 
     >>> differing_fields({"name": "a", "seed": 0}, {"name": "a", "seed": 1})
     ['seed']
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    one, other = {**defaults, **one}, {**defaults, **other}
     return [key for key in {**one, **other} if one.get(key) != other.get(key)]

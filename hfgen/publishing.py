@@ -52,6 +52,6 @@ def push(folder: Path, arguments: TrainingArguments) -> str:
         raise HFGenError(
             f"The model was not pushed to {name}: {first_line}\n"
             f"It is complete in {folder}; to push it again:\n"
-            f"  hf upload {name} {folder} --exclude 'checkpoints/*' 'logs/*' 'best/*' {run_folder.CONFIG}"
+            f"  hf upload {name} {folder} --exclude 'checkpoints/*' 'logs/*' 'best/*' '.*' {run_folder.CONFIG}"
         ) from error
     return str(repository)

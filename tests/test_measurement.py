@@ -238,6 +238,20 @@ def test_likelihood_and_reconstruction_of_a_vae(few, tmp_path, capsys):
     assert result["values"]["reconstruction_fid"]["value"] > 1
 
 
+def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
+    """A model of 14 pixels a side, and images of 28."""
+    torch.manual_seed(0)
+    tiny = {"encoder.base_channels": 4, "decoder.base_channels": 4}
+    get_family("vae").load().build(14, 1, **tiny).save_pretrained(tmp_path)
+    words = ["--dataset_name", read_protocol(few).dataset, "--metrics", "nats,reconstruction_mse", "--resolution", 14]
+    evaluate(tmp_path, *words, "--no_center_crop", "--num_likelihood_images", 20, "--json")
+    result = json.loads(capsys.readouterr().out)[0]
+    assert (result["protocol"]["resolution"], result["protocol"]["center_crop"]) == (14, False)
+    assert "--resolution 14 --no_center_crop" in result["command"]
+    assert result["likelihood"]["num_dimensions"] == 14 * 14
+    assert set(result["values"]) == {"nats", "reconstruction_mse"}
+
+
 def test_a_pipeline_of_diffusers_own(few, tmp_path, capsys):
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, UNet2DModel
 
@@ -360,6 +374,9 @@ def test_protocols_that_differ():
     one = Protocol(name="a").to_dict()
     assert differing_fields(one, Protocol(name="a", num_images=500).to_dict()) == ["num_images"]
     assert differing_fields(one, one) == []
+    older = {name: value for name, value in one.items() if name != "center_crop"}
+    assert differing_fields(older, one) == []
+    assert differing_fields(older, Protocol(name="a", center_crop=False).to_dict()) == ["center_crop"]
 
 
 def test_short_names_of_metrics():

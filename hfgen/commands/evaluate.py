@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from hfgen.measurement import Bars
     from hfgen.protocol import Protocol
 
+SIZE = ("resolution", "center_crop")
 LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall", "min_coverage")
 
 
 CHANGED = ("scheduler", "temperature", "truncation", "dtype")  # beside the options of the call, told in file names
 
 
-RULES = ("metrics", "num_images", "num_likelihood_images", "seed", "resolution", "extractor")
+RULES = ("metrics", "num_images", "num_likelihood_images", "seed", *SIZE, "extractor")
 REPEATED = (*RULES, *CALL_OPTIONS, *CHANGED)
 
 
@@ -56,6 +57,7 @@ class Words(click.Command):
 @click.option("--num_likelihood_images", type=click.IntRange(1), help="Real images whose likelihood is measured.")
 @click.option("--seed", type=click.IntRange(0), help="Image i has seed SEED + i.  [default: the protocol's]")
 @click.option("--resolution", type=click.IntRange(1), help="To what side real images are brought, as in training.")
+@click.option("--center_crop/--no_center_crop", default=None, help="Whether their centre is cropped for that.")
 @click.option("--extractor", help="In whose features: `hfgen list extractors`.  [default: the protocol's]")
 @click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
 @click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")
@@ -122,14 +124,15 @@ class Task:
     def prepare(self) -> None:
         """Find the real images, by them the protocol, and what of it the options change."""
         from hfgen.measurement import metrics_of, prepare
-        from hfgen.protocol import protocol_of, read_protocol
+        from hfgen.protocol import GENERAL, protocol_of, read_protocol
         from hfgen.reference import RealImages
 
         o = self.o
         given = read_protocol(o["protocol"]) if o["protocol"] else None
         self.dataset = o["dataset_name"] or real_images(trained_on(self.target), given)
         images = self._find(o["split"] or (given.split if given else None))
-        pixels = RealImages.of(images, o["resolution"], self.bars("decoding"))
+        size = dataclasses.replace(given or read_protocol(GENERAL), **asked_of(o, SIZE))
+        pixels = RealImages.of(images, size.resolution, size.center_crop, self.bars("decoding"))
         self.unchanged = given or protocol_of(pixels.sha256)
         self.protocol = dataclasses.replace(self.unchanged, **changes(self.unchanged, o))
         possible = metrics_of(self.pipeline, self.protocol)
@@ -230,8 +233,11 @@ def command_line(name: str, protocol: str, o: Mapping[str, Any]) -> str:
     """What repeats a result; without folders of this machine."""
     words = ["hfgen", "evaluate", name, "--protocol", protocol]
     for option in REPEATED:
-        if o.get(option) is not None:
-            words += [f"--{option}", str(o[option])]
+        value = o.get(option)
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no_{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
     return shlex.join(words)
 
 
@@ -257,12 +263,17 @@ def trained_on(target: str) -> str | None:
 
 def changes(protocol: "Protocol", o: Mapping[str, Any]) -> dict[str, Any]:
     """What the options make different from the protocol as it is written."""
-    asked = {name: o[name] for name in ("num_images", "seed", "extractor", "resolution") if o[name] is not None}
+    asked = asked_of(o, ("num_images", "seed", "extractor", *SIZE))
     if o["num_likelihood_images"] is not None:
         asked["likelihood_images"] = o["num_likelihood_images"]
     if asked.get("extractor", protocol.extractor) != protocol.extractor or o["extractor_weights"]:
         asked["extractor_sha256"] = None
     return asked
+
+
+def asked_of(o: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    return {name: o[name] for name in names if o[name] is not None}
 
 
 def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterable[str]) -> list[str]:
