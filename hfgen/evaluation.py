@@ -124,4 +124,14 @@ def _write(folder: Path, name: str, facts: dict[str, Any]) -> Path:
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """What was measured of the model in this folder."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / FOLDER).glob("*.json"))]
+    return [_read(path) for path in sorted((folder / FOLDER).glob("*.json"))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("metric"), str):
+        raise UsageError(f"{path} is no result of hfgen; move it away.")
+    return found

@@ -8,7 +8,7 @@ from hfgen.data import ImageFacts, Images
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.evaluation import metric_names
 from hfgen.extractors import extractor_class, refuse_shape
-from hfgen.measurement import Real, measure, prepare
+from hfgen.measurement import Real, measure, prepare, refuse_few
 from hfgen.metric_names import METRICS, chosen
 from hfgen.pipeline import HFGenPipeline, evaluating
 from hfgen.protocol import Protocol, list_protocols, read_protocol
@@ -47,6 +47,9 @@ class HeldOut:
         if extractor is not None:
             side = arguments.resolution or images.resolution()
             refuse_shape(extractor_class(extractor), images.channels, (side, side))
+            refuse_few(self.protocol, metrics)
+        # loaded now, so that weights that are not to be had are told before the training
+        self.extractor = None if extractor is None else extractor_class(extractor).load()
         self.real: Real | None = None
 
     def measure(self, pipeline: HFGenPipeline, options: dict[str, Any]) -> dict[str, float]:
@@ -57,8 +60,8 @@ class HeldOut:
         """
         if self.real is None:
             pixels = RealImages.of(self.images, self.protocol.resolution, self.protocol.center_crop)
-            where = pipeline.device
-            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, device=where)
+            where = {"extractor": self.extractor, "device": pipeline.device}
+            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, **where)
         with evaluating(pipeline.models().values()):
             values, _ = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}

@@ -14,6 +14,7 @@ from hfgen.errors import UsageError, did_you_mean
 
 FOLDER = Path(__file__).parent / "protocols"
 GENERAL = "general-v1"
+QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Protocol:
     num_images: int = 10_000
     seed: int = 0
     batch_size: int = 100
-    quantization: str = "clamp to [-1, 1], (x + 1) * 127.5, round"
+    quantization: str = QUANTIZATION
     nearest_k: int = 5
     manifold_images: int = 5_000
     kid_subset_size: int = 1_000
@@ -61,8 +62,11 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "nearest_k", "bootstraps", "floor_draws", "likelihood_images"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"protocol {self.name}: {name} is {value!r}; it must be a number of at least 1.")
+
+        if self.quantization != QUANTIZATION:
+            raise UsageError(f"protocol {self.name}: the only quantization is {QUANTIZATION!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
