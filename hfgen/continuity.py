@@ -18,7 +18,7 @@ FIXED = (
     *("seed", "streaming", "image_column", "label_column", "resolution", "center_crop", "random_flip"),
     *("class_conditional", "use_ema"),
 )
-FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "networks")
+FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 
 # Settings that take effect from here on; an undisturbed run would have gone on, or been measured, otherwise.
 TOLD = (
@@ -91,7 +91,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         "global_batch_size": trainer.layout.global_batch_size,
         "images": trainer.batches.images.count,
         "objective": trainer.objective_options,
-        "networks": {name: public_config(model) for name, model in trainer.pipeline.models().items()},
+        "components": {name: public_config(part) for name, part in trainer.pipeline.components.items()},
         "num_processes": trainer.layout.num_processes,
         "scheduled_steps": None if arguments["lr_scheduler"] == "constant" else trainer.scheduled_steps,
         "hfgen": __version__,
@@ -100,9 +100,9 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *TOLD)}, **facts}))
 
 
-def public_config(model: torch.nn.Module) -> dict[str, Any]:
+def public_config(part: Any) -> dict[str, Any]:
     """A component's config, without what diffusers adds."""
-    return {key: value for key, value in getattr(model, "config", {}).items() if not key.startswith("_")}
+    return {key: value for key, value in getattr(part, "config", {}).items() if not key.startswith("_")}
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:

@@ -282,14 +282,24 @@ def writable(folder: Path) -> Iterator[None]:
         raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error
 
 
-def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) -> str:
-    """Build everything and take two steps, writing nothing; return the resolved config as YAML."""
+def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> str:
+    """Build everything and take two steps, writing nothing; return the resolved config as YAML.
+
+    Raises:
+        UsageError: what the run itself would refuse.
+    """
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
     resolved = yaml.safe_dump(full_config(config, pipeline, images), sort_keys=False)
+    find_held_out(config, pipeline, images)
     trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
+    resume_from = config.arguments.resume_from_checkpoint
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
+    if place is not None:
+        trainer.resume(place)
+        say(f"it would go on from {place}, step {trainer.step} of {trainer.last_step}")
     micro_batches = next(trainer.batches.steps(0, 1))
     trainer.train_step(micro_batches)
     trainer.step += 1

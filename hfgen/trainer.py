@@ -361,7 +361,7 @@ class Trainer:
         if self.best.is_hopeless and self.step < self.last_step:
             self._end_here(self.best.why_hopeless)
         if self.step > self.last_step:
-            raise UsageError(f"The checkpoint {place} is beyond the last step, {self.last_step}.")
+            raise UsageError(f"{place} is beyond the last step, {self.last_step}; give more --max_train_steps.")
 
     def _saving(self, what: str) -> contextlib.AbstractContextManager[None]:
         assert self.folder is not None

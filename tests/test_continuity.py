@@ -15,12 +15,12 @@ def test_every_setting_is_in_one_list():
 
 
 def test_what_must_not_change_is_named_with_both_values(tmp_path):
-    now = {**THEN, "seed": 2, "networks": {"unet": {"width": 3}}}
-    then = {**THEN, "networks": {"unet": {"width": 4, "depth": 1}, "other": {}}}
-    now["networks"]["unet"]["depth"], now["networks"]["other"] = 1, {}
+    now = {**THEN, "seed": 2, "components": {"unet": {"width": 3}}}
+    then = {**THEN, "components": {"unet": {"width": 4, "depth": 1}, "other": {}}}
+    now["components"]["unet"]["depth"], now["components"]["other"] = 1, {}
     with pytest.raises(UsageError) as error:
         continuity.compare(tmp_path, then, now)
-    assert "networks {'unet': {'width': 4}}, this run has {'unet': {'width': 3}}" in str(error.value)
+    assert "components {'unet': {'width': 4}}, this run has {'unet': {'width': 3}}" in str(error.value)
     assert "seed 1, this run has 2" in str(error.value)
     assert "Resume with the same settings, or start a new run." in str(error.value)
 

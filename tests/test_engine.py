@@ -362,7 +362,7 @@ def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tm
 def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = []
-    run.dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), said.append)
+    run.dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", said.append)
     text = "\n".join(said)
     assert "6 steps of 8 images" in text
     assert "MB at most up to here" in text
@@ -372,6 +372,32 @@ def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_pat
     one = sum(f.stat().st_size for f in checkpoint.list_checkpoints(tmp_path / "run")[0].rglob("*.safetensors")) / 1e6
     assert told == pytest.approx(written + one, abs=0.1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
+
+
+def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
+    family, folder = get_family("vae").load(), tmp_path / "run"
+    with pytest.raises(UsageError, match="has no split 'tset'"):
+        run.dry_run(config_of(splits, "vae", validation_split="tset"), family, folder, print)
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
+    again = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    with pytest.raises(UsageError, match="seed 0, this run has 3"):
+        run.dry_run(config_of(splits, "vae", **again, seed=3), family, folder, print)
+    said = []
+    before = sorted(folder.rglob("*"))
+    run.dry_run(config_of(splits, "vae", **again), family, folder, said.append)
+    assert any("it would go on from" in line for line in said)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_another_scheduler_is_another_training(splits, tmp_path):
+    """Of a component that is no network, too: the weight of a divergence, the prior."""
+    family, folder = get_family("vae").load(), tmp_path / "run"
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
+    for block in ({"beta_scheduler": {"beta": 50.0}}, {"scheduler": {"distribution": "uniform"}}):
+        config = config_of(splits, "vae", max_train_steps=2, resume_from_checkpoint="latest")
+        config.components.update(block)
+        with pytest.raises(UsageError, match=next(iter(block))):
+            run.train(config, family, folder, print)
 
 
 @pytest.mark.slow  # minutes of compiling
