@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import evaluation, run_folder
 from hfgen.card_results import TASK, eval_results, measured
+from hfgen.data import looks_local
 from hfgen.errors import HFGenError, UsageError
 from hfgen.plots import listed, scalars
 from hfgen.registry import get_family
@@ -187,7 +188,7 @@ def _text(
         "diagnosis": _diagnosis(folder, last),
         "measured": measured(results),
         "quality_note": " ".join(notes),
-        "config": yaml.safe_dump(without_folders(config), sort_keys=False).strip(),
+        "config": yaml.safe_dump(without_folders(config, data["dataset_id"]), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
         "classes": _classes(data) if config["class_conditional"] else "",
@@ -208,7 +209,7 @@ def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> 
 
 def sample_command(name: str, options: Mapping[str, Any]) -> list[str]:
     """The words of the command that draws a grid."""
-    words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "64"]
+    words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "16"]
     words += [word for option, value in options.items() for word in (f"--{option}", str(value))]
     return [*words, "--output", "grid.png"]
 
@@ -248,11 +249,16 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A card is public: of a local path it tells the last name only."""
-    names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
-    local = {n: Path(config[n]).name for n in names if config.get(n) and Path(config[n]).exists()}
-    return {**config, **local}
+def without_folders(config: Mapping[str, Any], dataset_id: str | None) -> dict[str, Any]:
+    """A card is public: of a local path it tells the last name only.
+
+    Args:
+        dataset_id: of the data on the Hub; None says that they were local, wherever the card is rendered.
+    """
+    names = [name for name in ("dataset_name", "train_data_dir") if config.get(name) and dataset_id is None]
+    base = config.get("pretrained_model_name_or_path")
+    names += ["pretrained_model_name_or_path"] if base and (looks_local(base) or Path(base).exists()) else []
+    return {**config, **{name: Path(config[name]).name for name in names}}
 
 
 def _classes(data: Mapping[str, Any]) -> str:

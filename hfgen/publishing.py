@@ -1,5 +1,6 @@
 """A finished run's folder -> a repository on the Hub."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,7 +26,8 @@ def require_token(arguments: TrainingArguments) -> None:
 def public_copy(folder: Path, target: Path) -> Path:
     """A run's folder as it is published: without checkpoints and logs, of local paths the last name only."""
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*KEPT_HERE))
-    config = without_folders(read_config_file(folder / run_folder.CONFIG))
+    facts = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    config = without_folders(read_config_file(folder / run_folder.CONFIG), facts["data"]["dataset_id"])
     run_folder.write_text(target / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False))
     return target
 

@@ -50,6 +50,7 @@ def test_an_evaluation_brings_the_card_up_to_date(run):
     assert "| recall | 0 | " in text
     assert "image" not in result["command"].split("--metrics")[0]
     assert result["command"] in text
+    assert result["command"] == "hfgen evaluate 'tiny gan' --protocol few --metrics fid,recall,parameters"
     assert "too few" in text.lower()
 
 

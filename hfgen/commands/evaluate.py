@@ -230,6 +230,7 @@ class Task:
         dataset = None if own else self.real.images.dataset_id
         split = None if self.split == self.unchanged.split else self.split
         options = {**self.o, "num_inference_steps": steps, "dataset_name": dataset, "split": split}
+        options |= {name: None for name in SIZE if self.o[name] == getattr(self.unchanged, name)}
         return command_line(name, self.unchanged.name, options)
 
     def _write(self, name: str, result: Mapping[str, Any]) -> Path:
