@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import evaluation, run_folder
 from hfgen.card_results import TASK, eval_results, measured
-from hfgen.errors import PluginError, UsageError
+from hfgen.data import looks_local
+from hfgen.errors import HFGenError, UsageError
 from hfgen.plots import listed, scalars
 from hfgen.registry import get_family
 
@@ -34,13 +35,10 @@ draws one of them, tile {{ tile }}, alone.
 `pip install {{ packages }}`, then
 
 ```python
-from hfgen import HFGenPipeline
-
-pipeline = HFGenPipeline.from_pretrained({{ quoted }})
-images = pipeline(seeds=range(16){{ labels }}{{ options }}).images
+{{ python }}
 ```
 
-or `hfgen sample {{ shell }} --seed 0 --num_images 64{{ words }} --output grid.png`. `{{ folder }}` stands for the
+or `{{ command }}`. `{{ folder }}` stands for the
 path of this folder, or the id of its repository.{{ classes }}
 
 ## What it is
@@ -100,20 +98,31 @@ def is_rendered(folder: Path) -> bool | None:
         return None
     try:
         return (folder / CARD).read_text(encoding="utf-8") == render(folder)
-    except (UsageError, PluginError, OSError, KeyError):
+    except (HFGenError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def render(folder: Path) -> str:
+def render(folder: Path, name: str | None = None) -> str:
     """The card, of nothing but the run's files: rendered again, it is the same text.
 
+    Args:
+        name: the model's; default the folder's.
+
     Raises:
-        UsageError: the folder holds no finished run.
+        UsageError: the folder holds no finished run, or files of it are not what they should be.
     """
-    facts = read_facts(folder)
+    facts, name = read_facts(folder), name or folder.resolve().name
     pipeline_class: Any = get_family(facts["config"]["model"]).load()
-    data = card_data(folder, facts, pipeline_class)
-    return str(ModelCard.from_template(data, template_str=TEMPLATE, **_text(folder, facts, pipeline_class)))
+    results = evaluation.read_results(folder)
+    try:
+        data = card_data(name, facts, pipeline_class, results)
+        text = _text(folder, name, facts, pipeline_class, results)
+        return str(ModelCard.from_template(data, template_str=TEMPLATE, **text))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: a file of the run or of {evaluation.FOLDER}/ is not what hfgen writes: {type(error).__name__} "
+            f"{error}\nMeasure again with `hfgen evaluate`, or restore {run_folder.CONFIG}, {run_folder.ENVIRONMENT}."
+        ) from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -126,10 +135,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return {"config": config, "environment": environment, "last": metrics[-1]}
 
 
-def card_data(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> ModelCardData:
+def card_data(
+    name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
+) -> ModelCardData:
     """The metadata by which the Hub finds and shows the model, and what was measured of it."""
     config, environment = facts["config"], facts["environment"]
-    found = eval_results(evaluation.read_results(folder))
+    found = eval_results(results)
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
     dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
     return ModelCardData(
@@ -139,20 +150,22 @@ def card_data(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> Mo
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
         base_model=None if not base or Path(base).exists() else base,
-        model_name=folder.resolve().name if found else None,
+        model_name=name if found else None,
         eval_results=found or None,
     )
 
 
-def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[str, Any]:
+def _text(
+    folder: Path, name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
+) -> dict[str, Any]:
     config, environment, last = facts["config"], facts["environment"], facts["last"]
-    data, results = environment["data"], evaluation.read_results(folder)
+    data = environment["data"]
     options = _sampled_with(environment)
     averaged = config["use_ema"] and pipeline_class.ema_components
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No licence was chosen for this model yet."]
     return {
-        "title": folder.resolve().name,
+        "title": name,
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
         "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
@@ -160,11 +173,10 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
         "options": "".join(f", {name}={value!r}" for name, value in options.items()),
-        "words": "".join(f" --{name} {value}" for name, value in options.items()),
         "weights": " (averaged weights)" if averaged else "",
-        "folder": folder.resolve().name,
-        "shell": shlex.quote(folder.resolve().name),
-        "quoted": json.dumps(folder.resolve().name),
+        "folder": name,
+        "python": python_snippet(name, options, config["class_conditional"]),
+        "command": shlex.join(sample_command(name, options)),
         "components": environment["components"],
         "shape": "{channels} x {resolution} x {resolution}".format(**data),
         "steps": f"{last['step']:,}",
@@ -176,19 +188,46 @@ def _text(folder: Path, facts: Mapping[str, Any], pipeline_class: Any) -> dict[s
         "diagnosis": _diagnosis(folder, last),
         "measured": measured(results),
         "quality_note": " ".join(notes),
-        "config": yaml.safe_dump(without_folders(config), sort_keys=False).strip(),
+        "config": yaml.safe_dump(without_folders(config, data["dataset_id"]), sort_keys=False).strip(),
         "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
         "versions": _versions(environment),
-        "labels": ", class_labels=[0] * 16" if config["class_conditional"] else "",
         "classes": _classes(data) if config["class_conditional"] else "",
         "references": pipeline_class.references,
     }
 
 
+def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> str:
+    """How the model of this name is used."""
+    arguments = ["seeds=range(16)", *(["class_labels=[0] * 16"] if conditional else [])]
+    arguments += [f"{option}={value!r}" for option, value in options.items()]
+    return (
+        "from hfgen import HFGenPipeline\n\n"
+        f"pipeline = HFGenPipeline.from_pretrained({json.dumps(name)})\n"
+        f"images = pipeline({', '.join(arguments)}).images"
+    )
+
+
+def sample_command(name: str, options: Mapping[str, Any]) -> list[str]:
+    """The words of the command that draws a grid."""
+    words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "16"]
+    words += [word for option, value in options.items() for word in (f"--{option}", str(value))]
+    return [*words, "--output", "grid.png"]
+
+
+def program(folder: Path, name: str) -> str:
+    """The card's snippets as one program, made of the run's settings: never of text that its files hold."""
+    facts = read_facts(folder)
+    options = _sampled_with(facts["environment"])
+    python = python_snippet(name, options, bool(facts["config"]["class_conditional"]))
+    return f"{python}\nfrom hfgen.cli import main\nmain({sample_command(name, options)[1:]!r})"
+
+
 def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the call that drew the grid; they become code of the card's snippet, so a name is a name."""
     options = environment.get("sampled_with", {})
-    plain = all(name.isidentifier() and isinstance(value, int | float | str) for name, value in options.items())
+    plain = isinstance(options, dict) and all(
+        name.isidentifier() and isinstance(value, int | float | str) for name, value in options.items()
+    )
     if not plain:
         raise UsageError(f"{run_folder.ENVIRONMENT}: sampled_with holds what are no options: {options}")
     return options
@@ -210,15 +249,16 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A card is public: of a local path it tells the last name only."""
-    names = ("dataset_name", "train_data_dir", "pretrained_model_name_or_path")
-    return {**config, **{n: Path(config[n]).name for n in names if config.get(n) and _is_local(Path(config[n]))}}
+def without_folders(config: Mapping[str, Any], dataset_id: str | None) -> dict[str, Any]:
+    """A card is public: of a local path it tells the last name only.
 
-
-def _is_local(path: Path) -> bool:
-    """It is here, or, moved away meanwhile, by its form no id of a repository."""
-    return path.exists() or path.is_absolute() or path.parts[0] in ("~", "..")
+    Args:
+        dataset_id: of the data on the Hub; None says that they were local, wherever the card is rendered.
+    """
+    names = [name for name in ("dataset_name", "train_data_dir") if config.get(name) and dataset_id is None]
+    base = config.get("pretrained_model_name_or_path")
+    names += ["pretrained_model_name_or_path"] if base and (looks_local(base) or Path(base).exists()) else []
+    return {**config, **{name: Path(config[name]).name for name in names}}
 
 
 def _classes(data: Mapping[str, Any]) -> str:

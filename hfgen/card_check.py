@@ -3,7 +3,6 @@
 import difflib
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ LEVELS, FRACTION = (
     0.01,
 )  # pixels of a redrawn image that may be off by more, and how many: rounding of other machines
 SHOWN = 5  # differing lines of a card
+PATIENCE = 1800  # seconds
 
 
 def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Iterator[tuple[str, list[str]]]:
@@ -37,20 +37,21 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     """
     if not (folder / card.CARD).is_file():
         raise UsageError(f"{folder} has no card; `hfgen card {folder}` writes one of a finished run.")
-    differing = differing_lines(folder)
-    yield "the card is what the run's files say", differing
+    yield "the card is what the run's files say", differing_lines(folder)
     pipeline = HFGenPipeline.from_pretrained(folder)
     yield "results are of these very weights", other_weights(folder, pipeline)
     yield f"{num_redrawn} pictures drawn again", other_pictures(folder, pipeline, num_redrawn)
-    if run_snippets and not differing:  # whoever edited the card may have written anything into its snippets
-        yield "the card's snippets run, in a fresh process", failing(folder, snippets(folder))
+    if run_snippets:
+        yield "the card's snippets run, in a fresh process", failing(folder, name_on(folder))
 
 
 def differing_lines(folder: Path) -> list[str]:
     """Lines that the card has and its files do not make, and the other way round."""
-    written = (folder / card.CARD).read_text(encoding="utf-8").splitlines()
-    found = list(difflib.unified_diff(card.render(folder).splitlines(), written, lineterm="", n=0))
-    lines = [line for line in found if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    written, rendered = (folder / card.CARD).read_text(encoding="utf-8"), card.render(folder, name_on(folder))
+    if written == rendered:
+        return []
+    found = list(difflib.unified_diff(rendered.splitlines(), written.splitlines(), lineterm="", n=0))[2:]
+    lines = [line for line in found if line[:1] in "+-"] or ["+another end of a line"]
     said = [f"the card has: {line[1:]}" if line[0] == "+" else f"its files say: {line[1:]}" for line in lines]
     return said[:SHOWN] + ([f"and {len(said) - SHOWN} lines more"] if len(said) > SHOWN else [])
 
@@ -63,6 +64,8 @@ def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result.get("metric") != "evaluation":
             continue
+        if result["sampler"].get("dtype", "float32") != "float32":
+            continue  # of rounded weights, which have another hash
         if result["model"]["weights_sha256"] != sha256:
             wrong.append(f"{path.name} is of weights {result['model']['weights_sha256'][:12]}, not {sha256[:12]}")
         told = result["values"].get("parameters", {}).get("value", parameters)
@@ -94,21 +97,18 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
     return wrong
 
 
-def snippets(folder: Path) -> str:
-    """The card's Python and its `hfgen sample` command, as they are written, as one program."""
-    text = (folder / card.CARD).read_text(encoding="utf-8")
-    python = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    commands = [shlex.split(command)[1:] for command in re.findall(r"`(hfgen sample [^`]*)`", text)]
-    calls = [f"main({words!r})" for words in commands[:1]]
-    return "\n".join([*python, "from hfgen.cli import main", *calls])
+def name_on(folder: Path) -> str:
+    """The model's name as the card tells it: a folder may have been renamed, or fetched from a Hub."""
+    found = re.search(r"^# ([\w][\w .-]*)$", (folder / card.CARD).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else folder.resolve().name
 
 
-def failing(folder: Path, program: str) -> list[str]:
-    """Run a program beside the folder, in a process of its own, where the folder's name is the model's."""
+def failing(folder: Path, name: str) -> list[str]:
+    """Run the card's snippets where the model's name is the folder's, in a process that imports nothing from there."""
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / folder.resolve().name).symlink_to(folder.resolve())
-        words = [sys.executable, "-c", program]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
+        (Path(place) / name).symlink_to(folder.resolve())
+        words = [sys.executable, "-P", "-c", card.program(folder, name)]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode == 0:
         return []
     return [f"they end with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"]

@@ -51,12 +51,12 @@ def evaluation_section(result: Result) -> str:
     )
     words = {
         "title": title,
-        "reference": f"the {reference['images']:,} images of {reference['name']}, {protocol['split'] or 'held out'}",
+        "reference": f"the {reference['images']:,} images of {reference['name']}, {reference['split']}",
         "warning": f" **{result['warning'].capitalize()}.**" if "warning" in result else "",
         "command": result["command"],
         "rows": rows,
     }
-    if extractor is None:
+    if not any(METRICS[name].of_samples for name in values):
         return NO_SAMPLES.format(**words)
     return PROTOCOL.format(
         **words,
@@ -71,8 +71,12 @@ def evaluation_section(result: Result) -> str:
 
 def title_of(result: Result) -> str:
     """`mnist-v1, DDIMScheduler, num_inference_steps 20`: what tells this result from others of the model."""
-    options = result["sampler"]["options"]
-    return ", ".join([result["protocol"]["name"], *(f"{name} {value}" for name, value in options.items())])
+    return ", ".join([result["protocol"]["name"], *(f"{name} {value}" for name, value in chosen(result).items())])
+
+
+def chosen(result: Result) -> dict[str, Any]:
+    """What departs from the model's own way to draw: options of the call, another scheduler, prior or precision."""
+    return {**result["sampler"]["options"], **result.get("changed", {})}
 
 
 def sampler_of(result: Result) -> str:
@@ -105,9 +109,9 @@ def eval_results(results: Iterable[Result]) -> list[EvalResult]:
 
 def _eval_result(result: Result, name: str, value: Mapping[str, float]) -> EvalResult:
     protocol, extractor = result["protocol"], result["extractor"]
-    arguments = {"protocol": protocol["name"], **result["sampler"]["options"]}
+    arguments = {"protocol": protocol["name"], **chosen(result)}
     title = METRICS[name].title
-    if METRICS[name].of_samples and extractor is not None:
+    if (METRICS[name].of_samples or name == "reconstruction_fid") and extractor is not None:
         title += f" ({extractor['name']}, n={protocol['num_images']:,})"
         arguments |= {"num_images": protocol["num_images"], "seed": protocol["seed"]}
         arguments |= {"extractor": extractor["name"], "extractor_sha256": extractor["weights_sha256"]}
@@ -118,7 +122,7 @@ def _eval_result(result: Result, name: str, value: Mapping[str, float]) -> EvalR
         task_type=TASK,
         dataset_type=protocol["dataset"] or reference["name"],
         dataset_name=reference["name"],
-        dataset_split=protocol["split"],
+        dataset_split=reference["split"],
         metric_type=name,
         metric_name=title,
         metric_value=float(value["value"]),

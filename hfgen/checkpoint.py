@@ -4,7 +4,10 @@ checkpoint-500/
     model_index.json, generator/, ...       the raw weights: HFGenPipeline.from_pretrained reads it
     trainer/<component>.optimizer.safetensors
     trainer/<component>.ema.safetensors
-    trainer/state.json                      step, what a resumed run must agree on, and size and hash of each file
+    trainer/state.json                      step, what a resumed run must agree on, size and hash of each file, and of
+                                            itself
+
+A name with a dot in front is on its way: written (.saving), deleted (.deleting), or about to be (.replaced).
 """
 
 import contextlib
@@ -28,6 +31,7 @@ from hfgen.sharding import fill, fill_state, whole
 
 PREFIX = "checkpoint-"
 STATE = Path("trainer", "state.json")
+DIGEST = "digest"  # of the state's other entries
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -50,10 +54,11 @@ def find_checkpoint(resume_from: str, output_dir: Path, note: Callable[[str], No
         None for `latest` of a run that has not written one yet.
 
     Raises:
-        UsageError: it names no checkpoint.
+        UsageError: it names no checkpoint, or the folder holds newer ones, which `latest` would then go on from.
         HFGenError: none of the run's checkpoints is whole.
     """
     if resume_from == "latest":
+        _restore(output_dir / "checkpoints")
         return _newest_whole(output_dir, note)
     for folder in (Path(resume_from), output_dir / "checkpoints" / resume_from):
         if (folder / STATE).is_file():
@@ -80,8 +85,10 @@ def _newest_whole(output_dir: Path, note: Callable[[str], None]) -> Path | None:
 def damage_of(place: Path, content: bool = True) -> str | None:
     """What is not as it was written, or None; without `content` sizes are looked at and hashes are not."""
     try:
-        files = read_state(place)["files"]
-        for name, (size, digest) in files.items():
+        state = read_state(place)
+        if state.get(DIGEST, _digest_of(state)) != _digest_of(state):
+            return f"{STATE} is not what was written"
+        for name, (size, digest) in state["files"].items():
             path = place / name
             if not path.is_file():
                 return f"{name} is missing"
@@ -103,13 +110,20 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def _digest_of(state: Mapping[str, Any]) -> str:
+    """Of a state, but for its digest: the same before it is written as JSON and after it is read."""
+    text = json.dumps({name: value for name, value in state.items() if name != DIGEST}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def _require_newest(place: Path, output_dir: Path) -> None:
-    """Of two branches in one folder the abandoned one would count as the newest."""
-    newer = [p for p in list_checkpoints(output_dir) if step_of(p) > step_of(place)]
-    if newer and newer[0].resolve().parent == place.resolve().parent:
+    """Of two branches in one folder the abandoned one would count as the newest, wherever the other began."""
+    others = [p for p in list_checkpoints(output_dir) if step_of(p) >= step_of(place) and not p.samefile(place)]
+    if others:
+        what = "newer checkpoints than" if step_of(others[-1]) > step_of(place) else "another"
+        upto = f", up to {others[-1].name}" if step_of(others[-1]) > step_of(place) else ""
         raise UsageError(
-            f"{output_dir} holds newer checkpoints than {place.name}, up to {newer[-1].name}.\n"
-            "Move them away, or resume into another --output_dir."
+            f"{output_dir} holds {what} {place.name}{upto}.\nMove them away, or resume into another --output_dir."
         )
 
 
@@ -123,23 +137,47 @@ def save_checkpoint(folder: Path, pipeline: Any, tensors: Mapping[str, Mapping[s
     """
     place = folder / "checkpoints" / f"{PREFIX}{state['step']}"
     temporary = place.with_name(f".{place.name}.saving")
-    for killed in place.parent.glob(f".{PREFIX}*.saving"):
-        shutil.rmtree(killed, ignore_errors=True)
+    _sweep(place.parent)
     try:
         pipeline.save_pretrained(temporary)
         (temporary / "trainer").mkdir()
         for name, parts in tensors.items():
             save_file({k: v.contiguous() for k, v in parts.items()}, temporary / "trainer" / name)
-        text = json.dumps({**state, "files": _manifest(temporary)}, indent=2, default=float)
+        plain = json.loads(json.dumps({**state, "files": _manifest(temporary)}, default=float))
+        text = json.dumps({**plain, DIGEST: _digest_of(plain)}, indent=2)
         (temporary / STATE).write_text(text + "\n", encoding="utf-8")
         _flush(temporary)
-        shutil.rmtree(place, ignore_errors=True)
-        temporary.rename(place)
-        _flush_file(place.parent)
+        _move_into_place(temporary, place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return place
+
+
+def _move_into_place(temporary: Path, place: Path) -> None:
+    """One of the same step steps aside first, so that there is a whole one at any moment."""
+    former = place.with_name(f".{place.name}.replaced")
+    if place.exists():
+        place.rename(former)
+    temporary.rename(place)
+    _flush_file(place.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    """A save that was killed between its two renames left the former checkpoint of its step aside."""
+    for former in folder.glob(f".{PREFIX}*.replaced"):
+        place = former.with_name(former.name[1:].removesuffix(".replaced"))
+        if not place.exists():
+            former.rename(place)
+
+
+def _sweep(folder: Path) -> None:
+    """Clear away what a kill left half written, half deleted or half replaced."""
+    _restore(folder)
+    for kind in ("saving", "deleting", "replaced"):
+        for left in folder.glob(f".{PREFIX}*.{kind}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
@@ -194,7 +232,9 @@ def load_checkpoint(place: Path, trainer: Any) -> list[str]:
         raise HFGenError(_damaged(place, damage))
     try:
         state = read_state(place)
-        told = continuity.compare(place, state["settings"], continuity.settings_of(trainer))
+        now = trainer.state()
+        continuity.require_known(place, state, now)
+        told = continuity.compare(place, state["settings"], now["settings"])
         for name, model in trainer.pipeline.models().items():
             tensors = _weights(place / name)
             model.load_state_dict(tensors)
@@ -207,7 +247,8 @@ def load_checkpoint(place: Path, trainer: Any) -> list[str]:
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, HFGenError):
             raise
-        raise HFGenError(_damaged(place, _first_line(error))) from error
+        written_by = continuity.other_version(read_state(place))
+        raise HFGenError(_damaged(place, f"{_first_line(error)}{written_by}")) from error
     trainer.load_state(state)
     return told
 
@@ -262,11 +303,23 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return moment
 
 
-def delete_old(folder: Path, limit: int | None) -> None:
-    """Keep the newest `limit` checkpoints that are whole; None or 0 keeps all. Damaged ones are not counted."""
+def delete_old(written: Path, limit: int | None) -> None:
+    """Keep the newest `limit` checkpoints that are whole, up to the one just written; None or 0 keeps all.
+
+    Newer ones, where there are any, are of a branch that the run did not go on from: they do not count, and stay.
+    """
     if not limit:
         return
-    kept = [place for place in list_checkpoints(folder) if damage_of(place, content=False) is None][-limit:]
-    for old in list_checkpoints(folder):
-        if kept and old not in kept and step_of(old) < step_of(kept[-1]):
-            shutil.rmtree(old, ignore_errors=True)
+    found = [place for place in list_checkpoints(written.parent.parent) if step_of(place) <= step_of(written)]
+    kept = [place for place in found if damage_of(place, content=False) is None][-limit:]
+    for old in found:
+        if old not in kept and old != written:
+            _delete(old)
+
+
+def _delete(place: Path) -> None:
+    """Under another name first: one that is cut off half-way is no checkpoint, and is swept away by the next save."""
+    going = place.with_name(f".{place.name}.deleting")
+    with contextlib.suppress(OSError):
+        place.rename(going)
+        shutil.rmtree(going, ignore_errors=True)

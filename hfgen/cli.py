@@ -8,9 +8,9 @@ import click
 
 from hfgen import __version__
 from hfgen.arguments import canonical
-from hfgen.commands import card, evaluate, info, init, list_, plugins, push, sample, train
+from hfgen.commands import card, compare, evaluate, info, init, list_, plugins, push, sample, train
 from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
-from hfgen.launched import leave_error
+from hfgen.launched import leave_error, tell_error
 
 AGREED = (UsageError, PluginError, CheckError, Interrupted)
 
@@ -29,7 +29,7 @@ def cli(debug: bool) -> None:
         os.environ["HFGEN_DEBUG"] = "1"
 
 
-for verb in (train, init, sample, evaluate, card, push, list_, info, plugins):
+for verb in (train, init, sample, evaluate, compare, card, push, list_, info, plugins):
     cli.add_command(verb.command)
 
 
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
             error.show()
         code = error.exit_code
     except HFGenError as error:
-        code = _report(str(error), error.exit_code, agreed=isinstance(error, AGREED))
+        told = isinstance(error, Interrupted) and error.told
+        code = _report(str(error), error.exit_code, isinstance(error, AGREED), told)
     except (KeyboardInterrupt, click.Abort):
         code = _report("Stopped; nothing further was saved.", 130)
     except Exception as error:
@@ -59,15 +60,9 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _report(message: str, code: int, agreed: bool = False) -> int:
-    """Of several processes one tells what all met; what only one may have met, each tells for itself.
-
-    Those that `hfgen train` itself started leave it to that process.
-    """
+def _report(message: str, code: int, agreed: bool = False, told: bool = False) -> int:
     if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    if leave_error(message, code, agreed):
-        return code
-    if _rank() == 0 or not agreed:
-        click.echo(f"hfgen: {message}" if _rank() == 0 else f"hfgen[{_rank()}]: {message}", err=True)
+    if not told:
+        tell_error(message, code, agreed)
     return code

@@ -14,10 +14,13 @@ from hfgen.errors import UsageError
 Facts = Mapping[str, Any]
 
 # Settings without which it would be another training, or another order of the data.
-FIXED = ("seed", "streaming", "resolution", "center_crop", "random_flip", "class_conditional", "use_ema")
-FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "networks")
+FIXED = (
+    *("seed", "streaming", "image_column", "label_column", "resolution", "center_crop", "random_flip"),
+    *("class_conditional", "use_ema"),
+)
+FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 
-# Settings that take effect from here on; an undisturbed run would have gone on otherwise.
+# Settings that take effect from here on; an undisturbed run would have gone on, or been measured, otherwise.
 TOLD = (
     "dataset_name",
     "dataset_config_name",
@@ -39,14 +42,17 @@ TOLD = (
     "sync_batch_norm",
     "torch_compile",
     "allow_tf32",
+    "validation_split",
+    "validation_metrics",
+    "num_evaluation_images",
+    "extractor",
+    "best_metric",
 )
 TOLD_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 
 # Settings that change neither weights nor averages, or follow from facts above.
 FREE = (
     "train_data_dir",
-    "image_column",
-    "label_column",
     "cache_dir",
     "shuffle_buffer_size",
     "data_memory_limit",
@@ -63,7 +69,6 @@ FREE = (
     "checkpoints_total_limit",
     "resume_from_checkpoint",
     "time_limit",
-    "validation_split",
     "validation_epochs",
     "num_inference_steps",
     "overwrite_output_dir",
@@ -71,10 +76,6 @@ FREE = (
     "hub_model_id",
     "hub_private_repo",
     "hub_token",
-    "num_evaluation_images",
-    "validation_metrics",
-    "extractor",
-    "best_metric",
     "early_stopping_patience",
     "pretrained_model_name_or_path",
     "report_to",
@@ -90,7 +91,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         "global_batch_size": trainer.layout.global_batch_size,
         "images": trainer.batches.images.count,
         "objective": trainer.objective_options,
-        "networks": {name: public_config(model) for name, model in trainer.pipeline.models().items()},
+        "components": {name: public_config(part) for name, part in trainer.pipeline.components.items()},
         "num_processes": trainer.layout.num_processes,
         "scheduled_steps": None if arguments["lr_scheduler"] == "constant" else trainer.scheduled_steps,
         "hfgen": __version__,
@@ -99,9 +100,29 @@ def settings_of(trainer: Any) -> dict[str, Any]:
     return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *TOLD)}, **facts}))
 
 
-def public_config(model: torch.nn.Module) -> dict[str, Any]:
+def public_config(part: Any) -> dict[str, Any]:
     """A component's config, without what diffusers adds."""
-    return {key: value for key, value in getattr(model, "config", {}).items() if not key.startswith("_")}
+    return {key: value for key, value in getattr(part, "config", {}).items() if not key.startswith("_")}
+
+
+def require_known(place: Path, then: Facts, now: Facts) -> None:
+    """Raise a UsageError where a checkpoint's state lacks what this version of hfgen goes on from."""
+    settings = then.get("settings", {})
+    missing = [name for name in now if name not in then]
+    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings]
+    if missing:
+        version = settings.get("hfgen", "of unknown version")
+        raise UsageError(
+            f"The checkpoint {place} was written by hfgen {version}, which kept no {', '.join(missing)}; "
+            f"this is hfgen {__version__}.\n"
+            f"Go on with that version, or train its model further: --pretrained_model_name_or_path {place}"
+        )
+
+
+def other_version(then: Facts) -> str:
+    """`, written by hfgen 0.1, and this is hfgen 0.2`; nothing where they are the same."""
+    version = then.get("settings", {}).get("hfgen")
+    return "" if version == __version__ else f", written by hfgen {version}, and this is hfgen {__version__}"
 
 
 def compare(place: Path, then: Facts, now: Facts) -> list[str]:
@@ -126,7 +147,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     return [
         f"{name} was {then[name]} up to the checkpoint and is {now[name]} from here on"
         for name in (*TOLD, *TOLD_FACTS)
-        if then[name] != now[name]
+        if name in then and then[name] != now[name]  # an older version may have known fewer
     ]
 
 

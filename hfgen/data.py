@@ -164,7 +164,7 @@ def load_dataset(
 
     path = BUILT_IN.get(name, Path(name).expanduser())
 
-    if not path.exists() and _looks_local(name):
+    if not path.exists() and looks_local(name):
         raise UsageError(
             f"The data set {name!r} does not exist: no such file or folder.\n"
             f"Built-in data sets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
@@ -203,7 +203,8 @@ def source_of(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
     return [kind], {"data_dir": glob.escape(str(path))}
 
 
-def _looks_local(name: str) -> bool:
+def looks_local(name: str) -> bool:
+    """Whether a data set's name can be no id on the Hub, be there a file or not."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
 
 

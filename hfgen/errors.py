@@ -34,7 +34,13 @@ class LoadError(HFGenError, OSError):
 
 
 class Interrupted(HFGenError):
-    """A signal stopped the training after a checkpoint was written; `exit_code` is 128 + the signal."""
+    """A signal stopped the training after a checkpoint was written; `exit_code` is 128 + the signal.
+
+    Attributes:
+        told: whether the user has read the message already.
+    """
+
+    told = False
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

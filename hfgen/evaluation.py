@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hfgen import run_folder
 from hfgen.data import Images
@@ -25,14 +26,16 @@ def log_likelihood(
     images: Images,
     indices: Sequence[int] | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    pixels: Tensor | None = None,
     **options: Any,
 ) -> LogLikelihood:
     """ln p(x), or its bound, of a data set's images; image i has seed i, so that any part of them can be repeated.
 
     Args:
-        images: of the pipeline's own size and channels.
+        images: of the pipeline's own size and channels; or of another size, and `pixels`.
         indices: which images, default all.
         progress: wraps the starts of the batches.
+        pixels: all of the images, brought to the pipeline's size: (N, C, H, W), uint8.
         options: of the family's `log_likelihood`, such as `num_importance_samples`.
 
     Raises:
@@ -46,7 +49,8 @@ def log_likelihood(
     for start in progress(range(0, len(indices), BATCH)):
         seeds = indices[start : start + BATCH]
         labels = None if pipeline.num_classes is None or images.labels is None else images.labels[list(seeds)]
-        found.append(pipeline.log_likelihood(images.tensor(seeds), labels, seeds=seeds, **options))
+        x = images.tensor(seeds) if pixels is None else pixels[list(seeds)].float() / 127.5 - 1
+        found.append(pipeline.log_likelihood(x, labels, seeds=seeds, **options))
     one = found[0]
     return LogLikelihood(
         torch.cat([part.nats for part in found]),
@@ -62,7 +66,7 @@ def metric_names(pipeline: HFGenPipeline) -> list[str]:
     """Which likelihoods such a pipeline has, in the names of `hfgen.metric_names`."""
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
-    return ["bits_per_dim", "nats"]
+    return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
 
 
 def write_log_likelihood(
@@ -120,4 +124,14 @@ def _write(folder: Path, name: str, facts: dict[str, Any]) -> Path:
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """What was measured of the model in this folder."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / FOLDER).glob("*.json"))]
+    return [_read(path) for path in sorted((folder / FOLDER).glob("*.json"))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("metric"), str):
+        raise UsageError(f"{path} is no result of hfgen; move it away.")
+    return found

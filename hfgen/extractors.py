@@ -5,6 +5,7 @@ for one file of weights only, so an extractor states the hash of its own.
 """
 
 import importlib.metadata
+import itertools
 from typing import ClassVar, Self
 
 import torch
@@ -62,6 +63,16 @@ class FeatureExtractor(nn.Module):
         names = ("name", "in_channels", "sample_size", "num_features", "num_classes", "preprocessing", "citation")
         return {**{name: getattr(self, name) for name in names}, "weights_sha256": self.weights_sha256}
 
+    @property
+    def place(self) -> torch.device:
+        """The device that it is on."""
+        return next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor) -> Tensor:
+        """`classify` of features from anywhere, on the CPU."""
+        return self.classify(features.to(self.place)).float().cpu()
+
     @torch.inference_mode()
     def extract(self, images: Tensor) -> Tensor:
         """Features of images, checked on the way in and out.
@@ -73,7 +84,7 @@ class FeatureExtractor(nn.Module):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise UsageError(f"{self.name} takes bytes (B, C, H, W); got {images.dtype} of {tuple(images.shape)}.")
         refuse_shape(type(self), images.shape[1], (images.shape[2], images.shape[3]))
-        features = self(images.to(next(self.buffers()).device)).float()
+        features = self(images.to(self.place)).float()
         if features.shape != (len(images), self.num_features) or not features.isfinite().all():
             raise HFGenError(f"{self.name} gave features of {tuple(features.shape)}, or such as are no numbers.")
         return features

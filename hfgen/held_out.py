@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hfgen.arguments import TrainingArguments
-from hfgen.data import Images
+from hfgen.data import ImageFacts, Images
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.evaluation import metric_names
 from hfgen.extractors import extractor_class, refuse_shape
-from hfgen.measurement import Real, measure, prepare
+from hfgen.measurement import Real, measure, prepare, refuse_few
 from hfgen.metric_names import METRICS, chosen
 from hfgen.pipeline import HFGenPipeline, evaluating
 from hfgen.protocol import Protocol, list_protocols, read_protocol
@@ -25,7 +25,7 @@ class HeldOut:
 
     Args:
         images: those of `validation_split`.
-        arguments: `validation_metrics`, `num_evaluation_images`, `extractor`, `resolution`.
+        arguments: `validation_metrics`, `num_evaluation_images`, `extractor`, `resolution`, `center_crop`.
         metrics: what is measured; of `wanted_metrics`.
 
     Raises:
@@ -37,11 +37,19 @@ class HeldOut:
         count = arguments.num_evaluation_images
         extractor = extractor_name(arguments) if any(METRICS[name].of_samples for name in metrics) else None
         self.protocol = Protocol(
-            name=NAME, extractor=extractor, num_images=count, likelihood_images=count, resolution=arguments.resolution
+            name=NAME,
+            extractor=extractor,
+            num_images=count,
+            likelihood_images=count,
+            resolution=arguments.resolution,
+            center_crop=arguments.center_crop,
         )
         if extractor is not None:
             side = arguments.resolution or images.resolution()
             refuse_shape(extractor_class(extractor), images.channels, (side, side))
+            refuse_few(self.protocol, metrics)
+        # loaded now, so that weights that are not to be had are told before the training
+        self.extractor = None if extractor is None else extractor_class(extractor).load()
         self.real: Real | None = None
 
     def measure(self, pipeline: HFGenPipeline, options: dict[str, Any]) -> dict[str, float]:
@@ -51,12 +59,26 @@ class HeldOut:
             options: with which the pipeline draws.
         """
         if self.real is None:
-            pixels = RealImages.of(self.images, self.protocol.resolution)
-            where = pipeline.device
-            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, device=where)
+            pixels = RealImages.of(self.images, self.protocol.resolution, self.protocol.center_crop)
+            where = {"extractor": self.extractor, "device": pipeline.device}
+            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, **where)
         with evaluating(pipeline.models().values()):
             values, _ = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}
+
+
+def refuse_other_images(images: Images, trained_on: ImageFacts, resolution: int | None) -> None:
+    """Raise a UsageError of held-out images that are of another mode or size than those that are trained on."""
+    if images.mode != trained_on.mode:
+        raise UsageError(
+            f"The validation_split is of mode {images.mode}, and what is trained on of {trained_on.mode}.\n"
+            "Convert the images of one of them, or leave --validation_split out."
+        )
+    if resolution is None and images.resolution() != trained_on.resolution():
+        raise UsageError(
+            f"The images of validation_split are of {images.resolution()} pixels a side, those that are trained on of "
+            f"{trained_on.resolution()}.\nBring both to one: --resolution {trained_on.resolution()}"
+        )
 
 
 def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model: str) -> list[str]:
@@ -80,6 +102,8 @@ def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model:
     best = arguments.best_metric
     if best is not None and (best not in found or METRICS[best].better is None):
         hint = did_you_mean(best, found)
+        if pipeline.is_density and best == "bits_per_dim":
+            hint = "\nIts likelihood is a density, which has nats and no bits per dimension."
         raise UsageError(f"best_metric is {best!r}, which is not measured of {model}.{hint}")
     return found
 

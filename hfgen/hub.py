@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +36,16 @@ DEEP, VARIANT = "*/*/*", "*/*.*.safetensors"  # checkpoints of a run; weights of
 # --- finding ----------------------------------------------------------------------------------------------------
 
 
-def local_folder(target: str, **kwargs: Any) -> str:
-    """The folder of a pipeline: `target` itself, or where its repository was downloaded to."""
+def local_folder(target: str, patterns: Sequence[str] = READABLE, /, **kwargs: Any) -> str:
+    """The folder of a pipeline: `target` itself, or where its repository's files of these patterns are."""
     if os.path.isdir(target):
         return target
     if os.path.exists(target) or target.startswith((".", "/", "~")) or target.count("/") > 1:
         raise LoadError(f"{target!r} is no folder; a pipeline is a folder with a {INDEX}, or a repository id.")
-    return download(target, **kwargs)
+    return download(target, patterns, **kwargs)
 
 
-def download(repo_id: str, **kwargs: Any) -> str:
+def download(repo_id: str, patterns: Sequence[str] = READABLE, /, **kwargs: Any) -> str:
     """Fetch what a pipeline may hold from a Hub repository; index and weights are of one commit.
 
     Raises:
@@ -57,7 +57,7 @@ def download(repo_id: str, **kwargs: Any) -> str:
     try:
         return snapshot_download(
             repo_id,
-            allow_patterns=READABLE,
+            allow_patterns=list(patterns),
             ignore_patterns=unwanted,
             library_name="hfgen",
             library_version=__version__,
@@ -75,7 +75,7 @@ def download(repo_id: str, **kwargs: Any) -> str:
             f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached."
         ) from error
     except httpx2.TransportError:  # dropped or reset: there the client does not fall back to its cache
-        return download(repo_id, **{**kwargs, "local_files_only": True, "force_download": False})
+        return download(repo_id, patterns, **{**kwargs, "local_files_only": True, "force_download": False})
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
         hint = "\nThe token is not valid; `hf auth login` stores another." if refused else ""

@@ -4,11 +4,13 @@ import json
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 from hfgen.arguments import TrainingArguments
+from hfgen.errors import Interrupted
 
 SCRIPT = Path(__file__).parent / "train.py"
 # Told by hfgen's launcher: who it is, where errors are left for it, how the processes were started.
@@ -33,6 +35,22 @@ def leave_error(message: str, code: int, agreed: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def tell_error(message: str, code: int, agreed: bool) -> None:
+    """Of several processes one tells what all met; what only one may have met, each tells for itself.
+
+    Those that `hfgen train` itself started leave it to that process.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if not leave_error(message, code, agreed) and (rank == 0 or not agreed):
+        print(f"hfgen: {message}" if rank == 0 else f"hfgen[{rank}]: {message}", file=sys.stderr, flush=True)
+
+
+def tell_now(error: Interrupted) -> None:
+    """Tell that the training was stopped before what may take long: a launcher may not wait for its end."""
+    tell_error(str(error), error.exit_code, agreed=True)
+    error.told = True
 
 
 def follow_launcher() -> None:

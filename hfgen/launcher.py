@@ -62,8 +62,8 @@ class ProcessesError(HFGenError):
 # --- the process that starts the others -----------------------------------------------------------------------------
 
 
-def launch(words: Sequence[str], wanted: Wanted, script: Path = SCRIPT) -> None:
-    """Run `hfgen train WORDS`, or another script of hfgen's, in several processes, to their end.
+def launch(words: Sequence[str], wanted: Wanted, script: Path | None = None) -> None:
+    """Run `hfgen train WORDS`, or WORDS with another script of hfgen's, in several processes, to their end.
 
     Raises:
         UsageError: what is wanted contradicts itself, the machine, or what Accelerate takes.
@@ -73,7 +73,7 @@ def launch(words: Sequence[str], wanted: Wanted, script: Path = SCRIPT) -> None:
     count = number_of_processes(wanted, config)
     on_cpu = _accelerators() == 0 or config.use_cpu or "--cpu" in wanted.options
     check_kind(config, count, on_cpu, wanted)
-    parsed = _parsed([*_flags(path, config, count, wanted), *wanted.options, str(script), *words])
+    parsed = _parsed([*_flags(path, config, count, wanted), *wanted.options, str(script or SCRIPT), *words])
     precision = parsed.mixed_precision or config.mixed_precision or ""
     with contextlib.ExitStack() as stack:
         told = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hfgen-")))
@@ -185,6 +185,7 @@ def _run(parsed: Any, on_cpu: bool, plain: bool, count: int) -> dict[int, int]:
     from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    parsed.quiet = False  # where Accelerate would exit with 1, whatever the process's own code
     try:
         if on_cpu:
             with _environment({} if plain else _of_accelerate(parsed)):

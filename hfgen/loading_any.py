@@ -21,8 +21,8 @@ def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
     folder = hub.local_folder(target, **kwargs)
     if hub.single_component(folder) is None:
         index = hub.read_index(folder)
-        class_name = index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
-        foreign = getattr(diffusers, class_name, None) if registry.find_by_class(class_name) is None else None
+        own = isinstance(index.get("_hfgen"), dict) or registry.find_by_class(index["_class_name"]) is not None
+        foreign = None if own else getattr(diffusers, index["_class_name"], None)
         if isinstance(foreign, type) and issubclass(foreign, DiffusionPipeline):
             return _load_foreign(foreign, folder, index, **kwargs)
     return HFGenPipeline.from_pretrained(target, **kwargs)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,20 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
 from hfgen import evaluation, run_folder
-from hfgen.data import Images, evenly_spaced
+from hfgen.data import Images, evenly_spaced, looks_local
 from hfgen.errors import UsageError
 from hfgen.extractors import FeatureExtractor, extractor_class, refuse_shape
 from hfgen.likelihood import LogLikelihood
 from hfgen.metric_names import METRICS
 from hfgen.pipeline import HFGenPipeline
-from hfgen.protocol import Protocol
+from hfgen.protocol import GENERAL, Protocol, list_protocols
 from hfgen.reference import Progress, RealImages, features_of
-from hfgen.sample_metrics import DIMENSIONS, Estimate, authenticity, fid, inception_score, kid, manifold
+from hfgen.sample_metrics import DIMENSIONS, SPLITS, Estimate, authenticity, fid, inception_score, kid, manifold
 from hfgen.sampled_features import Sampled, draw_features
 from hfgen.validation import reconstructs
 
@@ -82,13 +84,14 @@ def prepare(
 
     Args:
         train: finds the training images, or None where there are none; called only where they are needed.
-        o: `weights` of the extractor, `device`, and `bars`.
+        o: the `extractor` or the `weights` to load, `device`, and `bars`.
 
     Raises:
         UsageError: the reference is not the protocol's, or not what its extractor takes.
     """
     bars: Bars = o.get("bars", no_bars)
     real = Real(images, pixels)
+    refuse_few(protocol, wanted)
     if protocol.reference_sha256 not in (None, pixels.sha256):
         raise UsageError(
             f"{images.name} is not the reference of {protocol.name}: its pixels have another hash.\n"
@@ -103,7 +106,8 @@ def prepare(
             "or measure what needs none: --metrics bits_per_dim, nats, reconstruction_mse."
         )
     refuse_shape(extractor_class(protocol.extractor), *_shape(pixels.pixels))
-    real.extractor = extractor_class(protocol.extractor).load(o.get("weights")).to(o.get("device", "cpu"))
+    loaded = o.get("extractor") or extractor_class(protocol.extractor).load(o.get("weights"))
+    real.extractor = loaded.to(o.get("device", "cpu"))
     if protocol.extractor_sha256 not in (None, real.extractor.weights_sha256):
         raise UsageError(
             f"{protocol.name} is about other weights of {protocol.extractor}: {protocol.extractor_sha256}."
@@ -113,11 +117,25 @@ def prepare(
     real.features = features_of(pixels, real.extractor, bars("reference features"))
     found = train() if any(METRICS[name].of_samples for name in wanted) else None
     if found is not None:
-        train_pixels = RealImages.of(found, protocol.resolution, bars("decoding training images"))
+        train_pixels = RealImages.of(
+            found, protocol.resolution, protocol.center_crop, bars("decoding training images")
+        )
         real.train_features = features_of(train_pixels, real.extractor, bars("training features"))
         real.train_sha256 = train_pixels.sha256
-        real.floor = floor(real, protocol, wanted)
+        if real.train_sha256 != pixels.sha256:
+            real.floor = floor(real, protocol, wanted)
     return real
+
+
+def refuse_few(protocol: Protocol, wanted: Collection[str]) -> None:
+    """Raise a UsageError where fewer images are to be drawn than a metric needs: before they are drawn."""
+    needed = {"inception_score": 2 * SPLITS, **dict.fromkeys(MANIFOLD, protocol.nearest_k + 1)}
+    for name in wanted:
+        if protocol.num_images < needed.get(name, 2):
+            raise UsageError(
+                f"{METRICS[name].title} needs at least {needed[name]} images, and {protocol.num_images} are to be "
+                "drawn.\nDraw more, or leave it out: --metrics."
+            )
 
 
 def _shape(pixels: Tensor) -> tuple[int, tuple[int, int]]:
@@ -175,8 +193,7 @@ def of_features(drawn: Tensor, real: Real, protocol: Protocol, wanted: Collectio
     if "kid" in wanted:
         values["kid"] = kid(real.features, drawn, p.kid_subset_size)
     if "inception_score" in wanted:
-        with torch.inference_mode():
-            values["inception_score"] = inception_score(real.extractor.classify(drawn))
+        values["inception_score"] = inception_score(real.extractor.logits(drawn))
     if any(name in wanted for name in MANIFOLD):
         values |= manifold(real.features, drawn, p.nearest_k, p.manifold_images)
     if "authenticity" in wanted and real.train_features is not None:
@@ -191,18 +208,21 @@ def floor(real: Real, protocol: Protocol, wanted: Collection[str]) -> dict[str, 
     """
     if real.train_features is None or real.features is None:
         return {}
-    generator = torch.Generator().manual_seed(0)
-    count = min(protocol.num_images, len(real.train_features))
+    values: dict[str, Estimate] = {}
+    if "authenticity" in wanted:
+        values["authenticity"] = authenticity(real.train_features, real.features)
+    count, generator = protocol.num_images, torch.Generator().manual_seed(0)
+    if count > len(real.train_features):
+        return values  # there are not as many real images
     draws = [
         real.train_features[torch.randperm(len(real.train_features), generator=generator)[:count]]
         for _ in range(protocol.floor_draws)
     ]
-    values = of_features(draws[0], real, replace(protocol, bootstraps=1), set(wanted) - {"authenticity", "fid"})
+    values |= of_features(draws[0], real, replace(protocol, bootstraps=1), set(wanted) - {"authenticity", "fid"})
     if "fid" in wanted:
         found = torch.tensor([fid(real.features, rows).value for rows in draws], dtype=torch.float64)
-        values["fid"] = Estimate(float(found.mean()), float(found.std()), f"{len(draws)} draws")
-    if "authenticity" in wanted:
-        values["authenticity"] = authenticity(real.train_features, real.features)
+        error = (float(found.std()), f"{len(draws)} draws") if len(draws) > 1 else (None, None)
+        values["fid"] = Estimate(float(found.mean()), *error)
     return values
 
 
@@ -220,7 +240,7 @@ def _parameters(pipeline: Any) -> float:
 
 def _likelihood(pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars) -> LogLikelihood:
     chosen = list(evenly_spaced(len(real.images), min(protocol.likelihood_images, len(real.images))))
-    return evaluation.log_likelihood(pipeline, real.images, chosen, bars("likelihood"))
+    return evaluation.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels)
 
 
 def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
@@ -277,20 +297,30 @@ def record(
     values: Mapping[str, Estimate],
     told: Mapping[str, Any],
     options: Mapping[str, Any],
+    split: str | None = None,
 ) -> dict[str, Any]:
     """All that says what numbers these are; plain JSON, without paths."""
     environment = run_folder.environment()
     count = protocol.num_images
-    few = real.extractor is not None and count < DIMENSIONS * real.extractor.num_features
+    drawn = real.extractor is not None and any(METRICS[name].of_samples for name in values)
+    warnings = []
+    if drawn and real.extractor is not None and count < DIMENSIONS * real.extractor.num_features:
+        warnings.append(f"{count} images are too few for these values; a smoke test only")
+    if real.train_sha256 == real.pixels.sha256:
+        warnings.append("the real images are the training images")
+    rules = protocol.to_dict()
+    if rules["dataset"] is not None and looks_local(rules["dataset"]):
+        rules["dataset"] = Path(rules["dataset"]).name  # a result is public
     return {
         "metric": "evaluation",
-        "protocol": protocol.to_dict(),
+        "protocol": rules,
         "values": {name: estimate.to_dict() for name, estimate in values.items()},
         "floor": {name: estimate.to_dict() for name, estimate in real.floor.items() if name in values},
         **told,
-        **({"warning": f"{count} images are too few for these values; a smoke test only"} if few else {}),
+        **({"warning": "; ".join(warnings)} if warnings else {}),
         "reference": {
             "name": real.images.dataset_id or Path(real.images.name).name,
+            "split": split,
             "images": len(real.pixels.pixels),
             "sha256": real.pixels.sha256,
             "train_sha256": real.train_sha256,
@@ -315,9 +345,10 @@ def weights_sha256(pipeline: Any) -> str:
     return digest.hexdigest()
 
 
-def identity(pipeline: Any, protocol: Protocol, options: Mapping[str, Any]) -> str:
+def identity(pipeline: Any, protocol: Protocol, options: Mapping[str, Any], extractor_sha256: str | None) -> str:
     """Of everything that what is drawn depends on."""
-    what = [weights_sha256(pipeline), protocol.to_dict(), sampler(pipeline, options), version("hfgen")]
+    versions = [version("hfgen"), torch.__version__]
+    what = [weights_sha256(pipeline), protocol.to_dict(), sampler(pipeline, options), extractor_sha256, versions]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -333,13 +364,47 @@ def sampler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """How images are drawn: the scheduler with its settings, and the options of the call."""
     scheduler = getattr(pipeline, "scheduler", None)
     config = {} if scheduler is None else {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    return {"scheduler": type(scheduler).__name__, "config": plain, "options": dict(options)}
+    plain = {key: _plain(value) for key, value in config.items()}
+    dtype = str(pipeline.dtype).removeprefix("torch.")
+    return {"scheduler": type(scheduler).__name__, "config": plain, "options": dict(options), "dtype": dtype}
 
 
-def result_name(protocol: Protocol, options: Mapping[str, Any], of_protocol: Protocol) -> str:
-    """`mnist-v1-digitnet-mnist-seed0`, and what departs from the protocol and the model's own sampler."""
+def _plain(value: Any) -> Any:
+    """As JSON takes it: some of diffusers' schedulers hold infinite settings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Tensor | np.ndarray | tuple | list):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """With the values of an earlier result that was found in the very same way."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = all(earlier[name] == result[name] for name in SAME)
+    except (OSError, ValueError, KeyError, TypeError):
+        return result
+    if not same:
+        return result
+    values = {**earlier["values"], **result["values"]}
+    kept = {name: {**earlier[name], **result[name]} for name in ("floor",) if name in earlier}
+    likelihood = {"likelihood": earlier["likelihood"]} if "likelihood" in earlier else {}
+    return {**likelihood, **result, **kept, "values": {name: values[name] for name in METRICS if name in values}}
+
+
+SAME = ("protocol", "reference", "extractor", "model", "sampler", "versions")
+
+
+def result_name(protocol: Protocol, options: Mapping[str, Any], of_protocol: Protocol, real: Real) -> str:
+    """`mnist-v1-digitnet-mnist-seed0`, and what departs from the protocol and the model's own sampler.
+
+    Where that cannot be told in words, some digits of a hash stand for the rules."""
     parts = [protocol.name, *([protocol.extractor] if protocol.extractor else []), f"seed{protocol.seed}"]
     parts += [f"n{protocol.num_images}"] if protocol.num_images != of_protocol.num_images else []
     parts += [f"{name}{value}" for name, value in sorted(options.items())]
+    plain = replace(protocol, num_images=of_protocol.num_images, seed=of_protocol.seed)
+    if plain != of_protocol or of_protocol.name not in list_protocols() or of_protocol.name == GENERAL:
+        rules = [plain.to_dict(), real.pixels.sha256, real.extractor and real.extractor.weights_sha256]
+        parts.append(hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:8])
     return "-".join(parts)

@@ -46,6 +46,7 @@ class HFGenPipeline(DiffusionPipeline):
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
         notes: sentences for the card, on what a drawn image is.
+        is_density: whether `log_likelihood` is of a density, which has nats and no bits per dimension.
         measured_on_request: metrics that take long, or hold by construction: not evaluated unless asked for.
     """
 
@@ -55,6 +56,7 @@ class HFGenPipeline(DiffusionPipeline):
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
+    is_density: bool = False
     measured_on_request: ClassVar[tuple[str, ...]] = ()
 
     # --- building -----------------------------------------------------------------------------------------------
@@ -222,8 +224,7 @@ class HFGenPipeline(DiffusionPipeline):
             labels, latents = self._labels(class_labels, noise), self.latents(noise)
             for frame in range(num_frames):
                 place = frame * len(seeds) / num_frames
-                start, t = int(place), place % 1
-                end = (start + 1) % len(seeds)
+                start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
                 yield postprocess(self.decode(z, class_labels=label), "pil")[0]
@@ -237,9 +238,7 @@ class HFGenPipeline(DiffusionPipeline):
         if self.num_classes is None:
             return labels_for(len(noise), class_labels, None, noise.device)
         drawn = noise.integers(self.num_classes)  # always, so that the latents after it are a seed's own
-        if class_labels is None:
-            return drawn
-        return labels_for(len(noise), class_labels, self.num_classes, noise.device)
+        return drawn if class_labels is None else labels_for(len(noise), class_labels, self.num_classes, noise.device)
 
     def _cannot(self, what: str, why: str) -> HFGenError:
         return UsageError(f"{type(self).__name__} has no {what}: {why}.")

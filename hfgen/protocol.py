@@ -14,6 +14,7 @@ from hfgen.errors import UsageError, did_you_mean
 
 FOLDER = Path(__file__).parent / "protocols"
 GENERAL = "general-v1"
+QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Protocol:
         train_split: what the model may have learned by heart; of the floor, too.
         extractor, extractor_sha256: in whose features, by which weights.
         resolution: to what side reference images are brought, as training does; None leaves them as they are.
+        center_crop: whether their centre is cropped for that; otherwise the whole image is squeezed.
         num_images: drawn from the model; image i has seed `seed` + i.
         batch_size: images drawn together: to rounding it does not matter, to the last bit it does.
         quantization: how a drawn image in [-1, 1] becomes bytes, of every family alike.
@@ -45,10 +47,11 @@ class Protocol:
     extractor: str | None = None
     extractor_sha256: str | None = None
     resolution: int | None = None
+    center_crop: bool = True
     num_images: int = 10_000
     seed: int = 0
     batch_size: int = 100
-    quantization: str = "clamp to [-1, 1], (x + 1) * 127.5, round"
+    quantization: str = QUANTIZATION
     nearest_k: int = 5
     manifold_images: int = 5_000
     kid_subset_size: int = 1_000
@@ -59,8 +62,11 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "nearest_k", "bootstraps", "floor_draws", "likelihood_images"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"protocol {self.name}: {name} is {value!r}; it must be a number of at least 1.")
+
+        if self.quantization != QUANTIZATION:
+            raise UsageError(f"protocol {self.name}: the only quantization is {QUANTIZATION!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -100,9 +106,12 @@ def protocol_of(reference_sha256: str) -> Protocol:
 
 
 def differing_fields(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The fields in which two protocols, as results hold them, are not the same.
+    """The fields in which two protocols, as results hold them, are not the same; one that an older result does not
+    hold has its default value.
 
     >>> differing_fields({"name": "a", "seed": 0}, {"name": "a", "seed": 1})
     ['seed']
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    one, other = {**defaults, **one}, {**defaults, **other}
     return [key for key in {**one, **other} if one.get(key) != other.get(key)]

@@ -1,6 +1,7 @@
 """What is published of a folder: which files, as what, and what they replace in a repository."""
 
 import contextlib
+import json
 import re
 import shlex
 import tempfile
@@ -66,9 +67,18 @@ def contents(folder: Path) -> Files:
         if not place.name.startswith(".") and place.name not in KEPT_HERE:
             files |= {path.relative_to(folder).as_posix(): path for path in _files(place)}
     if (folder / run_folder.CONFIG).is_file():
-        config = card.without_folders(read_config_file(folder / run_folder.CONFIG))
+        config = card.without_folders(read_config_file(folder / run_folder.CONFIG), dataset_id(folder))
         files[run_folder.CONFIG] = yaml.safe_dump(config, sort_keys=False).encode()
     return files
+
+
+def dataset_id(folder: Path) -> str | None:
+    """Of the data on the Hub that a run was trained on; None of local ones, and where nothing is told."""
+    try:
+        found = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))["data"]["dataset_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -32,9 +32,11 @@ class RealImages:
     sha256: str
 
     @classmethod
-    def of(cls, images: Images, resolution: int | None = None, progress: Progress = iter) -> "RealImages":
+    def of(
+        cls, images: Images, resolution: int | None = None, center_crop: bool = True, progress: Progress = iter
+    ) -> "RealImages":
         """At their own size, or brought to `resolution` as training does."""
-        pixels = decode_all(images, resolution or images.resolution(), True, progress)
+        pixels = decode_all(images, resolution or images.resolution(), center_crop, progress)
         return cls(pixels, pixels_sha256(pixels))
 
 

@@ -1,8 +1,10 @@
 """What the processes of one training must agree on; every process calls these functions, in the same order."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.distributed import ReduceOp
 
@@ -14,6 +16,32 @@ def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
     for model in models if num_processes > 1 else ():
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+@contextlib.contextmanager
+def unreduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, no gradient of these is reduced over the processes."""
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(accelerator.no_sync(_uncompiled(model)))
+        yield
+
+
+@contextlib.contextmanager
+def reduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, but for that, those of the next backward pass are.
+
+    DDP by itself would decide at the forward pass, which may lie before an earlier update.
+    """
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(accelerator.trigger_sync_in_backward(_uncompiled(model)))
+        yield
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """What torch.compile stands in front of: only of that does Accelerate see that it is DistributedDataParallel."""
+    return getattr(model, "_orig_mod", model)
 
 
 def highest(values: Iterable[int], device: torch.device) -> list[int]:

@@ -25,5 +25,6 @@ def under(result: Mapping[str, Any]) -> str:
     if result["extractor"]:
         first, count = protocol["seed"], protocol["num_images"]
         parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result["extractor"]["name"]]
-    parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in sampler["options"].items())]
+    options = {**sampler["options"], **result.get("changed", {})}
+    parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in options.items() if name != "scheduler")]
     return ", ".join(parts)

@@ -18,14 +18,15 @@ from hfgen.building import CLASS_NAME, SHAPE, component_choices
 from hfgen.card import write_card
 from hfgen.data import ImageFacts, load_images
 from hfgen.errors import HFGenError, UsageError
-from hfgen.held_out import HeldOut, wanted_metrics
-from hfgen.launch import from_main_process
+from hfgen.held_out import HeldOut, refuse_other_images, wanted_metrics
+from hfgen.launch import from_main_process, join_processes
 from hfgen.noise import key
 from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
 from hfgen.publishing import push, require_token
 from hfgen.registry import family_of
+from hfgen.run_lock import RunLock
 from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
 from hfgen.validation import drawing_options
@@ -40,14 +41,28 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         say: called with each line for the user.
 
     Returns:
-        the summary of the run: folder, steps, seconds, last metrics.
+        the summary of the run: folder, steps and, on the main process, seconds and last metrics.
+
+    Raises:
+        UsageError: another process trains in the folder; or what is asked for contradicts itself, the data or the
+            machine.
     """
+    join_processes()
+    lock = RunLock()
+    try:
+        from_main_process(lambda: lock.take(folder))
+        return _train(config, pipeline_class, folder, lock, say)
+    finally:
+        lock.release()
+
+
+def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Any) -> Facts:
     require_token(config.arguments)
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
-    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline)
+    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline, images)
     trainer = Trainer(pipeline, images, config.arguments, folder, objective, held_out)
     resume_from = config.arguments.resume_from_checkpoint
     place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
@@ -57,14 +72,9 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         say(f"resumed from {place}, step {trainer.step} of {trainer.last_step}{done}")
     elif resume_from:
         say(f"no checkpoint in {folder} yet: starting from the first step")
-    if trainer.accelerator.is_main_process:
-        start = full_config(config, pipeline, images)
-        with writable(folder):
-            kept = run_folder.set_aside(folder) if config.arguments.overwrite_output_dir else None
-            if kept is not None:
-                say(f"the run that was in {folder} is now in {kept}")
-            run_folder.write_start(folder, start, facts(trainer), resumed=bool(resume_from))
-        say(f"run folder {folder}")
+    start = full_config(config, pipeline, images)
+    from_main_process(lambda: begin(trainer, start, lock, say))
+    say(f"run folder {folder}")
     trainer.train()
     if trainer.accelerator.is_main_process:
         with writable(folder):
@@ -73,6 +83,19 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         if config.arguments.push_to_hub:
             say(f"pushed to {push(folder, config.arguments)}")
     return summary(trainer, folder)
+
+
+def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Any) -> None:
+    """Write what a run's folder holds from the start, after a run that is to be overwritten was set aside."""
+    folder, a = trainer.folder, trainer.arguments
+    assert folder is not None
+    with writable(folder):
+        kept = run_folder.set_aside(folder) if a.overwrite_output_dir else None
+        if kept is not None:
+            say(f"the run that was in {folder} is now in {kept}")
+        run_folder.take(folder, resumed=bool(a.resume_from_checkpoint))
+        lock.take(folder)
+        run_folder.write_start(folder, config, facts(trainer))
 
 
 def find_images(config: RunConfig) -> ImageFacts:
@@ -85,14 +108,19 @@ def find_images(config: RunConfig) -> ImageFacts:
     return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
 
 
-def find_held_out(config: RunConfig, pipeline: HFGenPipeline) -> HeldOut | None:
-    """What is measured on the images that `validation_split` names."""
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
+    """What is measured on the images that `validation_split` names.
+
+    Raises:
+        UsageError: they are no such images as those that are trained on, or cannot be measured as asked.
+    """
     a = config.arguments
     if a.validation_split is None:
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
     where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
     images = load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
 
@@ -119,15 +147,15 @@ def pretrained(
             that would make another network of it.
     """
     name = str(config.arguments.pretrained_model_name_or_path)
-    changed = [block for block in config.components if block != "objective"]
-    if changed:
-        raise UsageError(
-            f"Options of {', '.join(changed)} do not go with --pretrained_model_name_or_path: its own are used.\n"
-            "Leave them out, or train from the beginning."
-        )
     pipeline = HFGenPipeline.from_pretrained(name)
     if not isinstance(pipeline, pipeline_class):
         raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
+    changed = changed_options(pipeline, config.components)
+    if changed:
+        raise UsageError(
+            f"Other options than its own do not go with --pretrained_model_name_or_path {name}:\n"
+            f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
+        )
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
     if (found, pipeline.num_classes) != (shape, num_classes):
         raise UsageError(
@@ -136,6 +164,18 @@ def pretrained(
             "Try --resolution, or (not) --class_conditional."
         )
     return pipeline
+
+
+def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
+    """The options that are not a model's own, as `encoder.width is 8, not 4`."""
+    changed = []
+    for name, options in components.items():
+        part = pipeline.components.get(name)
+        for option, value in options.items() if name != "objective" else ():
+            own = type(part).__name__ if option == CLASS_NAME else _plain(getattr(part, "config", {}).get(option))
+            if own != _plain(value):
+                changed.append(f"{name}.{option} is {value}, not {own}")
+    return changed
 
 
 def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
@@ -151,7 +191,7 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) 
     overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
     flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
     for name, component in components.items():
-        if component is not None:
+        if isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
             follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
             options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
             flat[name] = {**chosen.get(name, {}), **options}
@@ -225,8 +265,12 @@ def _plugin(pipeline: HFGenPipeline) -> dict[str, str]:
 
 
 def summary(trainer: Trainer, folder: Path) -> Facts:
+    """What the run came to; the metrics on the main process, which has written them: no other may see that disk."""
+    found = {"output_dir": str(folder), "steps": trainer.step}
+    if not trainer.accelerator.is_main_process:
+        return found
     last = run_folder.read_metrics(folder)[-1]
-    return {"output_dir": str(folder), "steps": trainer.step, "seconds": last["seconds"], "metrics": last}
+    return {**found, "seconds": last["seconds"], "metrics": last}
 
 
 @contextlib.contextmanager
@@ -238,14 +282,24 @@ def writable(folder: Path) -> Iterator[None]:
         raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error
 
 
-def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], say: Any) -> str:
-    """Build everything and take two steps, writing nothing; return the resolved config as YAML."""
+def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> str:
+    """Build everything and take two steps, writing nothing; return the resolved config as YAML.
+
+    Raises:
+        UsageError: what the run itself would refuse.
+    """
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
     resolved = yaml.safe_dump(full_config(config, pipeline, images), sort_keys=False)
+    find_held_out(config, pipeline, images)
     trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
+    resume_from = config.arguments.resume_from_checkpoint
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
+    if place is not None:
+        trainer.resume(place)
+        say(f"it would go on from {place}, step {trainer.step} of {trainer.last_step}")
     micro_batches = next(trainer.batches.steps(0, 1))
     trainer.train_step(micro_batches)
     trainer.step += 1

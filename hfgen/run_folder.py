@@ -80,8 +80,8 @@ def _slug(dataset: str) -> str:
     return "-".join(stem.split()) or "data"
 
 
-def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], resumed: bool) -> None:
-    """The resolved config, from which the run can be repeated, and the environment.
+def take(folder: Path, resumed: bool) -> None:
+    """Make the folder a run's.
 
     Raises:
         UsageError: another run took the folder since it was chosen.
@@ -91,6 +91,10 @@ def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any
         (folder / ENVIRONMENT).open("a" if resumed else "x").close()
     except FileExistsError as error:
         raise UsageError(f"{folder} was taken by another run just now; start again.") from error
+
+
+def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """The resolved config, from which the run can be repeated, and the environment."""
     write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     write_text(folder / ENVIRONMENT, json.dumps({**environment(), **facts}, indent=2) + "\n")
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from hfgen.errors import CheckError, UsageError
 
 KEEPS_FEATURES = "Metric `.*` will save all extracted features"  # which are what it is given
+SPLITS = 10  # of the Inception score
+FEW_BLOCKS = 5  # fewer tell too little of their spread
 DIMENSIONS = 10  # images for each feature, below which FID is dominated by its bias: a value is but a smoke test
 
 
@@ -97,7 +99,7 @@ def kid(real: Tensor, fake: Tensor, subset_size: int, seed: int = 0) -> Estimate
     shuffled = [rows[torch.randperm(len(rows), generator=generator)].split(size) for rows in (real, fake)]
     blocks = [_kid_of_block(x, y) for x, y in zip(*shuffled, strict=False) if len(x) == len(y) == size]
     values = torch.tensor(blocks, dtype=torch.float64)
-    if len(blocks) < 2:
+    if len(blocks) < FEW_BLOCKS:
         return Estimate(float(values.mean()))
     error = float(values.std() / math.sqrt(len(blocks)))
     return Estimate(float(values.mean()), error, f"{len(blocks)} disjoint blocks of {size}")
@@ -120,7 +122,7 @@ def _kid_of_block(real: Tensor, fake: Tensor) -> float:
         return float(metric.compute()[0])
 
 
-def inception_score(logits: Tensor, splits: int = 10) -> Estimate:
+def inception_score(logits: Tensor, splits: int = SPLITS) -> Estimate:
     """exp of the mean KL of p(class|image) from p(class) (Salimans et al. 2016, arXiv:1606.03498, section 4): of the
     drawn images alone, so it sees neither copies nor, within a class, collapse."""
     from torchmetrics.image.inception import InceptionScore
@@ -130,7 +132,7 @@ def inception_score(logits: Tensor, splits: int = 10) -> Estimate:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message=KEEPS_FEATURES)
         metric = InceptionScore(feature=_Given(logits.shape[1]), splits=splits, sync_on_compute=False)
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # of the CPU alone: it computes there
         metric.update(logits)
         mean, spread = metric.compute()
     return Estimate(float(mean), float(spread) / math.sqrt(splits), f"{splits} splits")

@@ -80,8 +80,10 @@ def draw_features(
     """
     state: Any = _Alone() if alone else PartialState()
     done = _resumed(partial, identity, len(seeds), extractor.num_features, state)
+    if len(done.features) == len(seeds):
+        return done
     first, count = len(done.features) // batch_size, -(-len(seeds) // batch_size)
-    saved_at, parts = time.monotonic(), [done.features]
+    saved_at, parts = time.monotonic(), [done.features[: first * batch_size]]
     for start in progress(range(first, count, state.num_processes)):
         number = start + state.process_index
         mine = list(seeds[number * batch_size : (number + 1) * batch_size])
@@ -152,6 +154,9 @@ def _of_another(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any])
             f"{type(pipeline).__name__} does not draw images from batch_size and generator alone"
             + (f": it wants {', '.join(needed)}." if needed else ".")
         )
+    unknown = sorted(set(options) - set(taken))
+    if unknown:
+        raise UsageError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}.")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipeline(batch_size=len(seeds), generator=generators, output_type="np", **options).images
     return torch.from_numpy(images).permute(0, 3, 1, 2)

@@ -3,7 +3,8 @@
 A whole tensor is gathered from all processes, so every process calls these functions, in the same order.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,11 +40,21 @@ def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         fill(target, tensors[name])
 
 
-def gather(
+@contextlib.contextmanager
+def gathered(
     networks: Mapping[str, nn.Module], whole: Mapping[str, nn.Module], averages: Mapping[str, Any] = {}
-) -> None:
-    """Fill whole networks of the same names, from their `averages` where there are any, else from the shards."""
+) -> Iterator[None]:
+    """Within, whole networks of the same names are filled from their `averages`, or else from the shards.
+
+    Afterwards they lie in the memory of the CPU: where shards are wanted, that of the device is short. Other whole
+    networks, such as one that is not trained and that the objective calls, stay where they are.
+    """
     for name, network in networks.items():
         tensors = averages[name].state_dict() if averages and name in averages else whole_state(network)
         whole[name].load_state_dict(tensors)
         whole[name].to(next(iter(tensors.values())).device)
+    try:
+        yield
+    finally:
+        for name in networks:
+            whole[name].to("cpu")

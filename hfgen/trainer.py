@@ -20,14 +20,14 @@ from hfgen.ema import ModelEMA
 from hfgen.errors import Interrupted, UsageError
 from hfgen.held_out import HeldOut
 from hfgen.launch import make_accelerator, without_autocast
-from hfgen.launched import resume_command
+from hfgen.launched import resume_command, tell_now
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update, build_objective, objective_options
 from hfgen.optimizers import backward, make_lr_scheduler, make_optimizer, prepare, set_step, step_together
 from hfgen.pipeline import HFGenPipeline
 from hfgen.progress import Progress
 from hfgen.run_folder import Metrics
-from hfgen.sharding import fill_state, gather
+from hfgen.sharding import fill_state, gathered
 from hfgen.stop_signal import StopSignal
 from hfgen.streaming import make_batches
 from hfgen.trackers import Trackers, start_trackers
@@ -84,8 +84,7 @@ class Trainer:
             if arguments.use_ema and name in self.networks
         }
         self.metrics: Metrics | None = None
-        self.trackers = Trackers()
-        self.best = Best(arguments.best_metric, arguments.early_stopping_patience)
+        self.trackers, self.best = Trackers(), Best.of(arguments)
         self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
         self.saved_step, self.skipped_steps, self.checked = -1, 0, set[str]()
         self.stopped_by: int | None = None
@@ -134,8 +133,13 @@ class Trainer:
             with StopSignal():  # what is finished is saved whole, signal or not
                 self._save_pipeline()
                 self._leave()
+        except Interrupted as error:
+            if self.trackers.running:
+                tell_now(error)
+            raise
         finally:
-            self.trackers.close()  # last: a slow one may take a minute
+            with StopSignal():  # as torchrun sends it, once the other processes have ended
+                self.trackers.close()  # last: a slow one may take a minute
 
     def steps(self) -> Generator[int, None, None]:
         """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
@@ -204,15 +208,13 @@ class Trainer:
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]
             with contextlib.ExitStack() as stack:
-                for model in self.models.values() if delayed else ():
-                    stack.enter_context(self.accelerator.no_sync(model))
+                stack.enter_context(replicas.unreduced(self.accelerator, self.models.values() if delayed else ()))
                 update = next(training_step, None)
                 if update is None:
                     continue
                 update.require_known(self.optimizers)
-                # DDP would decide at the forward pass, which may lie before an earlier update.
-                for name in update.components if delayed and micro == len(running) - 1 else ():
-                    stack.enter_context(self.accelerator.trigger_sync_in_backward(self.models[name]))
+                names = update.components if delayed and micro == len(running) - 1 else ()
+                stack.enter_context(replicas.reduced(self.accelerator, [self.models[name] for name in names]))
                 backward(update.loss, self.accelerator, last=micro == len(running) - 1)
             components = update.components
             self.window.add({update.loss_name: update.loss, **update.metrics})
@@ -241,7 +243,7 @@ class Trainer:
         if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
             self._write_metrics(validating=bool(grid_due))
         if grid_due and self.best.is_hopeless and not last:
-            self._end_here(f"{a.best_metric} has not become better in {a.early_stopping_patience} validations")
+            self._end_here(self.best.why_hopeless)
         if checkpoint_due or (a.checkpointing_steps and self.step == self.last_step):
             self._require_finite_weights()
             self._save_checkpoint()
@@ -278,8 +280,7 @@ class Trainer:
     def _require_finite_weights(self) -> None:
         for name, network in self.networks.items():
             if not finite(network, self.accelerator.device if self.sharded else None):
-                broken = {f"a weight of the {name}": float("nan")}
-                require_finite(broken, self.step, self.window.steps, self.folder)
+                require_finite({f"a weight of the {name}": float("nan")}, self.step, self.window.steps, self.folder)
 
     def _validate(self) -> dict[str, Any]:
         """Pictures, diagnosis and measurements, on the main process; the others wait for what it found."""
@@ -316,9 +317,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for model in self.pipeline.models().values():
                 stack.enter_context(without_autocast(model))
-            if self.sharded:
-                gather(self.networks, self.pipeline.models(), self.emas)
-                stack.callback(self.pipeline.to, "cpu")  # where shards are wanted, memory is short
+            stack.enter_context(gathered(self.networks if self.sharded else {}, self.pipeline.models(), self.emas))
             for ema in () if self.sharded else self.emas.values():
                 stack.enter_context(ema.applied())
             if self.emas and self.accelerator.is_main_process:
@@ -332,16 +331,16 @@ class Trainer:
             return
         self.saved_step = self.step
         replicas.share_buffers(self.networks.values(), self.layout.num_processes)
-        if self.sharded:
-            gather(self.networks, self.pipeline.models())
-        tensors, state = checkpoint.tensors_of(self), self.state()
-        if self.accelerator.is_main_process:
-            with self._saving("checkpoint"):
-                checkpoint.save_checkpoint(self.folder, self.pipeline, tensors, state)
-            checkpoint.delete_old(self.folder, self.arguments.checkpoints_total_limit)
+        with gathered(self.networks if self.sharded else {}, self.pipeline.models()):
+            tensors, state = checkpoint.tensors_of(self), self.state()
+            if self.accelerator.is_main_process:
+                with self._saving("checkpoint"):
+                    written = checkpoint.save_checkpoint(self.folder, self.pipeline, tensors, state)
+                checkpoint.delete_old(written, self.arguments.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
     def _save_pipeline(self) -> None:
+        self._require_finite_weights()
         replicas.share_buffers(self.networks.values(), self.layout.num_processes)
         with self.averaged() as pipeline:
             if self.folder is not None and self.accelerator.is_main_process:
@@ -359,8 +358,10 @@ class Trainer:
         """Go on from a checkpoint: weights, averages, optimizers, step. Data order and noise follow from the step."""
         for line in checkpoint.load_checkpoint(place, self):
             self.progress.note(line)
+        if self.best.is_hopeless and self.step < self.last_step:
+            self._end_here(self.best.why_hopeless)
         if self.step > self.last_step:
-            raise UsageError(f"The checkpoint {place} is beyond the last step, {self.last_step}.")
+            raise UsageError(f"{place} is beyond the last step, {self.last_step}; give more --max_train_steps.")
 
     def _saving(self, what: str) -> contextlib.AbstractContextManager[None]:
         assert self.folder is not None
@@ -414,7 +415,6 @@ class Trainer:
         require_finite(self.window.means(), self.step, self.window.steps, self.folder)
         self._require_finite_weights()
         self._save_checkpoint()
-        saved = (
-            f"a checkpoint was saved. Go on with:\n  {self._resume_command}" if self.folder else "nothing was saved."
-        )
+        go_on = f"a checkpoint was saved. Go on with:\n  {self._resume_command}"
+        saved = go_on if self.folder else "nothing was saved."
         raise Interrupted(f"Stopped at step {self.step} of {self.last_step}; {saved}", self.stopped_by)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hfgen import grid
 from hfgen.arguments import TrainingArguments
 from hfgen.data import evenly_spaced
-from hfgen.errors import CheckError
+from hfgen.errors import CheckError, UsageError
 from hfgen.images import postprocess
 from hfgen.metric_names import METRICS
 from hfgen.objective import Batch
@@ -66,17 +66,27 @@ class Best:
     Args:
         metric: as `hfgen.metric_names` calls it; None keeps no account.
         patience: validations without a better value after which the training `is_hopeless`; None never.
+        measured: how, in words that JSON knows: values that were measured otherwise do not compare.
     """
 
-    def __init__(self, metric: str | None, patience: int | None) -> None:
-        self.metric, self.patience = metric, patience
+    def __init__(self, metric: str | None, patience: int | None, measured: Mapping[str, Any] = {}) -> None:
+        self.metric, self.patience, self.measured = metric, patience, dict(measured)
         self.value: float | None = None
         self.step, self.waited = 0, 0
 
+    @classmethod
+    def of(cls, arguments: TrainingArguments) -> "Best":
+        """As a run's arguments say."""
+        metric, names = arguments.best_metric, ["validation_split", "num_evaluation_images"]
+        names += ["extractor", "num_inference_steps"] if metric and METRICS[metric].of_samples else []
+        return cls(metric, arguments.early_stopping_patience, {name: getattr(arguments, name) for name in names})
+
     def would_be(self, found: Mapping[str, Any]) -> bool:
-        """Whether this is better than all before."""
+        """Whether this is better than all before; a UsageError where the metric was not measured."""
         if self.metric is None:
             return False
+        if f"validation_{self.metric}" not in found:
+            raise UsageError(f"best_metric {self.metric} was not measured of this model, though its family has it.")
         sign = -1 if METRICS[self.metric].better == "higher" else 1
         return self.value is None or sign * found[f"validation_{self.metric}"] < sign * self.value
 
@@ -92,11 +102,18 @@ class Best:
     def is_hopeless(self) -> bool:
         return self.metric is not None and self.patience is not None and self.waited >= self.patience
 
+    @property
+    def why_hopeless(self) -> str:
+        return f"{self.metric} has not become better in {self.patience} validations"
+
     def state_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "step": self.step, "waited": self.waited}
+        of = {"metric": self.metric, "measured": self.measured}
+        return {"value": self.value, "step": self.step, "waited": self.waited, **of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
+        """Go on from there, if it is of the same metric, measured in the same way; else start afresh."""
+        if (state.get("metric"), state.get("measured")) == (self.metric, self.measured):
+            self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

@@ -50,6 +50,7 @@ def test_an_evaluation_brings_the_card_up_to_date(run):
     assert "| recall | 0 | " in text
     assert "image" not in result["command"].split("--metrics")[0]
     assert result["command"] in text
+    assert result["command"] == "hfgen evaluate 'tiny gan' --protocol few --metrics fid,recall,parameters"
     assert "too few" in text.lower()
 
 
@@ -83,17 +84,50 @@ def test_a_changed_digit_is_caught(run, capsys):
     readme, value = run / "README.md", repr(result["values"]["fid"]["value"])
     other = value[:-1] + str((int(value[-1]) + 1) % 10)
     readme.write_text(readme.read_text().replace(value, other))
-    ran = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card_check, "failing", lambda *a: ran.append(a) or [])
-        with pytest.raises(CheckError, match="is not true: 1 of its checks"):
-            hfgen("card", run, "--check")
-    assert ran == []  # the snippets of an edited card are not run
+    with pytest.raises(CheckError, match="is not true: 1 of its checks"):
+        check(run)
     out = capsys.readouterr().out
     assert f"the card has:       value: {other}" in out
     assert f"its files say:       value: {value}" in out
     hfgen("card", run)
     check(run)
+    readme.write_text(readme.read_text() + "\n++ FID 0.01 on ImageNet")
+    with pytest.raises(CheckError):
+        check(run)
+    assert "the card has: ++ FID 0.01" in capsys.readouterr().out
+
+
+def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys):
+    """Neither a snippet in the card, nor one that comes into it from a file of the run, nor a module beside it."""
+    ran = tmp_path / "ran"
+    code = f"```python\nopen({str(ran)!r}, 'w').write('x')\n```"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["diagnosis"] = {"warnings": [code]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = run.rename(tmp_path / "click")  # which is a package that hfgen imports
+    hfgen("card", run)
+    (run / "__init__.py").write_text(f"open({str(ran)!r}, 'w').write('x')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card_check, "other_pictures", lambda *a: [])
+        hfgen("card", run, "--check", "--num_redrawn", 1)
+    assert code.splitlines()[1] in (run / "README.md").read_text()
+    assert not ran.exists()
+
+
+def test_files_that_are_no_results(run):
+    path, result = result_of(run)
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "is no result"),
+        ('{"metric": "evaluation"}', "is not what"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            hfgen("card", run)
+    result["values"]["nonsense"] = {"value": 1.0}
+    path.write_text(json.dumps(result))
+    with pytest.raises(UsageError, match="is not what hfgen writes: KeyError 'nonsense'"):
+        check(run)
 
 
 def test_a_value_changed_in_card_and_file_of_other_weights_is_caught(run, capsys):
@@ -126,10 +160,12 @@ def test_pictures_of_another_model_are_caught(run, capsys):
 
 
 def test_a_snippet_that_fails_is_caught(run, monkeypatch):
-    program = card_check.snippets(run)
+    program = card.program(run, "tiny gan")
     assert 'HFGenPipeline.from_pretrained("tiny gan")' in program
     assert "main(['sample', 'tiny gan'," in program
-    assert card_check.failing(run, "raise SystemExit('broken')") == ["they end with 1: broken"]
+    assert program.splitlines()[:4] == (run / "README.md").read_text().partition("```python\n")[2].splitlines()[:4]
+    monkeypatch.setattr(card, "program", lambda *a: "raise SystemExit('broken')")
+    assert card_check.failing(run, "tiny gan") == ["they end with 1: broken"]
 
 
 def test_options_that_would_be_code_are_refused(run):

@@ -15,14 +15,25 @@ def test_every_setting_is_in_one_list():
 
 
 def test_what_must_not_change_is_named_with_both_values(tmp_path):
-    now = {**THEN, "seed": 2, "networks": {"unet": {"width": 3}}}
-    then = {**THEN, "networks": {"unet": {"width": 4, "depth": 1}, "other": {}}}
-    now["networks"]["unet"]["depth"], now["networks"]["other"] = 1, {}
+    now = {**THEN, "seed": 2, "components": {"unet": {"width": 3}}}
+    then = {**THEN, "components": {"unet": {"width": 4, "depth": 1}, "other": {}}}
+    now["components"]["unet"]["depth"], now["components"]["other"] = 1, {}
     with pytest.raises(UsageError) as error:
         continuity.compare(tmp_path, then, now)
-    assert "networks {'unet': {'width': 4}}, this run has {'unet': {'width': 3}}" in str(error.value)
+    assert "components {'unet': {'width': 4}}, this run has {'unet': {'width': 3}}" in str(error.value)
     assert "seed 1, this run has 2" in str(error.value)
     assert "Resume with the same settings, or start a new run." in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["image_column", "label_column"])
+def test_other_images_or_classes_of_the_same_data_set_are_another_training(tmp_path, name):
+    with pytest.raises(UsageError, match=f"with {name} 1, this run has 2"):
+        continuity.compare(tmp_path, THEN, {**THEN, name: 2})
+
+
+def test_what_an_older_version_did_not_know_is_not_told(tmp_path):
+    then = {name: value for name, value in THEN.items() if name != "sync_batch_norm"}
+    assert continuity.compare(tmp_path, then, THEN) == []
 
 
 def test_another_family_is_told_before_all_that_differs_with_it(tmp_path):
@@ -30,7 +41,9 @@ def test_another_family_is_told_before_all_that_differs_with_it(tmp_path):
         continuity.compare(tmp_path, THEN, {**THEN, "model": 2, "seed": 3})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "mixed_precision", "num_processes", "hfgen", "torch"])
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "mixed_precision", "validation_split", "num_processes", "hfgen", "torch"]
+)
 def test_what_may_change_is_told(tmp_path, name):
     assert continuity.compare(tmp_path, THEN, {**THEN, name: 2}) == [
         f"{name} was 1 up to the checkpoint and is 2 from here on"

@@ -1,6 +1,8 @@
 """The engine: limits, the best model, a scaled loss, gradients that are not reduced, training a model further."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from hfgen import HFGenPipeline, checkpoint, evaluation, run
-from hfgen.arguments import TrainingArguments, resolve
-from hfgen.data import load_images
-from hfgen.errors import CheckError, UsageError
+from hfgen import HFGenPipeline, checkpoint, cli, evaluation, replicas, run, trainer
+from hfgen.arguments import TrainingArguments, read_config_file, resolve
+from hfgen.data import decode_all, load_images
+from hfgen.errors import CheckError, Interrupted, UsageError
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data, quiet_environment, state
@@ -46,8 +49,9 @@ def make(splits):
         torch.manual_seed(0)
         pipeline_class = get_family(family).load()
         pipeline = pipeline_class.build(16, 1, **{k: v for k, v in config.components.items() if k != "objective"})
-        test = run.find_held_out(config, pipeline) if held_out else None
-        return Trainer(pipeline, load_images(splits), config.arguments, folder, held_out=test)
+        images = load_images(splits)
+        test = run.find_held_out(config, pipeline, images) if held_out else None
+        return Trainer(pipeline, images, config.arguments, folder, held_out=test)
 
     return build
 
@@ -103,12 +107,30 @@ def test_the_best_of_a_metric_and_when_to_give_up():
     assert greater.would_be({"validation_nats": -4.0})
 
 
+@pytest.mark.parametrize(
+    ("changed", "afresh"),
+    [
+        ({}, False),
+        ({"best_metric": "nats"}, True),
+        ({"validation_split": "val"}, True),
+        ({"num_evaluation_images": 9}, True),
+        ({"extractor": "digitnet-mnist"}, False),  # which a likelihood does not ask
+        ({"early_stopping_patience": 9}, False),
+    ],
+)
+def test_a_value_that_was_measured_otherwise_is_no_best(changed, afresh):
+    settings = {"validation_split": "test", "best_metric": "bits_per_dim", "early_stopping_patience": 2}
+    before, after = Best.of(TrainingArguments(**settings)), Best.of(TrainingArguments(**settings | changed))
+    before.take(3, {"validation_bits_per_dim": 3.2})
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert (after.value, after.step) == ((None, 0) if afresh else (3.2, 3))
+
+
 def test_early_stop_keeps_the_best_model(make, tmp_path):
     """A learning rate at which validations become worse and worse: it ends two after the best."""
     settings = {"validation_split": "test", "best_metric": "bits_per_dim", "early_stopping_patience": 2}
-    trainer = make(
-        tmp_path / "run", "vae", True, **settings, max_train_steps=100, validation_steps=1, learning_rate=3.0
-    )
+    much = {"max_train_steps": 100, "validation_steps": 1, "learning_rate": 3.0}
+    trainer = make(tmp_path / "run", "vae", True, **settings, **much)
     trainer.train()
     lines = read_metrics(tmp_path / "run")
     values = [line["validation_bits_per_dim"] for line in lines]
@@ -118,6 +140,10 @@ def test_early_stop_keeps_the_best_model(make, tmp_path):
     best = HFGenPipeline.from_pretrained(tmp_path / "run" / "best")
     found = evaluation.log_likelihood(best, load_images(trainer.batches.images.name, split="test"))
     assert float(found.bits_per_dim.mean()) == pytest.approx(trainer.best.value, rel=1e-6)
+    for patience, last in ((2, trainer.step), (3, 100)):  # which was hopeless, and is so as long as it waits no longer
+        again = make(tmp_path / "run", "vae", True, **settings | {"early_stopping_patience": patience}, **much)
+        again.resume(checkpoint.find_checkpoint("latest", tmp_path / "run"))
+        assert (again.step, again.last_step) == (trainer.step, last)
 
 
 def test_measuring_changes_nothing(make, tmp_path):
@@ -151,6 +177,16 @@ def test_measuring_changes_nothing(make, tmp_path):
         ("dcgan", {"validation_metrics": "fid"}, "are measured on a --validation_split"),
         ("dcgan", {"validation_split": "test", "validation_metrics": "nats"}, "nats cannot be measured"),
         ("vae", {"validation_split": "tset"}, "has no split 'tset'"),
+        (
+            "vae",
+            {"validation_split": "test", "best_metric": "bits_per_dim", "likelihood": "GaussianLikelihood"},
+            "'bits_per_dim', which is not measured of vae.\nIts likelihood is a density",
+        ),
+        (
+            "vae",
+            {"validation_split": "test", "validation_metrics": "bits_per_dim", "likelihood": "GaussianLikelihood"},
+            "bits_per_dim cannot be measured of this model here; these can:\n .* coverage, nats$",
+        ),
         ("vae", {"best_metric": "nats"}, "is measured on a --validation_split"),
         ("vae", {"early_stopping_patience": 3}, "say which"),
     ],
@@ -158,6 +194,37 @@ def test_measuring_changes_nothing(make, tmp_path):
 def test_what_cannot_be_measured_is_said_at_the_start(splits, tmp_path, family, settings, message):
     with pytest.raises(UsageError, match=message):
         run.train(config_of(splits, family, **settings), get_family(family).load(), tmp_path / "run", say=print)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make, tmp_path, crop):
+    for split in ("train", "test"):
+        for file in (tmp_path / "data" / split).iterdir():
+            Image.open(file).resize((16, 12)).save(file)
+    settings = {"validation_split": "test", "resolution": 8, "center_crop": crop, "validation_steps": 6}
+    config = config_of(splits, "vae", **settings)
+    run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
+    images = load_images(splits, "test")
+    model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_all(images, 8, crop)
+    found = evaluation.log_likelihood(model, images, pixels=pixels)
+    logged = read_metrics(tmp_path / "run")[-1]["validation_bits_per_dim"]
+    assert logged == pytest.approx(float(found.bits_per_dim.mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "side", "message"),
+    [
+        ("RGB", 16, "validation_split is of mode RGB, and what is trained on of L"),
+        ("L", 8, "of 8 pixels a side, those that are trained on of 16.\nBring both to one: --resolution 16"),
+    ],
+)
+def test_other_images_than_those_that_are_trained_on_are_refused(splits, tmp_path, mode, side, message):
+    for file in (tmp_path / "data" / "test").iterdir():
+        Image.open(file).convert(mode).resize((side, side)).save(file)
+    config = config_of(splits, "vae", validation_split="test")
+    with pytest.raises(UsageError, match=message):
+        run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()
 
 
@@ -260,7 +327,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
     run.train(second, pipeline_class, tmp_path / "second", say=print)
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()
     for wrong, message in (
-        ({"encoder": {"base_channels": 8}}, "Options of encoder do not go with"),
+        ({"encoder": {"base_channels": 8}}, "(?s)Other options than its own .* encoder.base_channels is 8, not 4"),
         ({"resolution": 32}, "makes images of 1 channels and 16 pixels"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -272,10 +339,30 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
         run.build(resolve([("", settings)], "dcgan", other), other, load_images(splits))
 
 
+def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path, monkeypatch):
+    """Which spells out the options of every component."""
+    monkeypatch.setattr(run, "plot_run", lambda *_: None)
+    pipeline_class = get_family("vae").load()
+    torch.manual_seed(0)
+    pipeline_class.build(16, 1, **TINY["vae"]).save_pretrained(tmp_path / "first")
+    settings = {"pretrained_model_name_or_path": str(tmp_path / "first"), "dataset_name": splits}
+    settings |= {"max_train_steps": 1, "train_batch_size": 8, "num_validation_images": 4, "checkpointing_steps": 1}
+    run.train(resolve([("", settings)], "vae", pipeline_class), pipeline_class, tmp_path / "second", say=print)
+    written = read_config_file(tmp_path / "second" / "config.yaml")
+    assert written["encoder"]["base_channels"] == 4
+    resumed = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    for folder, changed, steps in (("second", resumed, 2), ("third", {}, 1)):
+        config = resolve([("", written), ("", changed)], "vae", pipeline_class)
+        assert run.train(config, pipeline_class, tmp_path / folder, say=print)["steps"] == steps
+    with pytest.raises(UsageError, match="(?s)Other options than its own .* likelihood.class_name is Gaussian"):
+        wrong = resolve([("", written), ("", {"likelihood": "GaussianLikelihood"})], "vae", pipeline_class)
+        run.build(wrong, pipeline_class, load_images(splits))
+
+
 def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = []
-    run.dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), said.append)
+    run.dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", said.append)
     text = "\n".join(said)
     assert "6 steps of 8 images" in text
     assert "MB at most up to here" in text
@@ -285,6 +372,32 @@ def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_pat
     one = sum(f.stat().st_size for f in checkpoint.list_checkpoints(tmp_path / "run")[0].rglob("*.safetensors")) / 1e6
     assert told == pytest.approx(written + one, abs=0.1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
+
+
+def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
+    family, folder = get_family("vae").load(), tmp_path / "run"
+    with pytest.raises(UsageError, match="has no split 'tset'"):
+        run.dry_run(config_of(splits, "vae", validation_split="tset"), family, folder, print)
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
+    again = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    with pytest.raises(UsageError, match="seed 0, this run has 3"):
+        run.dry_run(config_of(splits, "vae", **again, seed=3), family, folder, print)
+    said = []
+    before = sorted(folder.rglob("*"))
+    run.dry_run(config_of(splits, "vae", **again), family, folder, said.append)
+    assert any("it would go on from" in line for line in said)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_another_scheduler_is_another_training(splits, tmp_path):
+    """Of a component that is no network, too: the weight of a divergence, the prior."""
+    family, folder = get_family("vae").load(), tmp_path / "run"
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
+    for block in ({"beta_scheduler": {"beta": 50.0}}, {"scheduler": {"distribution": "uniform"}}):
+        config = config_of(splits, "vae", max_train_steps=2, resume_from_checkpoint="latest")
+        config.components.update(block)
+        with pytest.raises(UsageError, match=next(iter(block))):
+            run.train(config, family, folder, print)
 
 
 @pytest.mark.slow  # minutes of compiling
@@ -312,6 +425,83 @@ def test_a_loss_that_is_not_finite_is_found_when_a_signal_comes(make, tmp_path):
     with pytest.raises(CheckError, match="nan"):
         next(steps)
     assert not checkpoint.list_checkpoints(tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_never_become_the_model(make, tmp_path):
+    """The last step's gradient is not; no checkpoint is asked for."""
+    run = make(tmp_path / "run", checkpointing_steps=0, validation_steps=0, max_train_steps=2)
+    for step in run.steps():
+        if step == 2:
+            run.pipeline.generator.to_image.weight.data.fill_(torch.nan)
+    run.steps = lambda: iter(())
+    with pytest.raises(CheckError, match="a weight of the generator is nan"):
+        run.train()
+    assert not (tmp_path / "run" / "model_index.json").exists()
+
+
+def test_what_is_not_trained_stays_on_the_device(make, tmp_path, monkeypatch):
+    """Of networks in shards the whole copies leave it; a network that is used as it is is called in each step."""
+    sharded = make(tmp_path / "run", "vae", use_ema=False)
+    fixed = sharded.pipeline.models().keys() - sharded.networks.keys()
+    assert fixed
+    sharded.sharded, moved = True, set()
+    sharded.networks = {name: make(family="vae").networks[name] for name in sharded.networks}
+    move = nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda self, *a, **k: (moved.add(id(self)), move(self, *a, **k))[1])
+    monkeypatch.setattr(replicas, "highest", lambda numbers, device: list(numbers))
+    for save in (sharded._save_pipeline, sharded._save_checkpoint):
+        moved.clear()
+        save()
+        names = {name for name, model in sharded.pipeline.models().items() if id(model) in moved}
+        assert names == set(sharded.networks)
+
+
+def test_ddp_is_found_behind_what_is_compiled(make):
+    """Accelerate looks at the type of what it is given, and does nothing for torch.compile's."""
+    run, seen = make(train_batch_size=4, gradient_accumulation_steps=2, max_train_steps=1), []
+    networks = list(run.models.values())
+    run.models = {name: torch.compile(model, backend="eager") for name, model in run.models.items()}
+    for name in ("no_sync", "trigger_sync_in_backward"):
+        original = getattr(run.accelerator, name)
+        setattr(run.accelerator, name, lambda model, do=original: (seen.append(model), do(model))[1])
+    run.train()
+    assert len(seen) >= 6
+    assert all(any(model is network for network in networks) for model in seen)
+
+
+def test_how_to_go_on_is_told_before_slow_trackers_are_closed(make, tmp_path, monkeypatch, capsys):
+    """A launcher whose other processes have ended sends a signal then, and soon another that none survives."""
+    told = []
+
+    class Slow:
+        running = ("a tracker",)
+
+        def log(self, line):
+            if line["step"] == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def log_images(self, images, step): ...
+
+        def close(self):
+            told.append(capsys.readouterr().err)
+            os.kill(os.getpid(), signal.SIGINT)
+            told.append("closed")
+
+    monkeypatch.setattr(trainer, "start_trackers", lambda *arguments: Slow())
+    run = make(tmp_path / "run")
+    with pytest.raises(Interrupted) as error:
+        run.train()
+    assert "hfgen: Stopped at step 2 of 6; a checkpoint was saved. Go on with:\n  hfgen train" in told[0]
+    assert (told[1], error.value.told, error.value.exit_code) == ("closed", True, 143)
+    assert cli._report(str(error.value), 143, True, error.value.told) == 143
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_main_process_reads_the_metrics(make, tmp_path):
+    """The others may be of machines that do not see that disk."""
+    other = make()
+    other.accelerator = type("Other", (), {"is_main_process": False})
+    assert run.summary(other, tmp_path / "elsewhere") == {"output_dir": str(tmp_path / "elsewhere"), "steps": 0}
 
 
 def test_grids_by_epochs_and_by_fewer_steps(make, tmp_path):

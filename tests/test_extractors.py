@@ -134,11 +134,17 @@ def tiny_dinov2(tmp_path_factory):
     return folder
 
 
+class Tiny(DINOv2Base):
+    hidden_size = 32
+
+
 def test_dinov2_from_a_folder(tiny_dinov2):
     """Of random weights: the architecture, the range and the size; the weights are not to be had here."""
     from transformers import Dinov2Model
 
-    extractor = DINOv2Base.load(str(tiny_dinov2))
+    with pytest.raises(HFGenError, match="does not hold the weights of dinov2-base, or not all"):
+        DINOv2Base.load(str(tiny_dinov2))  # of another size
+    extractor = Tiny.load(str(tiny_dinov2))
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = extractor.extract(images)
     assert features.shape == (2, 32)
@@ -158,6 +164,12 @@ def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, tiny_dinov2):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(HFGenError, match="facebook/dinov2-base at revision f9e4.*\n?.*--extractor_weights FOLDER"):
         DINOv2Base.load()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_dinov2, damaged)
+    state = load_file(damaged / "model.safetensors")
+    save_file(dict(list(state.items())[1:]), damaged / "model.safetensors")
+    with pytest.raises(HFGenError, match="or not all of them"):
+        Tiny.load(str(damaged))  # transformers would fill up with random weights
     pickled = tmp_path / "pickled"
     shutil.copytree(tiny_dinov2, pickled)
     torch.save({}, pickled / "pytorch_model.bin")

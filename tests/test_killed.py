@@ -3,7 +3,6 @@
 A process that has everything imported forks the trainings, so that a kill costs a second and not ten.
 """
 
-import json
 import os
 import random
 import shutil
@@ -210,17 +209,93 @@ def test_a_damaged_checkpoint_is_passed_over(nursery, data, whole, tmp_path, nam
     assert_equal(what_it_left(folder), what_it_left(whole))
 
 
+class Model:
+    """What `save_checkpoint` asks of a pipeline."""
+
+    def __init__(self, text="abc"):
+        self.text = text
+
+    def save_pretrained(self, folder):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(self.text)
+
+
+def save(folder, step, model=None):
+    return checkpoint.save_checkpoint(folder, model or Model(), {}, {"step": step})
+
+
+def names(folder):
+    return sorted(p.name for p in (folder / "checkpoints").iterdir())
+
+
 def test_the_last_good_checkpoint_is_never_deleted(tmp_path):
     """With a limit of 1, a newer one that is damaged does not count."""
-    places = [tmp_path / "checkpoints" / f"checkpoint-{step}" for step in (1, 2, 3)]
-    for place in places:
-        (place / "trainer").mkdir(parents=True)
-        (place / "weights").write_text("abc")
-        files = {"weights": (3, checkpoint._digest(place / "weights"))}
-        (place / "trainer" / "state.json").write_text(json.dumps({"files": files}))
+    places = [save(tmp_path, step) for step in (1, 2, 3)]
     damage_by_truncation(places[2] / "weights")
-    checkpoint.delete_old(tmp_path, 1)
-    assert [p.name for p in sorted(places[0].parent.iterdir())] == ["checkpoint-2", "checkpoint-3"]
+    checkpoint.delete_old(places[2], 1)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
     damage_one_bit(places[1] / "weights")
     with pytest.raises(checkpoint.HFGenError, match="All checkpoints in .* are damaged"):
         checkpoint.find_checkpoint("latest", tmp_path, note=lambda line: None)
+
+
+def test_a_state_that_was_changed_is_damage(tmp_path):
+    place = save(tmp_path, 3)
+    state = place / checkpoint.STATE
+    assert checkpoint.damage_of(place) is None
+    state.write_text(state.read_text().replace('"step": 3', '"step": 2'))
+    assert checkpoint.damage_of(place, content=False) == "trainer/state.json is not what was written"
+
+
+def test_a_run_that_went_on_from_an_older_checkpoint_keeps_what_it_writes(tmp_path):
+    """The newest is damaged within, which its size does not tell, and was passed over."""
+    _, good, damaged = [save(tmp_path, step) for step in (2, 4, 8)]
+    damage_one_bit(damaged / "weights")
+    assert checkpoint.find_checkpoint("latest", tmp_path, note=lambda line: None) == good
+    written = save(tmp_path, 5)
+    checkpoint.delete_old(written, 2)
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5", "checkpoint-8"]
+    checkpoint.delete_old(save(tmp_path, 6), 1)
+    assert names(tmp_path) == ["checkpoint-6", "checkpoint-8"]
+    assert checkpoint.find_checkpoint("latest", tmp_path, note=lambda line: None).name == "checkpoint-6"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_stopped_while_the_same_step_is_saved_again(tmp_path, monkeypatch, number):
+    """Before either of its two renames; a whole one of that step is found afterwards."""
+    save(tmp_path, 4)
+    rename, done = type(tmp_path).rename, []
+
+    def stopped(self, target):
+        done.append(target)
+        if len(done) == number:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 4, Model("new"))
+    found = checkpoint.find_checkpoint("latest", tmp_path)
+    assert (found.name, (found / "weights").read_text()) == ("checkpoint-4", "abc")
+    save(tmp_path, 4, Model("new"))
+    assert names(tmp_path) == ["checkpoint-4"]
+    assert (found / "weights").read_text() == "new"
+
+
+def test_killed_while_an_old_one_is_deleted(tmp_path, monkeypatch):
+    """What is left of it is no checkpoint, and goes with the next save."""
+
+    def killed(folder, **options):
+        next(file for file in folder.rglob("*") if file.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    save(tmp_path, 1)
+    written = save(tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.delete_old(written, 1)
+    assert checkpoint.list_checkpoints(tmp_path) == [written]
+    save(tmp_path, 3)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]

@@ -119,6 +119,14 @@ def test_on_accelerators_accelerate_launches(started, monkeypatch):
     assert parsed.training_script_args == ["dcgan"]
 
 
+def test_a_quiet_accelerate_hides_no_exit_code(started, monkeypatch):
+    seen = []
+    monkeypatch.setattr(launcher, "_accelerators", lambda: 1)
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", seen.append)
+    launch([], Wanted(1, None, ["--quiet"]))
+    assert seen[0].quiet is False
+
+
 def test_accelerators_may_be_left_alone(started, monkeypatch):
     monkeypatch.setattr(launcher, "_accelerators", lambda: 2)
     for process in started(wanted=Wanted(2, None, ["--cpu"])):

@@ -1,6 +1,7 @@
 """`hfgen evaluate`: one protocol for every family; the scale of its values; what it records, refuses and resumes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,12 @@ def gan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "gan"
     get_family("dcgan").load().build(28, 1, **TINY).save_pretrained(folder)
     return folder
+
+
+def the_file(folder):
+    """The only file in evaluation/."""
+    (path,) = (folder / "evaluation").iterdir()
+    return path
 
 
 def evaluate(*words):
@@ -109,7 +116,8 @@ def test_geometry_matters_more_than_many_models():
 def test_a_result_says_what_number_it_is(gan, few, tmp_path, capsys):
     evaluate(gan, "--protocol", few, "--output_dir", tmp_path, "--json")
     result = json.loads(capsys.readouterr().out)[0]
-    written = tmp_path / "evaluation" / "few-digitnet-mnist-seed0.json"
+    (written,) = (tmp_path / "evaluation").iterdir()
+    assert re.fullmatch(r"few-digitnet-mnist-seed0-[0-9a-f]{8}.json", written.name)
     assert json.loads(written.read_text(), parse_constant=pytest.fail) == result
     assert list(result["values"]) == [n for n in METRICS if METRICS[n].of_samples or n in ("parameters", *COSTS)]
     assert all(type(v["value"]) is float for v in result["values"].values())
@@ -145,8 +153,7 @@ def test_processes_find_the_same(gan, few, tmp_path, count, monkeypatch):
     evaluate(*words, "--output_dir", tmp_path / "one")
     several = [sys.executable, "-m", "hfgen", "evaluate", *words, "--output_dir", tmp_path / "several"]
     subprocess.run([*map(str, several), "--num_processes", str(count)], check=True, timeout=200)
-    name = "evaluation/few-digitnet-mnist-seed0.json"
-    one, other = (json.loads((tmp_path / which / name).read_text())["values"] for which in ("one", "several"))
+    one, other = (json.loads(the_file(tmp_path / which).read_text())["values"] for which in ("one", "several"))
     assert {name: v["value"] for name, v in one.items()} == pytest.approx(
         {n: v["value"] for n, v in other.items()}, 1e-9
     )
@@ -166,17 +173,14 @@ def test_a_killed_evaluation_goes_on(gan, few, tmp_path, monkeypatch):
     words = [gan, "--protocol", few, "--metrics", "fid", "--output_dir", tmp_path / "a"]
     with pytest.raises((KeyboardInterrupt, SystemExit, Exception)):
         evaluate(*words)
-    assert list((tmp_path / "a" / "evaluation").iterdir()) == [
-        tmp_path / "a" / "evaluation" / ".few-digitnet-mnist-seed0.safetensors"
-    ]
+    assert the_file(tmp_path / "a").name.startswith(".few-digitnet-mnist-seed0-")
     drawn[:] = drawn[:-1][:0]
     monkeypatch.setattr(sampled_features, "draw_bytes", lambda *a, o=sampled_features.draw_bytes: _noted(drawn, *a))
     evaluate(*words)
     assert drawn[0][0] == 48
     assert sum(map(len, drawn)) == 103 - 48
     evaluate(*words[:-1], tmp_path / "b")
-    name = "evaluation/few-digitnet-mnist-seed0.json"
-    one, other = (json.loads((tmp_path / which / name).read_text())["values"] for which in "ab")
+    one, other = (json.loads(the_file(tmp_path / which).read_text())["values"] for which in "ab")
     assert one == other
 
 
@@ -195,13 +199,69 @@ def test_what_was_drawn_of_another_model_is_not_used(gan, tmp_path):
     assert sampled_features._read(path, "one model") is None
 
 
+def test_results_of_one_kind_join_and_others_stand_beside(gan, few, tmp_path):
+    words = [gan, "--protocol", few, "--output_dir", tmp_path]
+    evaluate(*words, "--metrics", "fid")
+    evaluate(*words, "--metrics", "recall,parameters")
+    values = json.loads(the_file(tmp_path).read_text())["values"]
+    assert list(values) == ["fid", "recall", "parameters"]
+    evaluate(
+        gan,
+        "--dataset_name",
+        read_protocol(few).dataset,
+        "--split",
+        "train",
+        "--extractor",
+        "digitnet-mnist",
+        "-n",
+        20,
+        "--metrics",
+        "fid,authenticity",
+        "--output_dir",
+        tmp_path,
+    )
+    (other,) = (json.loads(p.read_text()) for p in (tmp_path / "evaluation").iterdir() if "general" in p.name)
+    assert other["reference"]["split"] == "train"
+    assert "the real images are the training images" in other["warning"]
+    assert other["floor"] == {}
+    assert "--split train" in other["command"]
+    assert str(tmp_path.parent) not in json.dumps(other) + json.dumps(values)
+
+
+def test_an_evaluation_that_was_killed_after_the_last_image(gan, tmp_path):
+    """What was drawn is whole, though its last batch is not."""
+    pipeline, extractor = HFGenPipeline.from_pretrained(gan), DigitNet.load()
+    whole = sampled_features.draw_features(pipeline, extractor, range(19), 8)
+    for count in (19, 16):
+        part = sampled_features.Sampled(whole.features[:count].clone())
+        sampled_features._save(part, tmp_path / "x", "me")
+        again = sampled_features.draw_features(
+            pipeline, extractor, range(19), 8, partial=tmp_path / "x", identity="me"
+        )
+        assert torch.equal(again.features, whole.features)
+
+
+def test_a_scheduler_of_infinite_settings(few, tmp_path, capsys):
+    torch.manual_seed(0)
+    unet = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4}
+    unet |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    get_family("ddpm").load().build(28, 1, unet=unet).save_pretrained(tmp_path / "ddpm")
+    words = ["--protocol", few, "-n", 20, "--metrics", "fid", "--scheduler", "dpmsolver", "--num_inference_steps", 3]
+    evaluate(tmp_path / "ddpm", *words, "--json")
+    result = json.loads(capsys.readouterr().out)[0]
+    assert result["sampler"]["config"]["lambda_min_clipped"] == "-inf"
+    assert result["changed"] == {"scheduler": "dpmsolver"}
+
+
 def test_limits(gan, few, tmp_path):
     words = [gan, "--protocol", few, "--metrics", "fid", "--output_dir", tmp_path]
     with pytest.raises(CheckError, match="FID of gan is .*; --max_fid is 1"):
         evaluate(*words, "--max_fid", 1)
     evaluate(*words, "--max_fid", 1000)
-    with pytest.raises(UsageError, match="coverage was not measured"):
+    with pytest.raises(UsageError, match="coverage is not measured"):
         evaluate(*words, "--min_coverage", 0.5)
+    with pytest.raises(UsageError, match="a number is expected"):
+        evaluate(*words, "--max_fid", "nan")
 
 
 def test_steps_of_a_model_that_samples_in_many(few, tmp_path, capsys):
@@ -218,10 +278,8 @@ def test_steps_of_a_model_that_samples_in_many(few, tmp_path, capsys):
         {"timestep_spacing": "trailing", "num_inference_steps": k} for k in (2, 3)
     ]
     assert "bits_per_dim" not in results[0]["values"]  # takes long: measured when it is asked for
-    names = {path.name for path in (tmp_path / "ddpm" / "evaluation").iterdir()}
-    assert names == {
-        f"few-digitnet-mnist-seed0-n20-num_inference_steps{k}-timestep_spacingtrailing.json" for k in (2, 3)
-    }
+    names = {path.name.rpartition("-")[0] for path in (tmp_path / "ddpm" / "evaluation").iterdir()}
+    assert names == {f"few-digitnet-mnist-seed0-n20-num_inference_steps{k}-timestep_spacingtrailing" for k in (2, 3)}
 
 
 def test_likelihood_and_reconstruction_of_a_vae(few, tmp_path, capsys):
@@ -236,6 +294,20 @@ def test_likelihood_and_reconstruction_of_a_vae(few, tmp_path, capsys):
     assert result["likelihood"]["images"] == 20
     assert 0.01 < result["values"]["reconstruction_mse"]["value"] < 1
     assert result["values"]["reconstruction_fid"]["value"] > 1
+
+
+def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
+    """A model of 14 pixels a side, and images of 28."""
+    torch.manual_seed(0)
+    tiny = {"encoder.base_channels": 4, "decoder.base_channels": 4}
+    get_family("vae").load().build(14, 1, **tiny).save_pretrained(tmp_path)
+    words = ["--dataset_name", read_protocol(few).dataset, "--metrics", "nats,reconstruction_mse", "--resolution", 14]
+    evaluate(tmp_path, *words, "--no_center_crop", "--num_likelihood_images", 20, "--json")
+    result = json.loads(capsys.readouterr().out)[0]
+    assert (result["protocol"]["resolution"], result["protocol"]["center_crop"]) == (14, False)
+    assert "--resolution 14 --no_center_crop" in result["command"]
+    assert result["likelihood"]["num_dimensions"] == 14 * 14
+    assert set(result["values"]) == {"nats", "reconstruction_mse"}
 
 
 def test_a_pipeline_of_diffusers_own(few, tmp_path, capsys):
@@ -288,6 +360,7 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
         (["--dataset_name", "mnist-mini", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
         (["--dataset_name", "mnist-mini", "--metrics", "nats"], "nats cannot be measured of this model"),
         (["--dataset_name", "mnist-mini", "--extractor", "dinov2-base"], "takes images of 3 channels"),
+        (["--protocol", "mnist-mini-v1", "-n", 5], "needs at least 20 images"),
         ([], "give --dataset_name"),
     ],
 )
@@ -360,6 +433,9 @@ def test_protocols_that_differ():
     one = Protocol(name="a").to_dict()
     assert differing_fields(one, Protocol(name="a", num_images=500).to_dict()) == ["num_images"]
     assert differing_fields(one, one) == []
+    older = {name: value for name, value in one.items() if name != "center_crop"}
+    assert differing_fields(older, one) == []
+    assert differing_fields(older, Protocol(name="a", center_crop=False).to_dict()) == ["center_crop"]
 
 
 def test_short_names_of_metrics():

@@ -1,10 +1,13 @@
 """The reference models: each card is true, and each model works right after a clone, offline."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from hfgen.cli import cli
+from hfgen.results import shown
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 MODELS = sorted(path.parent for path in CARDS.glob("*/README.md"))
@@ -26,3 +29,19 @@ def test_what_is_committed_is_what_would_be_pushed(model):
         path for path in model.rglob("*") if path.is_symlink() or path.suffix in (".bin", ".pt", ".pkl", ".py")
     ]
     assert not (model / "checkpoints").exists()
+
+
+README = (CARDS.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_readme_tells_what_was_measured(model):
+    """Each number of the model's row is in its evaluation, to the last digit that is shown."""
+    row = re.search(rf"^\| \[`{model.name}`\].*$", README, re.MULTILINE)
+    (path,) = (model / "evaluation").glob("mnist-v1-*.json")
+    values = {shown(value) for value in json.loads(path.read_text())["values"].values()}
+    cells = [
+        re.sub(r"^[<>]= |^reconstruction FID | bits$| nats, binary$", "", c.strip()) for c in row[0].split("|")[3:-1]
+    ]
+    assert len(cells) == 9
+    assert all(cell in values for cell in cells if cell), [cell for cell in cells if cell not in values]

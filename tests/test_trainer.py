@@ -21,7 +21,7 @@ from hfgen.hub import staged
 from hfgen.objective import Update
 from hfgen.optimizers import step_together
 from hfgen.registry import get_family
-from hfgen.run_folder import choose, read_metrics, write_start
+from hfgen.run_folder import choose, read_metrics, take
 from hfgen.testing import make_data, quiet_environment, state, weights
 
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
@@ -352,7 +352,7 @@ def test_run_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="no run of hfgen; nothing was written"):
         choose("m", "d", "letters", resume="latest")
     with pytest.raises(UsageError, match="taken by another run"):
-        write_start(tmp_path / names[0], {}, {}, resumed=False)
+        take(tmp_path / names[0], resumed=False)
 
 
 # --- signals --------------------------------------------------------------------------------------------------------
@@ -442,6 +442,39 @@ def test_an_older_checkpoint_does_not_fork_the_folder(make, tmp_path):
     with pytest.raises(UsageError, match="holds newer checkpoints than checkpoint-1, up to checkpoint-4"):
         checkpoint.find_checkpoint("checkpoint-1", tmp_path / "run")
     assert checkpoint.find_checkpoint("latest", tmp_path / "run").name == "checkpoint-4"
+
+
+def test_a_checkpoint_from_elsewhere_does_not_fork_the_folder_either(make, tmp_path):
+    """`latest` would go on from the other training's."""
+    make(tmp_path / "here", checkpointing_steps=2).train()
+    make(tmp_path / "there", checkpointing_steps=1, checkpoints_total_limit=0).train()
+    for step, message in ((3, "newer checkpoints than checkpoint-3, up to checkpoint-4"), (4, "another checkpoint-4")):
+        with pytest.raises(UsageError, match=f"here holds {message}"):
+            checkpoint.find_checkpoint(str(tmp_path / f"there/checkpoints/checkpoint-{step}"), tmp_path / "here")
+    newest = tmp_path / "here" / "checkpoints" / "checkpoint-4"
+    assert checkpoint.find_checkpoint(str(newest), tmp_path / "here") == newest
+    assert checkpoint.find_checkpoint(str(newest), tmp_path / "new") == newest
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda state: state["settings"].pop("streaming"), "streaming"),
+        (lambda state: state["settings"].pop("networks"), "networks"),
+        (lambda state: state.pop("data"), "data"),
+        (lambda state: state.pop("skipped_steps"), "skipped_steps"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_no_damage(make, tmp_path, change, missing):
+    make(tmp_path / "run", checkpointing_steps=4).train()
+    place = tmp_path / "run" / "checkpoints" / "checkpoint-4"
+    state = json.loads((place / checkpoint.STATE).read_text())
+    change(state)
+    state["settings"]["hfgen"] = "0.0.1"
+    state.pop("digest")
+    (place / checkpoint.STATE).write_text(json.dumps(state))
+    with pytest.raises(UsageError, match=f"written by hfgen 0.0.1, which kept no {missing}; this is hfgen "):
+        make(tmp_path / "run").resume(place)
 
 
 def test_another_network_s_checkpoint_is_no_damage(make, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import shlex
 import sys
 import time
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from hfgen.measurement import Bars
     from hfgen.protocol import Protocol
 
+SIZE = ("resolution", "center_crop")
 LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall", "min_coverage")
 
 
-CHANGED = ("scheduler", "temperature", "truncation", "dtype")  # beside the options of the call, told in file names
-
-
-RULES = ("metrics", "num_images", "num_likelihood_images", "seed", "resolution", "extractor")
-REPEATED = (*RULES, *CALL_OPTIONS, *CHANGED)
+# Beside the options of the call, told in file names.
+CHANGED = ("scheduler", "temperature", "truncation", "dtype", "variant", "revision")
+RULES = ("dataset_name", "dataset_config_name", "split", "metrics", "num_images", "num_likelihood_images", "seed")
+REPEATED = (*RULES, *SIZE, "extractor", *CALL_OPTIONS, *CHANGED)
 
 
 class Words(click.Command):
@@ -56,6 +57,7 @@ class Words(click.Command):
 @click.option("--num_likelihood_images", type=click.IntRange(1), help="Real images whose likelihood is measured.")
 @click.option("--seed", type=click.IntRange(0), help="Image i has seed SEED + i.  [default: the protocol's]")
 @click.option("--resolution", type=click.IntRange(1), help="To what side real images are brought, as in training.")
+@click.option("--center_crop/--no_center_crop", default=None, help="Whether their centre is cropped for that.")
 @click.option("--extractor", help="In whose features: `hfgen list extractors`.  [default: the protocol's]")
 @click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
 @click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")
@@ -94,7 +96,7 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     from hfgen.launch import join_processes
 
     is_main = join_processes().is_main_process
-    task = Task(target, o, load(target, o, any_pipeline=True), _bars(is_main))
+    task = Task(target, o, load(target, o, any_pipeline=True), _bars(is_main), is_main)
     if o["scheduler"]:
         swap_scheduler(task.pipeline, o["scheduler"])
     set_prior(task.pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
@@ -113,31 +115,40 @@ def _steps(text: str | None) -> Sequence[int | None]:
 class Task:
     """What one call of the command does: the real images are prepared once, the model is measured once or more."""
 
-    def __init__(self, target: str, o: dict[str, Any], pipeline: Any, bars: "Bars") -> None:
-        self.target, self.o, self.pipeline, self.bars = target, o, pipeline, bars
+    def __init__(self, target: str, o: dict[str, Any], pipeline: Any, bars: "Bars", is_main: bool) -> None:
+        self.target, self.o, self.pipeline, self.bars, self.is_main = target, o, pipeline, bars, is_main
+        self.columns: tuple[str | None, str | None] = (None, None)
         self.folder: Path = o["output_dir"] or Path(target)
         if not self.folder.is_dir() and o["output_dir"] is None:
-            self.folder = Path("runs") / target.rpartition("/")[2]  # a repository's results lie where a run's would
+            self.folder = Path("evaluations") / target  # of a repository, whose results lie in no run's folder
 
     def prepare(self) -> None:
         """Find the real images, by them the protocol, and what of it the options change."""
         from hfgen.measurement import metrics_of, prepare
-        from hfgen.protocol import protocol_of, read_protocol
+        from hfgen.protocol import GENERAL, protocol_of, read_protocol
         from hfgen.reference import RealImages
 
         o = self.o
         given = read_protocol(o["protocol"]) if o["protocol"] else None
-        self.dataset = o["dataset_name"] or real_images(trained_on(self.target), given)
+        trained = trained_on(self.target)
+        self.dataset = o["dataset_name"] or real_images(trained.get("dataset_name"), given)
+        if self.dataset is not None and self.dataset == trained.get("dataset_name"):  # read it as the training did
+            for name in ("dataset_config_name", *SIZE):
+                o[name] = trained.get(name) if o[name] is None else o[name]
+            self.columns = trained.get("image_column"), trained.get("label_column")
         images = self._find(o["split"] or (given.split if given else None))
-        pixels = RealImages.of(images, o["resolution"], self.bars("decoding"))
+        size = dataclasses.replace(given or read_protocol(GENERAL), **asked_of(o, SIZE))
+        pixels = RealImages.of(images, size.resolution, size.center_crop, self.bars("decoding"))
         self.unchanged = given or protocol_of(pixels.sha256)
         self.protocol = dataclasses.replace(self.unchanged, **changes(self.unchanged, o))
-        possible = metrics_of(self.pipeline, self.protocol)
+        train = self._train_images()
+        possible = [n for n in metrics_of(self.pipeline, self.protocol) if train is not None or n != "authenticity"]
         self.wanted = chosen_metrics(o["metrics"], possible, getattr(self.pipeline, "measured_on_request", ()))
+        refuse_unmeasured(self.wanted, o)
         self.real = prepare(
             images,
             pixels,
-            self._train_images,
+            lambda: train,
             self.protocol,
             self.wanted,
             weights=o["extractor_weights"],
@@ -150,10 +161,11 @@ class Task:
 
         if self.dataset is None:
             raise UsageError("Which real images? The model does not tell on what it was trained; give --dataset_name.")
-        config = self.o["dataset_config_name"]
         for name in [split] if split else ["test", "validation"]:
             try:
-                return load_images(self.dataset, name, config)
+                found = load_images(self.dataset, name, self.o["dataset_config_name"], *self.columns)
+                self.split = name
+                return found
             except UsageError as error:
                 if split or "has no split" not in str(error):
                     raise
@@ -166,7 +178,8 @@ class Task:
         from hfgen.data import load_images
 
         try:
-            return load_images(str(self.dataset), self.protocol.train_split, self.o["dataset_config_name"])
+            where = self.o["dataset_config_name"], *self.columns
+            return load_images(str(self.dataset), self.protocol.train_split, *where)
         except UsageError:
             return None
 
@@ -179,9 +192,11 @@ class Task:
         options.pop("num_inference_steps", None)
         options |= {} if steps is None else {"num_inference_steps": steps}
         told = {**options, **{name: o[name] for name in CHANGED if o[name] is not None}}
-        name = measurement.result_name(self.protocol, told, self.unchanged)
+        name = measurement.result_name(self.protocol, told, self.unchanged, self.real)
         partial = self.folder / "evaluation" / f".{name}.safetensors"
-        identity = measurement.identity(self.pipeline, self.protocol, options)
+        extractor = self.real.extractor
+        sha256 = None if extractor is None else extractor.weights_sha256
+        identity = measurement.identity(self.pipeline, self.protocol, options, sha256)
         try:
             values, facts = measurement.measure(
                 self.pipeline,
@@ -193,23 +208,37 @@ class Task:
                 identity=identity,
                 bars=self.bars,
             )
-            if not values:
+            if not self.is_main:
                 return {}
-            result = measurement.record(self.pipeline, self.real, self.protocol, values, facts, options)
+            record = (self.pipeline, self.real, self.protocol, values, facts, options, self.split)
+            result = measurement.record(*record)
             result["name"] = name_of(self.target)
-            result["command"] = command_line(result["name"], self.protocol.name, {**o, "num_inference_steps": steps})
+            result["changed"] = {option: o[option] for option in CHANGED if o[option] is not None}
+            result["command"] = self._command(result["name"], steps)
             path = self._write(name, result)
             partial.unlink(missing_ok=True)
+        except HFGenError:
+            raise
         except OSError as error:
             raise HFGenError(f"{self.folder} cannot be written: {error}; --output_dir is another place.") from error
         click.echo(f"written to {path}", err=True)
         return result
+
+    def _command(self, name: str, steps: int | None) -> str:
+        """What repeats the result, without folders of this machine."""
+        own = self.unchanged.dataset is not None
+        dataset = None if own else self.real.images.dataset_id
+        split = None if self.split == self.unchanged.split else self.split
+        options = {**self.o, "num_inference_steps": steps, "dataset_name": dataset, "split": split}
+        options |= {name: None for name in SIZE if self.o[name] == getattr(self.unchanged, name)}
+        return command_line(name, self.unchanged.name, options)
 
     def _write(self, name: str, result: Mapping[str, Any]) -> Path:
         """The result; and the card anew, where it is the run's own and nobody has edited it."""
         from hfgen import card, measurement
 
         was_its_own = card.is_rendered(self.folder)
+        result = measurement.merged(self.folder / "evaluation" / f"{name}.json", dict(result))
         path = measurement.write(self.folder, name, result)
         if was_its_own:
             card.write_card(self.folder)
@@ -230,8 +259,11 @@ def command_line(name: str, protocol: str, o: Mapping[str, Any]) -> str:
     """What repeats a result; without folders of this machine."""
     words = ["hfgen", "evaluate", name, "--protocol", protocol]
     for option in REPEATED:
-        if o.get(option) is not None:
-            words += [f"--{option}", str(o[option])]
+        value = o.get(option)
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no_{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
     return shlex.join(words)
 
 
@@ -243,26 +275,32 @@ def real_images(trained: str | None, protocol: "Protocol | None") -> str | None:
     return protocol.dataset
 
 
-def trained_on(target: str) -> str | None:
-    """The data set that a run's config.yaml names."""
+def trained_on(target: str) -> dict[str, Any]:
+    """What a run's config.yaml says of the data."""
     from hfgen.arguments import read_config_file
     from hfgen.run_folder import CONFIG
 
-    for folder in (Path(target), Path(target).parent.parent):  # a run, or a checkpoint of one
+    place = Path(target)
+    for folder in (place, place.parent.parent) if place.is_dir() else ():  # a run, or a checkpoint of one
         if (folder / CONFIG).is_file():
             config = read_config_file(folder / CONFIG)
-            return config.get("dataset_name") or config.get("train_data_dir")
-    return None
+            return {**config, "dataset_name": config.get("dataset_name") or config.get("train_data_dir")}
+    return {}
 
 
 def changes(protocol: "Protocol", o: Mapping[str, Any]) -> dict[str, Any]:
     """What the options make different from the protocol as it is written."""
-    asked = {name: o[name] for name in ("num_images", "seed", "extractor", "resolution") if o[name] is not None}
+    asked = asked_of(o, ("num_images", "seed", "extractor", *SIZE))
     if o["num_likelihood_images"] is not None:
         asked["likelihood_images"] = o["num_likelihood_images"]
     if asked.get("extractor", protocol.extractor) != protocol.extractor or o["extractor_weights"]:
         asked["extractor_sha256"] = None
     return asked
+
+
+def asked_of(o: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    return {name: o[name] for name in names if o[name] is not None}
 
 
 def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterable[str]) -> list[str]:
@@ -278,14 +316,22 @@ def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterab
     return chosen(text, possible, "--metrics")
 
 
+def refuse_unmeasured(wanted: Sequence[str], o: Mapping[str, Any]) -> None:
+    """Raise a UsageError of a limit that could not be kept whatever is measured: before anything is."""
+    for limit in (name for name in LIMITS if o[name] is not None):
+        name = limit.partition("_")[2]
+        if name not in wanted:
+            raise UsageError(f"--{limit}: {name} is not measured here; see --metrics.")
+        if not math.isfinite(o[limit]):
+            raise UsageError(f"--{limit} is {o[limit]}; a number is expected.")
+
+
 def require(results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> None:
-    """Raise a CheckError where a limit is not kept; a value that was not measured does not keep it."""
+    """Raise a CheckError where a limit is not kept."""
     for limit, bound in limits.items():
         side, _, name = limit.partition("_")
         for result in results:
-            value = result["values"].get(name, {}).get("value")
-            if value is None:
-                raise UsageError(f"--{limit}: {name} was not measured of {result['name']}; see --metrics.")
+            value = result["values"][name]["value"]
             if value > bound if side == "max" else value < bound:
                 raise CheckError(f"{METRICS[name].title} of {result['name']} is {value:.4g}; --{limit} is {bound:g}.")
 

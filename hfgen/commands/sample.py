@@ -138,12 +138,13 @@ def _short(name: str) -> str:
 
 def set_prior(pipeline: Any, options: dict[str, float]) -> None:
     """Sample from the prior at this temperature or truncation."""
+    if not options:
+        return
     scheduler = pipeline.scheduler
     for name in options:
         if name not in scheduler.config:
             raise UsageError(f"--{name}: the {type(scheduler).__name__} of this model has none.")
-    if options:
-        pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **options))
+    pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **options))
 
 
 def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:

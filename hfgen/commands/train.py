@@ -90,7 +90,7 @@ def command(
     for note in notes:
         _say(note)
     if dry_run:
-        told = run.dry_run(resolved, pipeline_class, _say).rstrip("\n")
+        told = run.dry_run(resolved, pipeline_class, _folder(resolved), _say).rstrip("\n")
     else:
         result = run.train(resolved, pipeline_class, _folder(resolved), _say)
         told = json.dumps(result) if as_json else result["output_dir"]

@@ -21,6 +21,7 @@ class DINOv2(FeatureExtractor):
 
     Attributes:
         repository, revision: on the Hub; a commit, so that the weights are always these.
+        hidden_size: length of the class token.
     """
 
     in_channels: ClassVar[int] = 3
@@ -30,6 +31,7 @@ class DINOv2(FeatureExtractor):
     citation: ClassVar[str] = "Oquab et al. 2023, arXiv:2304.07193; features as Stein et al. 2023, arXiv:2306.04675"
     repository: ClassVar[str]
     revision: ClassVar[str]
+    hidden_size: ClassVar[int]
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -51,13 +53,17 @@ class DINOv2(FeatureExtractor):
             folder = Path(weights or snapshot_download(cls.repository, revision=cls.revision, allow_patterns=FILES))
             with (folder / "model.safetensors").open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            extractor = cls(Dinov2Model.from_pretrained(folder, use_safetensors=True, dtype=torch.float32))
+            options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+            model, told = Dinov2Model.from_pretrained(folder, **options)
         except (OSError, ValueError) as error:  # the Hub's errors are OSErrors
             raise HFGenError(
                 f"The weights of {cls.name} are not to be had: {str(error).strip().splitlines()[0]}\n"
                 f"They are {cls.repository} at revision {cls.revision}. Without a network, copy its config.json and\n"
                 "model.safetensors into a folder and name that: --extractor_weights FOLDER"
             ) from error
+        if told["missing_keys"] or told["mismatched_keys"] or model.config.hidden_size != cls.hidden_size:
+            raise HFGenError(f"{folder / FILES[1]} does not hold the weights of {cls.name}, or not all of them.")
+        extractor = cls(model)
         extractor.weights_sha256 = sha256
         return extractor.eval()
 
@@ -71,6 +77,7 @@ class DINOv2Base(DINOv2):
     name: ClassVar[str] = "dinov2-base"
     repository: ClassVar[str] = "facebook/dinov2-base"
     revision: ClassVar[str] = "f9e44c814b77203eaa57a6bdbbd535f21ede1415"
+    hidden_size: ClassVar[int] = 768
 
 
 class DINOv2Large(DINOv2):
@@ -79,3 +86,4 @@ class DINOv2Large(DINOv2):
     name: ClassVar[str] = "dinov2-large"
     repository: ClassVar[str] = "facebook/dinov2-large"
     revision: ClassVar[str] = "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
+    hidden_size: ClassVar[int] = 1024

@@ -29,7 +29,6 @@ class Inception(FeatureExtractor):
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network, self.num_features = network, 2048
-        self.register_buffer("place", torch.zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)[0]

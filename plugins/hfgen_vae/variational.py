@@ -80,6 +80,11 @@ class VariationalPipeline(HFGenPipeline):
     def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
         return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
 
+    @property
+    def is_density(self) -> bool:
+        """Of a continuous likelihood."""
+        return self.likelihood.num_values is None
+
     @torch.no_grad()
     def log_likelihood(
         self,

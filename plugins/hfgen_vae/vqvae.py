@@ -529,6 +529,11 @@ class VQVAEPipeline(HFGenPipeline):
         labels = labels_for(len(latents), class_labels, self.num_classes, self._execution_device)
         return self.likelihood.mean(self._likelihood_parameters(self._checked(latents), labels))
 
+    @property
+    def is_density(self) -> bool:
+        """Of a continuous likelihood."""
+        return self.likelihood.num_values is None
+
     @torch.no_grad()
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
