@@ -1,6 +1,7 @@
 """The model card of a run: what was trained, on what, how, and how to use it; from the run's own files."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,15 +82,21 @@ On training images, after the last step; likelihoods and divergences in nats per
 {}"""
 
 
-def write_card(folder: Path) -> Path:
-    """Write README.md of a finished run.
+def write_card(folder: Path, name: str | None = None) -> Path:
+    """Write README.md of a finished run; of the model's name, if that is not the folder's.
 
     Raises:
         UsageError: the folder holds no finished run.
     """
     path = folder / CARD
-    run_folder.write_text(path, render(folder))
+    run_folder.write_text(path, render(folder, name))
     return path
+
+
+def name_on(folder: Path) -> str:
+    """The model's name as its card tells it: a folder may have been renamed, or fetched from a Hub."""
+    found = re.search(r"^# ([\w][\w .-]*)$", (folder / CARD).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else folder.resolve().name
 
 
 def is_rendered(folder: Path) -> bool | None:
@@ -97,7 +104,7 @@ def is_rendered(folder: Path) -> bool | None:
     if not (folder / CARD).is_file():
         return None
     try:
-        return (folder / CARD).read_text(encoding="utf-8") == render(folder)
+        return (folder / CARD).read_text(encoding="utf-8") == render(folder, name_on(folder))
     except (HFGenError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

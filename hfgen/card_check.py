@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -42,12 +41,12 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     yield "results are of these very weights", other_weights(folder, pipeline)
     yield f"{num_redrawn} pictures drawn again", other_pictures(folder, pipeline, num_redrawn)
     if run_snippets:
-        yield "the card's snippets run, in a fresh process", failing(folder, name_on(folder))
+        yield "the card's snippets run, in a fresh process", failing(folder, card.name_on(folder))
 
 
 def differing_lines(folder: Path) -> list[str]:
     """Lines that the card has and its files do not make, and the other way round."""
-    written, rendered = (folder / card.CARD).read_text(encoding="utf-8"), card.render(folder, name_on(folder))
+    written, rendered = (folder / card.CARD).read_text(encoding="utf-8"), card.render(folder, card.name_on(folder))
     if written == rendered:
         return []
     found = list(difflib.unified_diff(rendered.splitlines(), written.splitlines(), lineterm="", n=0))[2:]
@@ -95,12 +94,6 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
         if off.mean() > FRACTION:
             wrong.append(f"seed {seed} is drawn otherwise: {off.mean():.0%} of its pixels differ")
     return wrong
-
-
-def name_on(folder: Path) -> str:
-    """The model's name as the card tells it: a folder may have been renamed, or fetched from a Hub."""
-    found = re.search(r"^# ([\w][\w .-]*)$", (folder / card.CARD).read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else folder.resolve().name
 
 
 def failing(folder: Path, name: str) -> list[str]:

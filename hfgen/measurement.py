@@ -307,7 +307,7 @@ def record(
     if drawn and real.extractor is not None and count < DIMENSIONS * real.extractor.num_features:
         warnings.append(f"{count} images are too few for these values; a smoke test only")
     if real.train_sha256 == real.pixels.sha256:
-        warnings.append("the real images are the training images")
+        warnings.append("the training split holds the same images, so there is no floor of other real ones")
     rules = protocol.to_dict()
     if rules["dataset"] is not None and looks_local(rules["dataset"]):
         rules["dataset"] = Path(rules["dataset"]).name  # a result is public

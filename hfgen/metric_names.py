@@ -55,10 +55,13 @@ def chosen(text: str, possible: Sequence[str], option: str) -> list[str]:
     for name in names:
         if name not in METRICS:
             raise UsageError(f"{option}: there is no metric {name!r}.{did_you_mean(name, [*METRICS, *SHORT])}")
-        if name not in possible:
-            extractor = "\nMetrics of drawn images need an --extractor." if METRICS[name].of_samples else ""
+        if METRICS[name].of_samples and not any(METRICS[other].of_samples for other in possible):
             raise UsageError(
-                f"{option}: {name} cannot be measured of this model here; these can:\n"
-                f"  {', '.join(possible)}{extractor}"
+                f"{option}: {name} is of an extractor's features, and no protocol is about these very images; give "
+                "--extractor\n(`hfgen list extractors` shows them)."
+            )
+        if name not in possible:
+            raise UsageError(
+                f"{option}: {name} cannot be measured of this model here; these can:\n  {', '.join(possible)}"
             )
     return [name for name in METRICS if name in names]

@@ -97,6 +97,8 @@ def draw_features(
             _save(done, partial, identity)
             saved_at = time.monotonic()
     done.features = torch.cat(parts)
+    if partial is not None and state.is_main_process:
+        _save(done, partial, identity)  # what is computed of them may take long, too
     return done
 
 

@@ -222,7 +222,7 @@ def test_results_of_one_kind_join_and_others_stand_beside(gan, few, tmp_path):
     )
     (other,) = (json.loads(p.read_text()) for p in (tmp_path / "evaluation").iterdir() if "general" in p.name)
     assert other["reference"]["split"] == "train"
-    assert "the real images are the training images" in other["warning"]
+    assert "the training split holds the same images" in other["warning"]
     assert other["floor"] == {}
     assert "--split train" in other["command"]
     assert str(tmp_path.parent) not in json.dumps(other) + json.dumps(values)
@@ -359,6 +359,7 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
         (["--dataset_name", "mnist-mini", "--split", "train"], "in whose features"),
         (["--dataset_name", "mnist-mini", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
         (["--dataset_name", "mnist-mini", "--metrics", "nats"], "nats cannot be measured of this model"),
+        (["--dataset_name", "mnist-mini", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
         (["--dataset_name", "mnist-mini", "--extractor", "dinov2-base"], "takes images of 3 channels"),
         (["--protocol", "mnist-mini-v1", "-n", 5], "needs at least 20 images"),
         ([], "give --dataset_name"),

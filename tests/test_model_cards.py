@@ -16,7 +16,16 @@ LIMIT = 8e6  # bytes of weights
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
 def test_the_card_is_true(model, capsys):
-    cli.main(["card", str(model), "--check", "--num_redrawn", "4"], standalone_mode=False)
+    """But for the snippets, of which one model's stand for all: they are one text, and tested below."""
+    snippets = "--snippets" if model.name == "vae-mnist" else "--no_snippets"
+    cli.main(["card", str(model), "--check", "--num_redrawn", "4", snippets], standalone_mode=False)
+    assert capsys.readouterr().out.count("ok: ") == (4 if model.name == "vae-mnist" else 3)
+
+
+@pytest.mark.slow  # of the diffusion model it draws 32 images in 50 steps
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_snippets_run(model, capsys):
+    cli.main(["card", str(model), "--check"], standalone_mode=False)
     assert capsys.readouterr().out.count("ok: ") == 4
 
 

@@ -460,7 +460,7 @@ def test_a_checkpoint_from_elsewhere_does_not_fork_the_folder_either(make, tmp_p
     ("change", "missing"),
     [
         (lambda state: state["settings"].pop("streaming"), "streaming"),
-        (lambda state: state["settings"].pop("networks"), "networks"),
+        (lambda state: state["settings"].pop("components"), "components"),
         (lambda state: state.pop("data"), "data"),
         (lambda state: state.pop("skipped_steps"), "skipped_steps"),
     ],
@@ -481,7 +481,7 @@ def test_another_network_s_checkpoint_is_no_damage(make, tmp_path):
     make(tmp_path / "run", checkpointing_steps=4).train()
     other = make(tmp_path / "run")
     other.pipeline.generator.register_to_config(base_channels=5)
-    with pytest.raises(UsageError, match="networks {'generator': {'base_channels': 4}}, this run has .*5"):
+    with pytest.raises(UsageError, match="components {'generator': {'base_channels': 4}}, this run has .*5"):
         other.resume(tmp_path / "run" / "checkpoints" / "checkpoint-4")
 
 

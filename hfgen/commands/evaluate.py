@@ -241,7 +241,7 @@ class Task:
         result = measurement.merged(self.folder / "evaluation" / f"{name}.json", dict(result))
         path = measurement.write(self.folder, name, result)
         if was_its_own:
-            card.write_card(self.folder)
+            card.write_card(self.folder, card.name_on(self.folder))
         elif was_its_own is False:
             click.echo(f"the card in {self.folder} was edited; `hfgen card` renders it anew", err=True)
         return path
@@ -354,7 +354,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _bars(visible: bool) -> "Bars":
-    """A bar on a terminal; elsewhere a line a minute of work that takes longer."""
+    """A bar on a terminal; elsewhere a line, and one a minute of work that takes longer."""
     return lambda what: functools.partial(_shown, what, visible)
 
 
@@ -367,6 +367,7 @@ def _shown(what: str, visible: bool, items: Sequence[int]) -> Iterable[int]:
 
 
 def _told(what: str, items: Sequence[int]) -> Iterable[int]:
+    click.echo(f"{what} ...", err=True)
     told = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - told > 60:
