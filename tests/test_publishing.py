@@ -546,7 +546,7 @@ def test_the_command_to_repeat_it():
 
 def test_of_a_folder_that_was_moved_away_the_last_name_is_told_too():
     config = {"dataset_name": "/gone/faces", "train_data_dir": "../faces", "pretrained_model_name_or_path": "me/x"}
-    assert without_folders(config) == {**config, "dataset_name": "faces", "train_data_dir": "faces"}
+    assert without_folders(config, None) == {**config, "dataset_name": "faces", "train_data_dir": "faces"}
 
 
 def test_the_stand_in_keeps_a_branch_of_its_own(tmp_path):
