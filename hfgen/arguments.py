@@ -133,6 +133,9 @@ class TrainingArguments:
     license: str | None = option(None, "Licence of the trained model, for the card; asked, never guessed.")
     push_to_hub: bool = option(False, "Push the model to the Hub at the end.")
     hub_model_id: str | None = option(None, "Where to: ORG/NAME (default: your account, the run folder's name).")
+    hub_strategy: Literal["end", "every_validation"] = option(
+        "end", "When: at the end only, or with every sample grid too, the model of that step."
+    )
     hub_private_repo: bool = option(False, "Make the repository a private one; one that is public is refused.")
     hub_token: str | None = option(
         None, "Token for that. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.", secret=True
@@ -191,7 +194,7 @@ _WITHOUT_WARM_UP = ("constant", "piecewise_constant")
 # Where a run was written, from where it went on, where it was pushed to: no part of what repeats it.
 NOT_SAVED = [
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "time_limit"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_token"),
+    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_token"),
 ]
 
 ALIASES = {  # the names of transformers' TrainingArguments and of the older diffusers scripts

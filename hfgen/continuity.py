@@ -74,6 +74,7 @@ FREE = (
     "overwrite_output_dir",
     "push_to_hub",
     "hub_model_id",
+    "hub_strategy",
     "hub_private_repo",
     "hub_token",
     "early_stopping_patience",

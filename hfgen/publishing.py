@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from hfgen import __version__, card
+from hfgen import __version__, card, run_folder
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError
-from hfgen.publication import changes, prepared
+from hfgen.plots import plot_run
+from hfgen.publication import KEPT_HERE, changes, prepared
 from hfgen.uploading import Place, Pushed, patiently, upload
 
 if TYPE_CHECKING:
@@ -41,6 +43,22 @@ def push(folder: Path, arguments: TrainingArguments) -> str:
     name = arguments.hub_model_id or folder.resolve().name
     place = Place(name, arguments.hub_private_repo, commit_message=f"Trained with hfgen {__version__}")
     return publish(folder, place, token=arguments.hub_token).commit_url
+
+
+def push_step(folder: Path, pipeline: "HFGenPipeline", arguments: TrainingArguments, step: int) -> str:
+    """Push what a run is after a step, with the model of that step, which its folder does not hold; return the
+    address. Raises as `publish`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / folder.resolve().name
+        shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
+        pipeline.save_pretrained(fresh)
+        plot_run(run_folder.read_metrics(fresh), fresh / "plots")
+        card.write_card(fresh)
+        name = arguments.hub_model_id or folder.resolve().name
+        place = Place(
+            name, arguments.hub_private_repo, commit_message=f"Step {step}, trained with hfgen {__version__}"
+        )
+        return publish(fresh, place, token=arguments.hub_token).commit_url
 
 
 def push_pipeline(

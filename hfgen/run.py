@@ -1,6 +1,7 @@
 """One training run, from a resolved config to a finished run folder."""
 
 import contextlib
+import functools
 import resource
 import sys
 import time
@@ -24,7 +25,7 @@ from hfgen.noise import key
 from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
-from hfgen.publishing import push, require_token
+from hfgen.publishing import push, push_step, require_token
 from hfgen.registry import family_of
 from hfgen.run_lock import RunLock
 from hfgen.streamed_images import stream_images
@@ -75,7 +76,7 @@ def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path,
     start = full_config(config, pipeline, images)
     from_main_process(lambda: begin(trainer, start, lock, say))
     say(f"run folder {folder}")
-    trainer.train()
+    trainer.train(functools.partial(push_on_the_way, trainer, folder, say))
     if trainer.accelerator.is_main_process:
         with writable(folder):
             plot_run(run_folder.read_metrics(folder), folder / "plots")
@@ -83,6 +84,22 @@ def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path,
         if config.arguments.push_to_hub:
             say(f"pushed to {push(folder, config.arguments)}")
     return summary(trainer, folder)
+
+
+def push_on_the_way(trainer: Trainer, folder: Path, say: Any) -> None:
+    """Push the model of a step at which a grid was drawn, if asked to; should it fail, the training goes on."""
+    a, every = trainer.arguments, trainer.validation_steps
+    if not a.push_to_hub or a.hub_strategy == "end" or not every or trainer.step % every:
+        return
+    if trainer.step == trainer.last_step:
+        return  # it is pushed with the finished run
+    with trainer.averaged() as pipeline:
+        if trainer.accelerator.is_main_process:
+            try:
+                say(f"step {trainer.step} pushed to {push_step(folder, pipeline, trainer.arguments, trainer.step)}")
+            except (HFGenError, OSError) as error:
+                say(f"step {trainer.step} was not pushed; the training goes on: {str(error).splitlines()[0]}")
+    trainer.accelerator.wait_for_everyone()
 
 
 def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Any) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ class Trainer:
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def train(self) -> None:
-        """Train to the last step; then draw the final grid and save the pipeline.
+    def train(self, on_step: Callable[[], None] = lambda: None) -> None:
+        """Train to the last step, with a call after each; then draw the final grid and save the pipeline.
 
         Raises:
             CheckError: a loss is not finite.
@@ -129,7 +129,7 @@ class Trainer:
         try:
             with self.progress.training(self.step, self.last_step):
                 for _ in self.steps():
-                    pass
+                    on_step()
             with StopSignal():  # what is finished is saved whole, signal or not
                 self._save_pipeline()
                 self._leave()

@@ -382,6 +382,20 @@ def test_a_card_that_the_hub_refuses_costs_no_repository(hub, copy, hfgen):
     assert "me/nonsense" not in hub.repositories
 
 
+def test_a_training_pushes_on_its_way(hub, hfgen, place):
+    """With each grid the model of that step, one commit each; the run's folder holds none until the end."""
+    words = ["--hub_model_id", "me/on-the-way", "--hub_strategy", "every_validation", "--validation_steps", "1"]
+    done = hfgen(*training(place / "blobs.npz", place / "on the way", *words))
+    assert [repo_id for repo_id, _ in done["commits"]] == ["me/on-the-way"] * 2
+    assert "step 1 pushed to" in done["err"]
+    files = hub.files("me/on-the-way")
+    assert {"samples/step_000001.png", "samples/step_000002.png", "generator/config.json"} <= set(files)
+    assert files["README.md"] == (place / "on the way" / "README.md").read_bytes()
+    refused = hfgen(*training(place / "blobs.npz", place / "off", *words, "--hub_token", "hf_wrong"), code=1)
+    assert "step 1 was not pushed; the training goes on: " in refused["err"]
+    HFGenPipeline.from_pretrained(place / "off")
+
+
 def test_a_training_whose_push_is_refused_loses_nothing_else(hfgen, run, place):
     done = hfgen(*training(place / "blobs.npz", place / "refused", "--hub_token", "hf_wrong"), code=1)
     assert "refused was not pushed to refused" in done["err"]
