@@ -1,6 +1,7 @@
 # `make demo` and `make test` each start from nothing: they make .venv, install, and run.
 PYTHON ?= python3
 VENV := .venv
+PIP_FLAGS ?=
 BIN := $(VENV)/bin
 
 .PHONY: install demo test lint types check-example clean
@@ -9,8 +10,8 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: install

@@ -24,7 +24,7 @@ ls "$work/wheels"
 step "install them in a clean environment"
 constraints=()
 if [ -f "$repo/constraints.txt" ]; then constraints=(-c "$repo/constraints.txt"); fi
-pip install -qq --no-compile "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
+pip install -qq ${PIP_FLAGS:-} "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
 pip check
 cd "$work/empty" # so that the wheels are what is tested
 
