@@ -76,8 +76,9 @@ def resume_command(arguments: TrainingArguments, folder: Path, num_processes: in
     """The command line by which a run that was stopped goes on."""
     words = ["--config", f"{folder}/config.yaml", "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
     for name in ("cache_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo"):
-        value = getattr(arguments, name) if name != "hub_strategy" or arguments.push_to_hub else None
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value else []
+        value = getattr(arguments, name)
+        if value != getattr(TrainingArguments, name):
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     by_hfgen, config = LAUNCHER in os.environ, os.environ.get(CONFIG)
     if not by_hfgen and _needs_its_launcher():
         return f"accelerate launch ... {shlex.quote(str(SCRIPT))} {shlex.join(words)}"

@@ -326,6 +326,10 @@ def test_the_command_that_resumes(tmp_path, monkeypatch):
     assert resume_command(TrainingArguments(), folder, 2) == f"{plain} --num_processes 2"
     secret = TrainingArguments(push_to_hub=True, hub_model_id="me/x", hub_token="hf_secret")
     assert resume_command(secret, folder, 1) == f"{plain} --push_to_hub --hub_model_id me/x"
+    often = TrainingArguments(push_to_hub=True, hub_model_id="me/x", hub_strategy="every_validation")
+    assert resume_command(often, folder, 1) == (
+        f"{plain} --push_to_hub --hub_model_id me/x --hub_strategy every_validation"
+    )
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert resume_command(TrainingArguments(), folder, 2).startswith("accelerate launch ... ")
     monkeypatch.setenv(LAUNCHER, "1")

@@ -98,10 +98,10 @@ def test_a_run_in_a_folder_that_another_one_trains_in_is_refused(tmp_path, monke
         config = resolve([("", {**first, "checkpointing_steps": 1, **settings})], "dcgan", family)
         return run.train(config, family, tmp_path / "run", say=print)
 
-    def trying(trainer, original=run.Trainer.train):
+    def trying(trainer, on_step, original=run.Trainer.train):
         with pytest.raises(UsageError):
             RunLock().take(tmp_path / "run")
-        held.append(original(trainer))
+        held.append(original(trainer, on_step))
 
     monkeypatch.setattr(run.Trainer, "train", trying)
     monkeypatch.setattr(run, "plot_run", lambda *_: None)

@@ -1,11 +1,13 @@
 """What the laws run in other processes."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,11 @@ def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
     }
     environment = {**quiet_environment(), **address}
     logs = [folder / f"rank{rank}.log" for rank in (0, 1)]
+    ended = context.Barrier(2)
     started = [
-        context.Process(target=_as_rank, args=(rank, script, [str(folder), *arguments], environment, logs[rank]))
+        context.Process(
+            target=_as_rank, args=(rank, script, [str(folder), *arguments], environment, logs[rank], ended)
+        )
         for rank in (0, 1)
     ]
     for process in started:
@@ -91,8 +96,8 @@ def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
     return written
 
 
-def _as_rank(rank: int, script: str, words: list[str], environment: dict[str, str], log: Path) -> None:
-    """What each process does: take its place, write to its log, run the script."""
+def _as_rank(rank: int, script: str, words: list[str], environment: dict[str, str], log: Path, ended: Any) -> None:
+    """What each process does: take its place, write to its log, run the script, and leave with the other one."""
     import torch
 
     with log.open("w", encoding="utf-8") as file:
@@ -103,6 +108,8 @@ def _as_rank(rank: int, script: str, words: list[str], environment: dict[str, st
     torch.set_num_threads(1)
     sys.argv = ["two_processes.py", *words]
     exec(compile(script, "two_processes.py", "exec"), {"__name__": "__main__"})
+    with contextlib.suppress(threading.BrokenBarrierError):
+        ended.wait(60)  # one that is gone closes connections that the other may still read
 
 
 def _wait(started: list[Any], deadline: float) -> None:
