@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from hfgen.building import (
     CLASS_NAME,
     FROM_CONFIG,
@@ -27,6 +25,7 @@ from hfgen.building import (
     without_class_name,
 )
 from hfgen.errors import UsageError, did_you_mean
+from hfgen.reading import read_yaml
 
 
 def option(default: Any, help: str, secret: bool = False, **metadata: Any) -> Any:
@@ -379,10 +378,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         UsageError: it is missing, or is no YAML dictionary.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = read_yaml(path)
     except FileNotFoundError as error:
         raise UsageError(f"There is no config file {path}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise UsageError(f"{path} is no config: it must be `key: value` lines.")

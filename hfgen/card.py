@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import evaluation, run_folder
+from hfgen.arguments import read_config_file
 from hfgen.card_results import TASK, eval_results, measured
 from hfgen.data import looks_local
 from hfgen.errors import HFGenError, UsageError
@@ -137,8 +138,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     metrics = run_folder.read_metrics(folder)
     if not metrics or not (folder / run_folder.CONFIG).is_file():
         raise UsageError(f"{folder} holds no finished run: {run_folder.CONFIG} or {run_folder.METRICS} is missing.")
-    config = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
-    environment = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    config = read_config_file(folder / run_folder.CONFIG)
+    environment = run_folder.read_environment(folder)
     return {"config": config, "environment": environment, "last": metrics[-1]}
 
 

@@ -1,7 +1,6 @@
 """Whether a card is true: rendered again from the run's files, redrawn from its seeds, its snippets run."""
 
 import difflib
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from hfgen import card, evaluation, grid, run_folder
 from hfgen.errors import UsageError
 from hfgen.measurement import weights_sha256
 from hfgen.pipeline import HFGenPipeline
+from hfgen.reading import printable
 
 LEVELS, FRACTION = (
     8,
@@ -60,8 +60,8 @@ def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
     sha256, wrong = weights_sha256(pipeline), []
     parameters = sum(p.numel() for model in pipeline.models().values() for p in model.parameters())
     for path in sorted((folder / evaluation.FOLDER).glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("metric") != "evaluation":
+        result = evaluation.read_result(path)
+        if result["metric"] != "evaluation":
             continue
         if result["sampler"].get("dtype", "float32") != "float32":
             continue  # of rounded weights, which have another hash
@@ -75,7 +75,7 @@ def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
 
 def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[str]:
     """Tiles of the card's sample grid that the model does not draw of their seeds."""
-    environment = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    environment = run_folder.read_environment(folder)
     config = card.read_facts(folder)["config"]
     step = run_folder.read_metrics(folder)[-1]["step"]
     path, total = folder / "samples" / f"step_{step:06d}.png", config["num_validation_images"]
@@ -113,6 +113,6 @@ def told(checks: Iterator[tuple[str, list[str]]], say: Any) -> int:
     for what, wrong in checks:
         say(f"{'FAILED' if wrong else 'ok'}: {what}")
         for line in wrong:
-            say(f"  {line}")
+            say(f"  {printable(line)}")  # of a card that may be anyone's
         failed += bool(wrong)
     return failed

@@ -16,6 +16,7 @@ from hfgen.data import Images
 from hfgen.errors import UsageError
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
+from hfgen.reading import read_json
 
 FOLDER = "evaluation"
 BATCH = 500
@@ -124,12 +125,17 @@ def _write(folder: Path, name: str, facts: dict[str, Any]) -> Path:
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """What was measured of the model in this folder."""
-    return [_read(path) for path in sorted((folder / FOLDER).glob("*.json"))]
+    return [read_result(path) for path in sorted((folder / FOLDER).glob("*.json"))]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """One result.
+
+    Raises:
+        UsageError: it is none.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("metric"), str):

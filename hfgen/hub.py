@@ -5,94 +5,37 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError, safe_open
 
-from hfgen import __version__
 from hfgen.errors import HFGenError, LoadError, UsageError
+from hfgen.reading import read_json
+from hfgen.sizes import check_config, check_fit, incomplete, renamed
+from hfgen.weights import AGAIN, check_names, saved_shapes
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 INDEX = "model_index.json"
-ROOT_WEIGHTS = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors"]
-READABLE = [INDEX, "README.md", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors", *ROOT_WEIGHTS]
-DEEP, VARIANT = "*/*/*", "*/*.*.safetensors"  # checkpoints of a run; weights of another variant
 
 # --- finding ----------------------------------------------------------------------------------------------------
-
-
-def local_folder(target: str, patterns: Sequence[str] = READABLE, /, **kwargs: Any) -> str:
-    """The folder of a pipeline: `target` itself, or where its repository's files of these patterns are."""
-    if os.path.isdir(target):
-        return target
-    if os.path.exists(target) or target.startswith((".", "/", "~")) or target.count("/") > 1:
-        raise LoadError(f"{target!r} is no folder; a pipeline is a folder with a {INDEX}, or a repository id.")
-    return download(target, patterns, **kwargs)
-
-
-def download(repo_id: str, patterns: Sequence[str] = READABLE, /, **kwargs: Any) -> str:
-    """Fetch what a pipeline may hold from a Hub repository; index and weights are of one commit.
-
-    Raises:
-        LoadError: no such repository, revision or right to read it; no connection and nothing cached.
-    """
-    known = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-    options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
-    unwanted = [DEEP] if kwargs.get("variant") else [DEEP, VARIANT]
-    try:
-        return snapshot_download(
-            repo_id,
-            allow_patterns=list(patterns),
-            ignore_patterns=unwanted,
-            library_name="hfgen",
-            library_version=__version__,
-            **options,
-        )
-    except RevisionNotFoundError as error:
-        raise LoadError(f"The repository {repo_id!r} has no revision {options.get('revision')!r}.") from error
-    except RepositoryNotFoundError as error:
-        raise LoadError(
-            f"There is no folder and no readable repository {repo_id!r}.\n"
-            "A private repository needs `token=` or `hf auth login`."
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise LoadError(
-            f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached."
-        ) from error
-    except httpx2.TransportError:  # dropped or reset: there the client does not fall back to its cache
-        return download(repo_id, patterns, **{**kwargs, "local_files_only": True, "force_download": False})
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
-        hint = "\nThe token is not valid; `hf auth login` stores another." if refused else ""
-        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}{hint}") from error
 
 
 def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """`model_index.json`, its shape checked, the class name flattened to a string."""
     path = Path(folder) / INDEX
+    refuse_links_out(folder, path)
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
     except FileNotFoundError as error:
         single = single_component(folder)
         what = f"a single {single}, which no enabled family wraps" if single else "no saved pipeline"
         raise LoadError(f"{folder} holds no {INDEX}: it is {what}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LoadError(f"{path} is damaged: {_first_line(error)}") from error
+    except (ValueError, OSError) as error:
+        raise LoadError(f"{path} is damaged: {_first_line(error)}\n{AGAIN}") from error
     check_index(index)
     return index
 
@@ -101,7 +44,7 @@ def single_component(folder: str | os.PathLike[str]) -> str | None:
     """The class name of the one model that a folder holds at its root; None where it holds a pipeline, or nothing."""
     try:
         if not (Path(folder) / INDEX).exists():
-            class_name = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("_class_name")
+            class_name = read_json(Path(folder) / "config.json").get("_class_name")
             return class_name if isinstance(class_name, str) else None
     except (OSError, ValueError, AttributeError):
         pass
@@ -121,6 +64,8 @@ def check_index(index: Any) -> None:
     if not isinstance(index.get("_hfgen", {}), dict):
         raise LoadError(f"{INDEX}: the entry '_hfgen' is not a dictionary.")
     for name, value in index.items():
+        if _is_pair_of_strings(value) and not name.isidentifier():
+            raise LoadError(f"{INDEX}: {name!r} is no name of a component, which is a word and names its folder.")
         is_list = isinstance(value, list) and not name.startswith("_")
         if is_list and any(isinstance(v, str) for v in value) and not _is_pair_of_strings(value):
             raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")
@@ -141,23 +86,45 @@ def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
-    """Each component that the index names has a readable config and readable weights, before any is loaded."""
-    from diffusers import ModelMixin, SchedulerMixin
-
+    """Each component that the index names is readable and of sizes that its weights have too, before any is loaded."""
     from hfgen import components
 
     for name, value in index.items():
-        if name.startswith("_") or not _is_pair_of_strings(value) or name in kwargs:
-            continue
-        class_ = getattr(components, value[1])
-        config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
-        place = component_folder(folder, name)
-        if not (place / config).is_file():
-            raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
-        _check_config(place / config)
-        if issubclass(class_, ModelMixin):
-            saved_keys(place, kwargs.get("variant"))
-            _check_names(place, kwargs.get("variant"))
+        if not name.startswith("_") and _is_pair_of_strings(value) and name not in kwargs:
+            check_component(folder, name, getattr(components, value[1]), kwargs.get("variant"))
+
+
+def check_component(folder: str, name: str, class_: type, variant: str | None = None) -> None:
+    """Raise a LoadError where a component cannot be loaded as this class, or should not be."""
+    from diffusers import ModelMixin, SchedulerMixin
+
+    config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
+    place = component_folder(folder, name)
+    refuse_links_out(folder, place)
+    if not (place / config).exists():
+        raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
+    refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
+    settings = _read_config(place / config)
+    if issubclass(class_, ModelMixin):
+        saved = saved_shapes(place, variant)
+        check_names(place, variant)
+        check_fit(name, class_, settings, saved)
+
+
+def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
+    """Raise a LoadError where a file lies outside of the folder; those of a Hub's cache lie in its blobs."""
+    root = Path(folder).resolve()
+    roots = [root, (root.parent.parent / "blobs").resolve()] if root.parent.name == "snapshots" else [root]
+    for path in paths:
+        try:
+            real = path.resolve()
+        except (RuntimeError, OSError):  # links in a circle
+            real = Path("/")
+        if not any(real.is_relative_to(allowed) for allowed in roots):
+            raise LoadError(
+                f"{path.relative_to(folder)} is a link out of the folder, which hfgen does not follow.\n"
+                "If you trust it, put what it leads to in its place."
+            )
 
 
 def component_folder(folder: str, name: str) -> Path:
@@ -165,13 +132,17 @@ def component_folder(folder: str, name: str) -> Path:
     return Path(folder) / name if (Path(folder) / name).is_dir() else Path(folder)
 
 
-def _check_config(path: Path) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
+    """A component's config, its sizes looked at."""
+    where = f"{path.parent.name}/{path.name}"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LoadError(f"{path.parent.name}/{path.name} is damaged: {_first_line(error)}") from error
+        config = read_json(path)
+    except (ValueError, OSError) as error:
+        raise LoadError(f"{where} is damaged: {_first_line(error)}\n{AGAIN}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path.parent.name}/{path.name} is damaged: it holds no dictionary.")
+        raise LoadError(f"{where} is damaged: it holds no dictionary.")
+    check_config(config, where)
+    return config
 
 
 def check_dtype(dtype: Any) -> None:
@@ -181,13 +152,6 @@ def check_dtype(dtype: Any) -> None:
             raise UsageError(f"dtype is {value!r}; it must be a torch.dtype, such as torch.bfloat16.")
 
 
-def _check_names(folder: Path, variant: str | None) -> None:
-    """diffusers looks for the variant in the second part of each name."""
-    undotted = [path.name for path in folder.iterdir() if "." not in path.name]
-    if variant and undotted:
-        raise LoadError(f"A variant cannot be loaded beside {folder.name}/{undotted[0]}; move that file away.")
-
-
 def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: Mapping[str, Any]) -> None:
     """No parameter or buffer was left at its initial value (or on the meta device) for want of a saved tensor."""
     from diffusers import ModelMixin
@@ -195,47 +159,10 @@ def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: M
     for name, model in pipeline.models().items():
         if name in kwargs or not isinstance(model, ModelMixin):
             continue
-        missing = set(model.state_dict()) - saved_keys(component_folder(folder, name), kwargs.get("variant"))
+        saved = renamed(model, saved_shapes(component_folder(folder, name), kwargs.get("variant")))
+        missing = set(model.state_dict()) - set(saved)
         if missing:
-            raise LoadError(
-                f"The weights of {name!r} are incomplete: {len(missing)} of {len(model.state_dict())} tensors are "
-                f"missing, such as {min(missing)!r}.\nThe file {name}/*.safetensors was not saved by this class."
-            )
-
-
-def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
-    """Names of all tensors in a component's safetensors files, of the variant where the folder has it."""
-    files = _weight_files(folder, variant) or _weight_files(folder, None)
-    if not files:
-        raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
-    keys: set[str] = set()
-    for file in files:
-        if not file.is_file():
-            raise LoadError(f"The weights of {folder.name!r} are incomplete: {folder.name}/{file.name} is missing.")
-        try:
-            with safe_open(file, "pt") as tensors:
-                keys |= set(tensors.keys())
-        except (SafetensorError, OSError) as error:
-            raise LoadError(
-                f"{folder.name}/{file.name} is truncated or damaged: {_first_line(error)}\nFetch or save it again."
-            ) from error
-    return keys
-
-
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
-    dot_variant = f".{variant}" if variant else ""
-    shards = folder / f"diffusion_pytorch_model.safetensors.index{dot_variant}.json"  # the one that diffusers reads
-    if shards.is_file():
-        try:
-            weight_map = json.loads(shards.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(weight_map.values()))
-            if not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
-                raise ValueError("it names other files than safetensors beside it")
-            return [folder / name for name in names]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
-    whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
-    return [whole] if whole.is_file() else []
+            raise LoadError(incomplete(name, missing, len(model.state_dict())))
 
 
 def _is_pair_of_strings(value: Any) -> bool:

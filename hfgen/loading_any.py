@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from hfgen import hub, registry
 from hfgen.components import STACK
 from hfgen.errors import LoadError
+from hfgen.fetching import local_folder
 from hfgen.pipeline import HFGenPipeline
 
 
@@ -18,7 +19,7 @@ def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
         LoadError, PluginError: as `HFGenPipeline.from_pretrained`; or a component of another library than diffusers
             and transformers, which might be anything.
     """
-    folder = hub.local_folder(target, **kwargs)
+    folder = local_folder(target, **kwargs)
     if hub.single_component(folder) is None:
         index = hub.read_index(folder)
         own = isinstance(index.get("_hfgen"), dict) or registry.find_by_class(index["_class_name"]) is not None

@@ -26,6 +26,7 @@ from hfgen.building import (
 )
 from hfgen.components import STACK, redirect
 from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
+from hfgen.fetching import download, local_folder
 from hfgen.images import labels_for, noise_of, postprocess
 from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
@@ -265,7 +266,7 @@ class HFGenPipeline(DiffusionPipeline):
         target = str(pretrained_model_name_or_path)
         hub.check_dtype(kwargs.get("dtype"))
         kwargs["use_safetensors"] = True
-        folder = hub.local_folder(target, **kwargs)
+        folder = local_folder(target, **kwargs)
         wrapper = registry.find_by_component(hub.single_component(folder)) if cls is HFGenPipeline else None
         if wrapper is not None:
             wrapping_family: Any = wrapper.load()
@@ -335,7 +336,7 @@ class HFGenPipeline(DiffusionPipeline):
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Fetch a repository's configs and safetensors, nothing else; return the local folder."""
-        return hub.download(pretrained_model_name, **kwargs)
+        return download(pretrained_model_name, **kwargs)
 
     # --- saving -------------------------------------------------------------------------------------------------
 

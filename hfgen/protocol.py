@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hfgen.errors import UsageError, did_you_mean
+from hfgen.reading import read_yaml
 
 FOLDER = Path(__file__).parent / "protocols"
 GENERAL = "general-v1"
@@ -87,8 +86,8 @@ def read_protocol(name: str) -> Protocol:
     if not path.is_file():
         raise UsageError(f"There is no protocol {name!r}.{did_you_mean(name, list_protocols())}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no YAML: {error}") from error
     known = [field.name for field in dataclasses.fields(Protocol)]
     if not isinstance(settings, dict) or "name" not in settings:

@@ -1,7 +1,6 @@
 """What is published of a folder: which files, as what, and what they replace in a repository."""
 
 import contextlib
-import json
 import re
 import shlex
 import tempfile
@@ -18,6 +17,7 @@ from hfgen.card_results import TASK
 from hfgen.errors import UsageError
 from hfgen.publishable import refuse
 from hfgen.uploading import Files, Place, size_of
+from hfgen.weights import saved_keys
 
 KEPT_HERE = ("checkpoints", "logs", "best")  # of a run folder: what is of no use to others
 MODEL = r"(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -75,8 +75,8 @@ def contents(folder: Path) -> Files:
 def dataset_id(folder: Path) -> str | None:
     """Of the data on the Hub that a run was trained on; None of local ones, and where nothing is told."""
     try:
-        found = json.loads((folder / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))["data"]["dataset_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = run_folder.read_environment(folder)["data"]["dataset_id"]
+    except (UsageError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None
 
@@ -113,7 +113,7 @@ def check_model(folder: Path, again: str) -> None:
             raise UsageError(f"{folder} has no weights in {name}/*.safetensors. Save it again, as safetensors.")
         for index in place.glob("diffusion_pytorch_model.safetensors.index*.json"):
             match = WEIGHTS.fullmatch(f"{name}/{index.name}")
-            hub.saved_keys(place, match and match["many"])
+            saved_keys(place, match and match["many"])
 
 
 def is_variant(folder: Path, variant: str) -> bool:

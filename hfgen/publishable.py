@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from hfgen.card import TEMPLATE
 from hfgen.errors import UsageError
 from hfgen.uploading import Files
+from hfgen.weights import is_pickled
 
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CODE = (".py", ".pyc", ".pyo", ".pyw", ".so")
@@ -67,12 +68,10 @@ def findings(name: str, content: Path | bytes) -> Iterator[str]:
 
 
 def _is_pickled(content: Path | bytes) -> bool:
-    """By the first bytes: a pickle of protocol 2 to 5, or torch's archive of one."""
     if isinstance(content, bytes):
         return False
     with content.open("rb") as file:
-        start = file.read(256)
-    return bool(re.match(rb"\x80[\x02-\x05][c\x8a}\]\x95(]", start)) or (start[:2] == b"PK" and b"data.pkl" in start)
+        return is_pickled(file.read(256))
 
 
 def told(name: str, content: Path | bytes, repo_id: str, secrets: list[str]) -> Iterator[str]:

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from hfgen.errors import UsageError
+from hfgen.reading import read_json, read_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
+MOST_METRICS = 1 << 28  # bytes
 STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
 
@@ -158,11 +160,34 @@ class Metrics:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line that a kill cut off is left out."""
     path = folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        lines = read_text(path, MOST_METRICS).splitlines()
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}. Move it away.") from error
     parsed = []
     for line in lines:
         try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+            break
+        parsed.append(found)
     return parsed
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """`env.json`.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    try:
+        found = read_json(folder / ENVIRONMENT)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / ENVIRONMENT} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{folder / ENVIRONMENT} holds no dictionary; it is no run's.")
+    return found

@@ -3,7 +3,6 @@
 They may come from anywhere: their shape is checked, and nothing in them reaches a terminal but printable text.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.errors import UsageError
+from hfgen.reading import printable, read_json
 
 FOLDER = "evaluation"
 REQUIRED: dict[str, type] = {
@@ -99,7 +99,7 @@ def _places(target: str) -> Iterator[list[Path]]:
             "a result file, or a repository id."
         )
     else:
-        from hfgen.hub import local_folder
+        from hfgen.fetching import local_folder
 
         yield _in(Path(local_folder(target, [f"{FOLDER}/*.json"])) / FOLDER)
         yield _in(Path("evaluations") / target / FOLDER)  # where `hfgen evaluate` writes of a repository
@@ -111,22 +111,9 @@ def _in(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Any:
     try:
-        return _printable(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
-    except (OSError, ValueError, RecursionError) as error:
+        return printable(read_json(path, finite=True))
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}\nMeasure again, or move that file away.") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
-
-
-def _printable(value: Any) -> Any:
-    """The same with `?` for line breaks and control characters: a terminal obeys some of them."""
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() else "?" for c in value)
-    if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _checked(path: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from hfgen.errors import HFGenError, UsageError
 
@@ -150,11 +150,12 @@ def _is_same(content: Path | bytes, entry: Any) -> bool:
     if size_of(content) != entry.size:
         return False
     if entry.lfs is not None:
-        return _digest("sha256", content) == entry.lfs.sha256
-    return _digest("sha1", content, b"blob %d\0" % size_of(content)) == entry.blob_id  # git's id of a file
+        return digest("sha256", content) == entry.lfs.sha256
+    return digest("sha1", content, b"blob %d\0" % size_of(content)) == entry.blob_id  # git's id of a file
 
 
-def _digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
+def digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
+    """In hexadecimal digits."""
     found = hashlib.new(name, header, usedforsecurity=False)
     if isinstance(content, bytes):
         found.update(content)
@@ -188,6 +189,8 @@ def patiently(call: Callable[[], T]) -> T:
 def is_transient(error: BaseException | None) -> bool:
     """Whether the same request may succeed a little later; of an error that was wrapped, its cause decides."""
     if error is None or isinstance(error, OfflineModeIsEnabled | httpx2.ProxyError):
+        return False
+    if isinstance(error, LocalEntryNotFoundError):  # the client has tried for half a minute already
         return False
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT

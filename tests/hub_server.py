@@ -10,9 +10,13 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import struct
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,31 +37,38 @@ class Request(NamedTuple):
     status: int
     user_agent: str
     token: str | None
+    host: str = ""
+    range: str = ""
 
 
 @dataclass
 class Fault:
     """What goes wrong with the next requests of this method, whose path has all of these parts.
 
-    `what` is a status; or "dropped": no answer; "lost": done, and no answer; "foreign": somebody commits just before.
+    `what` is a status; or "dropped": no answer; "reset": the connection, likewise; "lost": done, and no answer;
+    "foreign": somebody commits just before; "slow": after `seconds`; of a file's content "cut": half of it; "wrong":
+    with another byte; "refusing": 429 that asks for `seconds` of patience.
     """
 
     what: int | str
     method: str
     parts: tuple[str, ...]
     times: int = 1
+    seconds: float = 0.0
 
 
 @dataclass
 class Repository:
-    """Revision name -> folder. A private one has a token; a dropped one closes the connection without an answer.
+    """Revision name -> folder. A private one has a token; of a gated one, everybody may see what files there are, and
+    the token is for these; a dropped one closes the connection without an answer.
 
     Of a branch that was committed to, `history` has the commits, the newest first; `pulls` has the titles of pull
-    requests, `lfs` the names of files that came as LFS.
+    requests, `lfs` the names of files that came as LFS, and are fetched from storage.
     """
 
     revisions: dict[str, Path] = field(default_factory=dict)
     token: str | None = None
+    gated: bool = False
     dropped: bool = False
     history: dict[str, list[str]] = field(default_factory=dict)
     pulls: list[str] = field(default_factory=list)
@@ -114,14 +125,14 @@ class HubServer(ThreadingHTTPServer):
         repository = self.repositories.setdefault(repo_id, Repository(**options))
         repository.revisions[revision] = folder
 
-    def fail(self, what: int | str, method: str, *parts: str, times: int = 1) -> None:
-        self.faults.append(Fault(what, method, parts, times))
+    def fail(self, what: int | str, method: str, *parts: str, times: int = 1, seconds: float = 0.0) -> None:
+        self.faults.append(Fault(what, method, parts, times, seconds))
 
-    def fault_of(self, method: str, path: str) -> int | str | None:
+    def fault_of(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
             if fault.times and fault.method == method and all(part in path for part in fault.parts):
                 fault.times -= 1
-                return fault.what
+                return fault
         return None
 
     def new_folder(self) -> Path:
@@ -169,17 +180,23 @@ class _Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
 
-    lost = False
+    fault: int | str | None = None
     body = b""
 
     def serve(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
-        fault = self.server.fault_of(self.command, self.path)
-        self.lost = fault == "lost"
-        if fault == "dropped":
+        found = self.server.fault_of(self.command, self.path)
+        self.fault = fault = found and found.what
+        if found and fault == "slow":
+            time.sleep(found.seconds)
+        if fault in ("dropped", "reset"):
             self.note(0)
             self.close_connection = True
+            if fault == "reset":
+                self.reset()
+        elif found and fault == "refusing":
+            self.answer(429, b"{}", {"Retry-After": str(int(found.seconds))})
         elif isinstance(fault, int):
             self.refuse(fault, "", "The stand-in was told to fail.")
         else:
@@ -187,11 +204,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.commit_by_another("/".join(parts[2:4]))
             {"GET": self.read, "HEAD": self.read, "POST": self.write, "PUT": self.store}[self.command](parts)
 
+    def reset(self) -> None:
+        """Close with a reset, as a machine does that knows nothing of the connection."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
     do_GET = do_HEAD = do_POST = do_PUT = serve
 
     def read(self, parts: list[str]) -> None:
         if parts[0] == "case":
             return self.answer_json({})
+        if parts[0] == "stored":
+            return self.read_stored(parts[1])
         is_api = parts[:2] == ["api", "models"]
         parts = parts[2:] if is_api else parts
         repo_id, rest = "/".join(parts[:2]), parts[2:] or ["revision", "main"]
@@ -200,7 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.token not in (None, TOKEN, READER, *(other.token for other in self.server.repositories.values())):
             self.refuse(401, "", "Invalid credentials in Authorization header")
-        elif repository.token not in (None, self.token):
+        elif repository.gated and repository.token != self.token and not is_api:
+            message = f"Access to model {repo_id} is restricted. You must have access to it and be authenticated."
+            self.refuse(403 if self.token else 401, "GatedRepo", message)
+        elif repository.token not in (None, self.token) and not repository.gated:
             self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
         elif rest[0] == "discussions":
             self.answer_json(self.pull_requests(repo_id, repository))
@@ -310,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound", "Invalid rev id")
         commit, files = found
         if (is_api, what) == (True, "revision"):
-            siblings = [{"rfilename": name} for name in files]
+            siblings = [self.sibling(repo_id, name, path) for name, path in files.items()]
             private = self.server.repositories[repo_id].token is not None
             return self.answer_json({"id": repo_id, "sha": commit, "siblings": siblings, "private": private})
         if (is_api, what) == (True, "tree"):
@@ -322,7 +349,39 @@ class _Handler(BaseHTTPRequestHandler):
         path = files.get(what.removeprefix("resolve/"))
         if is_api or path is None:
             return self.refuse(404, "EntryNotFound", "Entry not found", commit)
-        self.answer(200, path.read_bytes(), {"X-Repo-Commit": commit, "ETag": f'"{blob_id(path)}"'})
+        data, headers = path.read_bytes(), {"X-Repo-Commit": commit}
+        if what.removeprefix("resolve/") in self.server.repositories[repo_id].lfs:
+            sha256 = hashlib.sha256(data).hexdigest()
+            self.server.stored[sha256] = data
+            headers |= {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
+            location = f"http://localhost:{self.server.server_port}/stored/{sha256}"
+            return self.answer(302, b"", {**headers, "Location": location})
+        return self.answer_file(data, {**headers, "ETag": f'"{blob_id(path)}"'})
+
+    def read_stored(self, sha256: str) -> None:
+        """From storage, which knows no tokens."""
+        if self.token or sha256 not in self.server.stored:
+            return self.refuse(400, "", "A token was sent to storage, or nothing such is stored")
+        return self.answer_file(self.server.stored[sha256], {"ETag": f'"{sha256}"'})
+
+    def answer_file(self, data: bytes, headers: dict[str, str]) -> None:
+        """All of it, or from the byte on that is asked for."""
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        body = data[start:]
+        if self.fault == "wrong":
+            body = bytes([*body[:-1], body[-1] ^ 1])
+        if asked:
+            headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        self.answer(206 if asked else 200, body, {**headers, "Accept-Ranges": "bytes"})
+
+    def sibling(self, repo_id: str, name: str, path: Path) -> dict[str, object]:
+        if "blobs=" not in self.path:
+            return {"rfilename": name}
+        entry = self.entry(repo_id, name, path)
+        lfs = entry.get("lfs")
+        found = {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
+        return {**found, "lfs": {**lfs, "sha256": lfs["oid"]}} if isinstance(lfs, dict) else found
 
     def entry(self, repo_id: str, name: str, path: Path) -> dict[str, object]:
         size = path.stat().st_size
@@ -345,7 +404,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.note(status)
-        if self.lost:
+        if self.fault == "lost":
             self.close_connection = True
             return
         self.send_response(status)
@@ -353,11 +412,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self.fault == "cut" else body)
+        if self.fault == "cut":
+            self.close_connection = True
 
     def note(self, status: int) -> None:
         agent = self.headers.get("User-Agent", "")
-        self.server.requests.append(Request(self.command, self.path, status, agent, self.token))
+        host, asked = self.headers.get("Host", ""), self.headers.get("Range", "")
+        self.server.requests.append(Request(self.command, self.path, status, agent, self.token, host, asked))
 
     def log_message(self, *args: object) -> None:
         """The log is `HubServer.requests`."""

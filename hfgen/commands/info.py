@@ -9,6 +9,7 @@ from typing import Any
 import click
 import yaml
 
+from hfgen.arguments import read_config_file
 from hfgen.building import component_choices, signature_of
 from hfgen.data_names import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
@@ -78,7 +79,7 @@ def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
 def pipeline_facts(target: str) -> dict[str, Any]:
     """A run folder or a repository: family, components with parameters, and how it was trained if that is known."""
     from hfgen import HFGenPipeline, run_folder
-    from hfgen.hub import local_folder
+    from hfgen.fetching import local_folder
     from hfgen.run import component_rows
 
     folder = Path(local_folder(target))
@@ -89,7 +90,7 @@ def pipeline_facts(target: str) -> dict[str, Any]:
     if metrics:
         facts["last_metrics"] = metrics[-1]
     if (folder / run_folder.CONFIG).is_file():
-        facts["config"] = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+        facts["config"] = read_config_file(folder / run_folder.CONFIG)
     return facts
 
 
@@ -102,7 +103,7 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
         "unfinished_run": str(folder),
         "last_checkpoint": str(kept[-1]) if kept else None,
         "last_metrics": metrics[-1] if metrics else None,
-        "config": yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8")),
+        "config": read_config_file(folder / run_folder.CONFIG),
     }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hfgen import Diagnosis, Objective, PriorScheduler, Update, hub
 from hfgen.errors import LoadError, UsageError
+from hfgen.fetching import WHERE, local_folder
 from hfgen.noise import Noise
 from hfgen.objective import Batch
 from hfgen_vae.beta import BetaScheduler
@@ -30,7 +31,6 @@ from hfgen_vae.variational import VariationalPipeline, diagnose
 SMALL = 32  # side up to which the default network is one that a CPU trains
 SMALL_CHANNELS, LARGE_CHANNELS = (16, 32, 64), (64, 128, 256, 256)
 CHANNELS_PER_GROUP = 4  # at least, as in Stable Diffusion's; with one, GroupNorm would remove each channel's mean
-WHERE = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # of a Hub
 HOW = ("dtype", "variant", "low_cpu_mem_usage")
 
 # --- objective ------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class AutoencoderKLPipeline(VariationalPipeline):
             LoadError: it is missing, incomplete, damaged, pickled, or no AutoencoderKL.
         """
         target, subfolder = str(pretrained_model_name_or_path), kwargs.pop("subfolder", None)
-        if subfolder is None and not _is_bare(hub.local_folder(target, **kwargs)):
+        if subfolder is None and not _is_bare(local_folder(target, **kwargs)):
             return super().from_pretrained(target, **kwargs)
         given = {name: kwargs.pop(name) for name in _PARTS if name in kwargs}
         with hub.clear_errors(target):
@@ -314,15 +314,15 @@ def load_bare(target: str, subfolder: str | None = None, **options: Any) -> Auto
             raise UsageError(f"A bare AutoencoderKL is loaded without {name!r}.")
     if not isinstance(options.get("dtype", torch.float32), torch.dtype):
         raise UsageError(f"dtype is {options['dtype']!r}; it must be a torch.dtype, such as torch.bfloat16.")
-    if os.path.isdir(target):
-        target, subfolder = str(Path(target) / (subfolder or "")), None
-        _check_files(Path(target), options.get("variant"))
-    where = {name: options[name] for name in WHERE if name in options}
-    class_name = AutoencoderKL.load_config(target, subfolder=subfolder, **where).get("_class_name")
+    folder = Path(local_folder(target, subfolder=subfolder, **options)) / (subfolder or "")
+    options = {name: value for name, value in options.items() if name not in WHERE}
+    _check_files(folder)
+    class_name = hub.single_component(folder)
     if class_name != AutoencoderKL.__name__:
         raise LoadError(f"It holds a model of class {class_name!r}, not an AutoencoderKL.")
+    hub.check_component(str(folder), "vae", AutoencoderKL, options.get("variant"))
     options |= {"use_safetensors": True, "output_loading_info": True}
-    vae, info = AutoencoderKL.from_pretrained(target, subfolder=subfolder, **options)
+    vae, info = AutoencoderKL.from_pretrained(str(folder), **options)
     if info["missing_keys"]:
         raise LoadError(
             f"The weights are incomplete: {len(info['missing_keys'])} of {len(vae.state_dict())} tensors are missing, "
@@ -331,7 +331,7 @@ def load_bare(target: str, subfolder: str | None = None, **options: Any) -> Auto
     return vae.eval()
 
 
-def _check_files(folder: Path, variant: str | None) -> None:
+def _check_files(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise LoadError(f"{folder} holds no config.json.")
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
@@ -340,4 +340,3 @@ def _check_files(folder: Path, variant: str | None) -> None:
             "If you trust them, save them again with plain diffusers:\n"
             "  AutoencoderKL.from_pretrained(..., use_safetensors=False).save_pretrained(...)"
         )
-    hub.saved_keys(folder, variant)

@@ -1,0 +1,312 @@
+"""What is fetched from a Hub: only the files that are needed, all of one commit, each with the content it was told.
+
+What huggingface_hub gives up and another try may mend is tried again; a Hub that cannot be reached is replaced by the
+cache, where that holds all that is needed.
+"""
+
+import contextlib
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+
+from hfgen import __version__
+from hfgen.errors import LoadError
+from hfgen.hub import INDEX, component_entries, read_index
+from hfgen.reading import MOST_BYTES, MOST_TABLE
+from hfgen.uploading import digest, is_transient, patiently
+
+Names = Collection[str]
+Entries = Mapping[str, Any]  # name -> what the Hub tells of a file: size, blob_id, lfs
+Select = Callable[[str, Names], list[str]]  # folder with what is there so far, names in the repository -> names needed
+
+TIMEOUT = 10.0  # seconds, of the first question; huggingface_hub's of files is the same
+MAIN, CARD = "main", "README.md"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)[.\w-]*\.safetensors")
+WHERE = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+TRIES = 2  # of a file that arrives with another content
+
+
+def local_folder(target: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> str:
+    """The folder of a pipeline: `target` itself, or where its repository's files are, fetched as by `download`."""
+    if os.path.isdir(target):
+        return target
+    if os.path.exists(target) or target.startswith((".", "/", "~")) or target.count("/") > 1:
+        raise LoadError(f"{target!r} is no folder; a pipeline is a folder with a {INDEX}, or a repository id.")
+    return download(target, patterns, **kwargs)
+
+
+def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> str:
+    """Fetch what is needed of a repository's pipeline; return the folder, whose files are of one commit.
+
+    Needed are the index and of each component that is not among the arguments its configs and its weights, of the
+    variant where it has that: no code, no pickles, no other variants, no checkpoints.
+
+    Args:
+        patterns: of other files, which are wanted instead.
+        kwargs: those of `from_pretrained`; of a `subfolder` nothing but that is fetched.
+
+    Raises:
+        LoadError: no such repository, revision or right to read it; no connection and not all of it cached; or what
+            arrives is not what the Hub announced.
+    """
+    where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
+    select = (lambda _, names: matching(names, patterns)) if patterns else needed_by(kwargs)
+    with _clear_errors(repo_id, where.get("revision")):
+        if where.pop("local_files_only", False) or constants.is_offline_mode():
+            return _from_cache(repo_id, select, where)
+        if COMMIT.fullmatch(where.get("revision", "")) and not where.get("force_download"):
+            with contextlib.suppress(LocalEntryNotFoundError):  # a commit that is here needs no question
+                return _from_cache(repo_id, select, where)
+        try:
+            commit, entries = _ask(repo_id, where)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            with contextlib.suppress(LocalEntryNotFoundError):
+                return _from_cache(repo_id, select, where)
+            if isinstance(error, httpx2.ConnectError):  # there is no Hub; others may only be busy
+                raise
+            commit, entries = patiently(lambda: _ask(repo_id, where))
+        return _fetch(repo_id, commit, entries, select, where)
+
+
+# --- which files ------------------------------------------------------------------------------------------------
+
+
+def matching(names: Names, patterns: Sequence[str]) -> list[str]:
+    """The names of these patterns, whose `*` is no `/`."""
+    return [n for n in names for p in patterns if n.count("/") == p.count("/") and fnmatch.fnmatchcase(n, p)]
+
+
+def needed_by(kwargs: Mapping[str, Any]) -> Select:
+    """The files that loading with these arguments reads: of what the index names, once that is here."""
+
+    def select(folder: str, names: Names) -> list[str]:
+        if kwargs.get("subfolder"):
+            return component_files(names, f"{kwargs['subfolder']}/", kwargs.get("variant"))
+        first = [name for name in (INDEX, CARD) if name in names]
+        if INDEX not in names:  # a single model
+            return [*first, *component_files(names, "", kwargs.get("variant"))]
+        if not (Path(folder) / INDEX).exists():
+            return first
+        chosen = dict.fromkeys(first)
+        for component, _, _ in component_entries(read_index(folder)):
+            if component not in kwargs:
+                inside = any(name.startswith(f"{component}/") for name in names)
+                prefix = f"{component}/" if inside else ""  # diffusers' first repositories have them beside the index
+                chosen |= dict.fromkeys(component_files(names, prefix, kwargs.get("variant")))
+        return list(chosen)
+
+    return select
+
+
+def component_files(names: Names, prefix: str, variant: str | None) -> list[str]:
+    """Configs, texts and weights of one component: those of the variant, where it has that.
+
+    >>> names = ["a/config.json", "a/model.safetensors", "a/model.fp16.safetensors", "a/model.bin", "a/x/config.json"]
+    >>> component_files(names, "a/", "fp16")
+    ['a/config.json', 'a/model.fp16.safetensors']
+    >>> component_files(names, "a/", None)
+    ['a/config.json', 'a/model.safetensors']
+    """
+    own = [n for n in names if n.startswith(prefix) and "/" not in n[len(prefix) :]]
+    weights = [name for name in own if WEIGHTS.fullmatch(name[len(prefix) :])]
+    plain = [name for name in weights if name.count(".", len(prefix)) == 1]
+    varied = [n for n in weights if variant and re.search(rf"\.{re.escape(variant)}[.-]", n[len(prefix) :])]
+    texts = (".json",) if not prefix else (".json", ".txt")
+    return [name for name in own if name.endswith(texts)] + (varied or plain)
+
+
+# --- from the Hub -----------------------------------------------------------------------------------------------
+
+
+def _ask(repo_id: str, where: Mapping[str, Any]) -> tuple[str, Entries]:
+    """The commit that the revision is now, and its files; it is noted in the cache, as huggingface_hub does."""
+    api = HfApi(library_name="hfgen", library_version=__version__, token=where.get("token"))
+    revision = where.get("revision", MAIN)
+    info: Any = api.repo_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    if not COMMIT.fullmatch(info.sha or ""):
+        raise LoadError(f"The Hub does not tell which commit {revision!r} of {repo_id!r} is.")
+    if revision != info.sha:
+        with contextlib.suppress(OSError):  # of a cache that cannot be written to
+            note = _storage(repo_id, where) / "refs" / revision
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(info.sha, encoding="utf-8")
+    return info.sha, {sibling.rfilename: sibling for sibling in info.siblings or ()}
+
+
+def _fetch(repo_id: str, commit: str, entries: Entries, select: Select, where: Mapping[str, Any]) -> str:
+    """The index first; then, once it has passed its check, what it needs."""
+    folder, done = _storage(repo_id, where) / "snapshots" / commit, set[str]()
+    if where.get("force_download") and INDEX in entries:  # the one that is here may be damaged
+        _get(repo_id, commit, {INDEX: entries[INDEX]}, where)
+        done = {INDEX}
+    while True:
+        names = set(select(str(folder), entries)) - done
+        new = {n: entries[n] for n in names if where.get("force_download") or not (folder / n).exists()}
+        if not new:
+            return str(folder)
+        _get(repo_id, commit, new, where)
+        done |= set(new)
+
+
+def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) -> None:
+    """These files of a commit, each with the content that the Hub announced."""
+    _check_sizes(repo_id, entries)
+    options = {**where, "revision": commit, "allow_patterns": [glob.escape(name) for name in entries]}
+    wrong: list[str] = []
+    for _ in range(TRIES):
+        folder = Path(
+            patiently(lambda: snapshot_download(repo_id, library_name="hfgen", library_version=__version__, **options))
+        )
+        wrong = [name for name, entry in entries.items() if not _is_as_announced(folder / name, entry)]
+        if not wrong:
+            return
+        for name in wrong:  # so that nothing else ever reads them
+            (folder / name).resolve().unlink()
+            (folder / name).unlink(missing_ok=True)
+    raise LoadError(
+        f"{repo_id}: {wrong[0]} arrived damaged, {TRIES} times: its content is not what the Hub announced. It was not "
+        "kept.\nThe connection, or a proxy on the way, changes files; try again later with force_download=True."
+    )
+
+
+def _check_sizes(repo_id: str, entries: Entries) -> None:
+    for name, entry in entries.items():
+        most = MOST_BYTES if name.endswith("config.json") or name == INDEX else MOST_TABLE
+        if not name.endswith(".safetensors") and (entry.size or 0) > most:
+            raise LoadError(
+                f"{repo_id}: {name} has {entry.size:,} bytes, hfgen reads at most {most:,} of such a file; it was not "
+                "fetched.\nThat is no model's; tell those who published it."
+            )
+
+
+def _is_as_announced(path: Path, entry: Any) -> bool:
+    """By the hash that the Hub lists: sha256 of a large file, git's own of a small one."""
+    if entry.lfs is not None:
+        return digest("sha256", path) == entry.lfs.sha256
+    return entry.blob_id is None or digest("sha1", path, b"blob %d\0" % path.stat().st_size) == entry.blob_id
+
+
+# --- from the cache ---------------------------------------------------------------------------------------------
+
+
+def _from_cache(repo_id: str, select: Select, where: Mapping[str, Any]) -> str:
+    """The folder, if all that is needed is in it.
+
+    Raises:
+        LocalEntryNotFoundError: nothing of that revision is here; or an IncompleteSnapshotError: not all.
+    """
+    storage, commit = _storage(repo_id, where), where.get("revision", MAIN)
+    note = storage / "refs" / commit
+    if not COMMIT.fullmatch(commit):
+        commit = note.read_text(encoding="utf-8").strip() if note.is_file() else "nothing"
+    folder = storage / "snapshots" / commit
+    if not folder.is_dir():
+        raise LocalEntryNotFoundError(f"{repo_id} is not in the cache.")
+    missing = [name for name in select(str(folder), _names(repo_id, commit, folder, where)) if name != CARD]
+    missing = [name for name in missing if not (folder / name).exists()]
+    if missing:
+        raise IncompleteSnapshotError(missing[0], str(folder))
+    return str(folder)
+
+
+def _names(repo_id: str, commit: str, folder: Path, where: Mapping[str, Any]) -> list[str]:
+    """Of all files of the commit, where the cache knows them; else of those that are in it and those that its index
+    needs."""
+    try:
+        return [e.path for e in get_cached_repo_tree(repo_id, revision=commit, cache_dir=where.get("cache_dir"))]
+    except CachedRepoTreeNotFoundError:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.exists()]
+    if INDEX not in names:
+        return names if "config.json" in names else [*names, INDEX]
+    for component, _, _ in component_entries(read_index(folder)):
+        has = {name.partition("/")[2] for name in names if name.startswith(f"{component}/")}
+        if "config.json" in has and not any(name.endswith(".safetensors") for name in has):
+            names.append(f"{component}/diffusion_pytorch_model.safetensors")
+        elif not has and not {"config.json", "scheduler_config.json"} & set(names):
+            names.append(f"{component}/config.json")
+    return names
+
+
+def _storage(repo_id: str, where: Mapping[str, Any]) -> Path:
+    cache = Path(where.get("cache_dir", constants.HF_HUB_CACHE)).expanduser()
+    return cache / repo_folder_name(repo_id=repo_id, repo_type="model")
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what the client raises into one error that says what to do."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except RevisionNotFoundError as error:
+        raise LoadError(f"The repository {repo_id!r} has no revision {revision or MAIN!r}.") from error
+    except GatedRepoError as error:
+        raise LoadError(
+            f"The repository {repo_id!r} is gated: {_first_line(error)}\n"
+            f"Accept its conditions on its page, {constants.ENDPOINT}/{repo_id}, and give the token of that account:\n"
+            "`token=` or `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(
+            f"There is no folder and no readable repository {repo_id!r}.\n"
+            "A private repository needs `token=` or `hf auth login`."
+        ) from error
+    except IncompleteSnapshotError as error:
+        raise LoadError(
+            f"Of {repo_id!r} only a part is in the cache: {error} is missing, and the Hub cannot be reached or was\n"
+            "not to be asked.\nLoad it once with a connection, without HF_HUB_OFFLINE and local_files_only."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.ConnectError) as error:
+        raise LoadError(
+            f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached or was "
+            f"not to be asked{_cause(error)}."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
+        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}{_hint(error)}") from error
+
+
+def _hint(error: BaseException) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    hints = {
+        401: "The token is not valid; `hf auth login` stores another.",
+        403: "The token may not read it; on the Hub, look at what the token is for.",
+        429: "The Hub asks for fewer requests; try again in some minutes.",
+    }
+    if status in hints:
+        return f"\n{hints[status]}"
+    return "\nTry again; what has been fetched is kept." if status is None or status >= 500 else ""
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__
+    return f" ({_first_line(cause)})" if isinstance(cause, HfHubHTTPError) else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
