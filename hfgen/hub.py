@@ -104,7 +104,7 @@ def check_component(folder: str, name: str, class_: type, variant: str | None = 
     if not (place / config).exists():
         raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
-    settings = _read_config(place / config)
+    settings = read_config(place / config)
     if issubclass(class_, ModelMixin):
         saved = saved_shapes(place, variant)
         check_names(place, variant)
@@ -114,7 +114,8 @@ def check_component(folder: str, name: str, class_: type, variant: str | None = 
 def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
     """Raise a LoadError where a file lies outside of the folder; those of a Hub's cache lie in its blobs."""
     root = Path(folder).resolve()
-    roots = [root, (root.parent.parent / "blobs").resolve()] if root.parent.name == "snapshots" else [root]
+    caches = [p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")]
+    roots = [root, *((cache / "blobs").resolve() for cache in caches)]
     for path in paths:
         try:
             real = path.resolve()
@@ -132,7 +133,7 @@ def component_folder(folder: str, name: str) -> Path:
     return Path(folder) / name if (Path(folder) / name).is_dir() else Path(folder)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A component's config, its sizes looked at."""
     where = f"{path.parent.name}/{path.name}"
     try:

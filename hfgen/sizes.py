@@ -20,12 +20,13 @@ from torch.nn.modules import module as hooks
 from hfgen.errors import LoadError
 from hfgen.weights import Shapes
 
-LARGEST = 1 << 24  # of any whole number in a config
+LARGEST = 1 << 20  # of any whole number in a config, but for those that are no sizes:
+NO_SIZES = ("seed", "theta")
 MOST_TIMESTEPS = 100_000
 MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
 MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
-MOST_PARTS = 2000  # modules, parameters and buffers: so many anyway, and
-PARTS_PER_TENSOR = 20  # for each saved tensor
+FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
+PARTS_PER_TENSOR = 20
 WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         where: the name of the file, for the message.
     """
     for key, value in config.items():
-        if "seed" in key:
+        if any(word in key for word in NO_SIZES):
             continue
         largest = max((abs(number) for number in _whole_numbers(value)), default=0)
         _check(largest, LARGEST, f"{where}: {key} is {_shown(value)}")
@@ -122,7 +123,7 @@ def _without_memory(name: str, class_: Any, config: Mapping[str, Any], saved: Sh
     """The network on the device `meta`; None where its class needs the values of tensors to build itself."""
     known = inspect.signature(class_.__init__).parameters
     arguments = {key: value for key, value in config.items() if key in known}
-    most = MOST_PARTS + PARTS_PER_TENSOR * len(saved)
+    most = min(FEW_PARTS + PARTS_PER_TENSOR * len(saved), MOST_PARTS)
     told = f"{name}/config.json asks for more than {most:,} parts, and the weights hold {len(saved):,} tensors"
     try:
         with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):

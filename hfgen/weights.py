@@ -40,7 +40,7 @@ def _header(file: Path) -> Shapes:
         raise LoadError(f"The weights of {file.parent.name!r} are incomplete: {name} is missing.")
     _check_start(file, name)
     try:
-        with safe_open(file, "pt") as tensors:
+        with safe_open(file, "np") as tensors:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{name} is truncated or damaged: {_first_line(error)}\n{AGAIN}") from error

@@ -317,7 +317,7 @@ def load_bare(target: str, subfolder: str | None = None, **options: Any) -> Auto
     folder = Path(local_folder(target, subfolder=subfolder, **options)) / (subfolder or "")
     options = {name: value for name, value in options.items() if name not in WHERE}
     _check_files(folder)
-    class_name = hub.single_component(folder)
+    class_name = hub.read_config(folder / "config.json").get("_class_name")
     if class_name != AutoencoderKL.__name__:
         raise LoadError(f"It holds a model of class {class_name!r}, not an AutoencoderKL.")
     hub.check_component(str(folder), "vae", AutoencoderKL, options.get("variant"))

@@ -1,0 +1,286 @@
+"""Attacks by a folder or a repository: one clear error each, nothing is run, and memory stays what it was."""
+
+import json
+import re
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from attacks import ATTACKS, CONFIG, DEEP, LOCAL_ATTACKS, WEIGHTS
+from hub_server import HubServer
+from plugin_site import install_toy, on_path, run
+from refusals import edit, refuse
+
+from hfgen import HFGenPipeline
+from hfgen.cli import main
+from hfgen.errors import HFGenError
+
+MEMORY = 600 << 20  # bytes by which the peak may grow; an attack asks for gigabytes
+
+# Loads all repositories of a stand-in, one after the other; prints messages, and by how much the memory's peak grew.
+CHILD = """
+import json, resource, sys
+import torch, diffusers
+from hfgen import HFGenPipeline
+
+found = {}
+for label in json.load(sys.stdin):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        HFGenPipeline.from_pretrained(f"org/{label}")
+        message = None
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+    found[label] = message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    install_toy(site, "deep", "deep_family", DEEP)
+    with on_path(site):
+        yield site
+
+
+@pytest.fixture(scope="module")
+def saved(site, tmp_path_factory):
+    import deep_family
+
+    folder = tmp_path_factory.mktemp("saved") / "deep"
+    deep_family.DeepPipeline.build(4, 1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "deep")
+
+
+@pytest.mark.parametrize("attack", [*ATTACKS, *LOCAL_ATTACKS])
+def test_a_folder(folder, attack, monkeypatch):
+    damage, words = {**ATTACKS, **LOCAL_ATTACKS}[attack]
+    ran = folder.parent / "ran"
+    monkeypatch.syspath_prepend(folder)  # a script's own folder is on the path, too
+    damage(folder, ran)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if words is None:
+        HFGenPipeline.from_pretrained(folder)
+    else:
+        refuse(folder, words, error=HFGenError)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < MEMORY
+    assert not ran.exists()
+    assert "modeling_deep" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def loads(saved, site, tmp_path_factory):
+    """label -> (message, kilobytes) of the same attacks by repositories; what was asked for; whether code ran."""
+    root = tmp_path_factory.mktemp("repositories")
+    with HubServer() as hub:
+        for label, (damage, _) in ATTACKS.items():
+            damage(shutil.copytree(saved, root / label), root / "ran")
+            hub.add(f"org/{label}", root / label)
+        out = run(["-c", CHILD], site, hub.environment(root / "home"), json.dumps(list(ATTACKS)))
+        asked = [request.path for request in hub.requests]
+    return json.loads(out.splitlines()[-1]), asked, (root / "ran").exists()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_repository(loads, attack):
+    """The same words, about the repository; what is too long for its kind is not even fetched."""
+    words = ATTACKS[attack][1]
+    message, grown = loads[0][attack]
+    if words is None:
+        assert message is None
+    else:
+        assert re.search(words, message, re.DOTALL), message
+        assert f"org/{attack}" in message
+        assert message.startswith(("LoadError", "PluginError", "UsageError"))
+        assert len(message.splitlines()) <= 6
+    assert grown * 1024 < MEMORY
+
+
+def test_nothing_of_a_repository_is_run(loads):
+    assert not loads[2]
+    assert not [path for path in loads[1] if path.endswith((".py", ".bin"))]
+
+
+def test_what_is_too_long_is_not_fetched(loads):
+    fetched = [path for path in loads[1] if "/resolve/" in path]
+    assert not [path for path in fetched if "/index_bomb/" in path and path.endswith("model_index.json")]
+    assert not [path for path in fetched if "/config_bomb/" in path and path.endswith("generator/config.json")]
+
+
+def test_a_bad_index_ends_before_the_weights_are_fetched(loads):
+    for attack in ("class_number", "component_traversal", "index_deep"):
+        assert not [path for path in loads[1] if f"/{attack}/" in path and path.endswith(".safetensors")]
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+
+def hfgen(*words, capsys):
+    """Exit code and what was said, by `hfgen`."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+BOMBS = {
+    "aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)),
+    "merges": "a: &a {x: 1}\n" + "".join(f"{n}: &{n} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, n in
+                                        zip("abcdefgh", "bcdefghi", strict=True)),
+    "deep": "a: " + "[" * 10_000,
+    "itself": "a: &a [*a]",
+    "long": "a: " + "x" * (1 << 18),
+    "date": "a: 2001-99-99",
+    "digits": "a: " + "9" * 5000,
+    "tag": "a: !!python/object/apply:os.mkdir [ran]",
+    "empty_number": "a: !!int ''",
+    "number": "7",
+    "null": "",
+    "bytes": "a: \x00",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_recipe(tmp_path, bomb, capsys, monkeypatch):
+    """Of `hfgen train`; the other readers of YAML are the same."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(BOMBS[bomb])
+    code, _, said = hfgen("train", "recipe.yaml", capsys=capsys)
+    assert code == 2
+    assert "recipe.yaml" in said
+    assert len(said.splitlines()) <= 6, said
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("bomb", ["aliases", "deep", "tag"])
+@pytest.mark.parametrize("words", [["info"], ["card"], ["evaluate", "--dataset_name", "mnist-mini"]])
+def test_a_run_folder_of_a_stranger(folder, bomb, words, capsys, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder / "config.yaml").write_text(BOMBS[bomb])
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    code, _, said = hfgen(words[0], folder, *words[1:], capsys=capsys)
+    assert code == 2
+    assert re.search(r"deep.config\.yaml", said), said
+    assert len(said.splitlines()) <= 6, said
+    assert not Path("ran").exists()
+
+
+RESULTS = {
+    "deep": ("[" * 100_000, "levels deep"),
+    "long": (" " * (2 << 20), "bytes"),
+    "list": ("[]", "is TARGET|no result"),
+    "other": ('{"metric": "evaluation", "values": []}', "no result that this version"),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_results_of_a_stranger(folder, result, capsys):
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "r.json").write_text(RESULTS[result][0])
+    code, _, said = hfgen("compare", folder, capsys=capsys)
+    assert code == 2
+    assert re.search(RESULTS[result][1], said) or "no result" in said, said
+
+
+@pytest.mark.parametrize("words", [["info"], ["sample"]])
+@pytest.mark.parametrize("attack", ["wide", "pickle", "index_deep", "component_os"])
+def test_commands_say_it_in_a_few_lines(folder, attack, words, capsys, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    ATTACKS[attack][0](folder, folder.parent / "ran")
+    code, out, said = hfgen(words[0], folder, capsys=capsys)
+    assert code == 1
+    assert out == ""
+    assert re.search(ATTACKS[attack][1], said, re.DOTALL), said
+    assert len(said.splitlines()) <= 6, said
+    assert [path.name for path in folder.parent.iterdir()] == ["deep"]
+
+
+def test_metrics_of_a_stranger_are_told_as_far_as_they_are_some(folder, capsys):
+    """A terminal is not told to clear its screen."""
+    lines = ['{"step": 1, "loss": 0.5}', '{"step": 2, "note": "\\u001b[2J"}', "[" * 100_000, "7"]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    main_out = hfgen("info", folder, capsys=capsys)
+    assert main_out[0] == 0
+    assert "step: 2" in main_out[1]
+    assert "\x1b" not in main_out[1]
+
+
+# --- what is no attack ------------------------------------------------------------------------------------------
+
+
+CARD = "---\nlicense: mit\n---\n# {{ 7 * 7 }} <script>alert(1)</script> \x1b[2J {% for x in range(10**9) %}{% endfor %}\n"
+
+
+def test_a_card_is_not_rendered(folder, capsys):
+    """HTML and template syntax of a card are text, and nobody's business in loading."""
+    (folder / "README.md").write_text(CARD)
+    HFGenPipeline.from_pretrained(folder)
+    code, out, _ = hfgen("info", folder, capsys=capsys)
+    assert code == 0
+    assert not re.search("49|script|\x1b", out)
+    assert (folder / "README.md").read_text() == CARD
+
+
+def test_lines_of_a_card_do_not_speak_to_the_terminal():
+    from hfgen.card_check import told
+
+    said = []
+    assert told(iter([("the card", [f"the card has: {CARD}"])]), said.append) == 1
+    assert not any("\x1b" in line or "\n" in line for line in said)
+
+
+def test_links_within_the_folder_are_followed(folder):
+    (folder / WEIGHTS).rename(folder / "weights")
+    (folder / WEIGHTS).symlink_to("../weights")
+    HFGenPipeline.from_pretrained(folder)
+
+
+def test_a_link_to_the_folder_is_followed(folder):
+    (folder.parent / "link").symlink_to(folder)
+    HFGenPipeline.from_pretrained(folder.parent / "link")
+
+
+def test_a_class_that_needs_values_to_build_itself_is_loaded(tmp_path):
+    """It cannot be built without memory; its numbers are bounded all the same."""
+    source = DEEP.replace("        self.more", "        self.rate = float(torch.linspace(0, 1, 3)[1])\n        self.more")
+    install_toy(tmp_path / "site", "valued", "valued_family", source.replace("Deep", "Toy"))
+    with on_path(tmp_path / "site"):
+        import valued_family
+
+        valued_family.ValuedPipeline.build(4, 1).save_pretrained(tmp_path / "valued")
+        assert HFGenPipeline.from_pretrained(tmp_path / "valued").generator.rate == 0.5
+        edit(tmp_path / "valued" / CONFIG, width=10**9)
+        refuse(tmp_path / "valued", "width is 1000000000")
+
+
+def test_attention_blocks_of_old_repositories_are_loaded(tmp_path):
+    """diffusers renamed their tensors in 2023, and loads them under either name."""
+    from diffusers import DDPMScheduler, UNet2DModel
+    from safetensors.torch import load_file, save_file
+
+    from hfgen import registry
+
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    blocks = {"down_block_types": ["AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D"], "block_out_channels": [4]}
+    unet = UNet2DModel(8, 1, 1, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks)
+    family = registry.find_by_class("DDPMPipeline").load()
+    family(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path)
+    path, old = tmp_path / "unet" / "diffusion_pytorch_model.safetensors", {}
+    for key, value in load_file(path).items():
+        for new, former in names.items():
+            key = key.replace(new, former)
+        old[key] = value.clone()
+    assert any(".query." in key for key in old)
+    save_file(old, path, {"format": "pt"})
+    loaded = HFGenPipeline.from_pretrained(tmp_path).unet
+    assert all((tensor == loaded.state_dict()[key]).all() for key, tensor in unet.state_dict().items())
