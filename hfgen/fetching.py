@@ -146,7 +146,7 @@ def _ask(repo_id: str, where: Mapping[str, Any]) -> tuple[str, Entries]:
     revision = where.get("revision", MAIN)
     info: Any = api.repo_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
     if not COMMIT.fullmatch(info.sha or ""):
-        raise LoadError(f"The Hub does not tell which commit {revision!r} of {repo_id!r} is.")
+        raise LoadError(f"the Hub does not tell which commit {revision!r} is.")
     if revision != info.sha:
         with contextlib.suppress(OSError):  # of a cache that cannot be written to
             note = _storage(repo_id, where) / "refs" / revision
@@ -172,7 +172,7 @@ def _fetch(repo_id: str, commit: str, entries: Entries, select: Select, where: M
 
 def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) -> None:
     """These files of a commit, each with the content that the Hub announced."""
-    _check_sizes(repo_id, entries)
+    _check_sizes(entries)
     options = {**where, "revision": commit, "allow_patterns": [glob.escape(name) for name in entries]}
     wrong: list[str] = []
     for _ in range(TRIES):
@@ -186,18 +186,18 @@ def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) 
             (folder / name).resolve().unlink()
             (folder / name).unlink(missing_ok=True)
     raise LoadError(
-        f"{repo_id}: {wrong[0]} arrived damaged, {TRIES} times: its content is not what the Hub announced. It was not "
-        "kept.\nThe connection, or a proxy on the way, changes files; try again later with force_download=True."
+        f"{wrong[0]} arrived damaged, {TRIES} times: its content is not what the Hub announced. It was not kept.\n"
+        "The connection, or a proxy on the way, changes files; try again later with force_download=True."
     )
 
 
-def _check_sizes(repo_id: str, entries: Entries) -> None:
+def _check_sizes(entries: Entries) -> None:
     for name, entry in entries.items():
         most = MOST_BYTES if name.endswith("config.json") or name == INDEX else MOST_TABLE
         if not name.endswith(".safetensors") and (entry.size or 0) > most:
             raise LoadError(
-                f"{repo_id}: {name} has {entry.size:,} bytes, hfgen reads at most {most:,} of such a file; it was not "
-                "fetched.\nThat is no model's; tell those who published it."
+                f"{name} has {entry.size:,} bytes, hfgen reads at most {most:,} of such a file; it was not fetched.\n"
+                "That is no model's; tell those who published it."
             )
 
 
@@ -262,8 +262,8 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what the client raises into one error that says what to do."""
     try:
         yield
-    except LoadError:
-        raise
+    except LoadError as error:
+        raise LoadError(f"{repo_id}: {error}") from error.__cause__
     except RevisionNotFoundError as error:
         raise LoadError(f"The repository {repo_id!r} has no revision {revision or MAIN!r}.") from error
     except GatedRepoError as error:

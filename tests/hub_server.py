@@ -7,6 +7,7 @@ huggingface_hub reads HF_ENDPOINT when it is imported, so that tests load in pro
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import struct
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -119,11 +121,15 @@ class HubServer(ThreadingHTTPServer):
         self.commits: list[tuple[str, list[dict[str, object]]]] = []
         self.faults: list[Fault] = []
         self.stored: dict[str, bytes] = {}
+        self.connections: list[socket.socket] = []
         self.place = Path(tempfile.mkdtemp(prefix="hub-"))
 
     def add(self, repo_id: str, folder: Path, revision: str = "main", **options: object) -> None:
         repository = self.repositories.setdefault(repo_id, Repository(**options))
         repository.revisions[revision] = folder
+        found = repository.find(revision)
+        assert found is not None
+        repository.revisions[found[0]] = folder  # which stays, when the branch moves on
 
     def fail(self, what: int | str, method: str, *parts: str, times: int = 1, seconds: float = 0.0) -> None:
         self.faults.append(Fault(what, method, parts, times, seconds))
@@ -165,6 +171,25 @@ class HubServer(ThreadingHTTPServer):
             "NO_PROXY": "127.0.0.1,localhost",
         }
         return {**inherited, **switches, **hub}
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
+    @contextlib.contextmanager
+    def gone(self) -> Iterator[None]:
+        """Within, nobody listens at this address, and connections that were open are closed."""
+        self.shutdown()
+        self.socket.close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        yield
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+        self.__enter__()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
