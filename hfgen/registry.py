@@ -63,7 +63,9 @@ class Family:
 def list_families() -> list[Family]:
     """All enabled families, built-ins first, conflicting ones included; imports none of them."""
     entry_points = importlib.metadata.entry_points(group=GROUP)
-    installed = [_from_entry_point(entry_point) for entry_point in entry_points]
+    # a distribution's metadata are parsed each time that they are asked for
+    distributions = {distribution: _distribution(distribution) for distribution in {e.dist for e in entry_points}}
+    installed = [_from_entry_point(entry_point, *distributions[entry_point.dist]) for entry_point in entry_points]
     enabled = _enabled_distributions()
     families = [f for f in installed if f.is_built_in or enabled is None or f.distribution in enabled]
     return sorted([*families, *_registered.values()], key=lambda f: (not f.is_built_in, f.name, f.distribution))
@@ -162,17 +164,17 @@ def _enabled_distributions() -> set[str] | None:
     return {_normalized(name) for name in listed.split(",") if name.strip()}
 
 
-def _from_entry_point(entry_point: importlib.metadata.EntryPoint) -> Family:
-    name, version = _distribution(entry_point)
+def _from_entry_point(entry_point: importlib.metadata.EntryPoint, name: str, version: str) -> Family:
     module, _, class_name = entry_point.value.partition("[")[0].partition(":")  # `.attr` fails where it is malformed
     return Family(entry_point.name, class_name.strip(), module.strip(), name, version)
 
 
-def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    distribution = entry_point.dist
-    if distribution is None or not distribution.name:
+def _distribution(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version."""
+    metadata = None if distribution is None else distribution.metadata
+    if metadata is None or not metadata["Name"]:
         return "unknown distribution", ""
-    return _normalized(distribution.name), distribution.version or ""
+    return _normalized(metadata["Name"]), metadata["Version"] or ""
 
 
 @functools.cache

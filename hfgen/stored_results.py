@@ -125,7 +125,8 @@ def _checked(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     extractor = record.setdefault("extractor", None)
     if extractor is not None:
         wrong += [n for n in ("extractor.name", "extractor.weights_sha256") if not _is(_at(record, n), str)]
-    if {"bits_per_dim", "nats"} & set(record["values"]) and not _is(_at(record, "likelihood.kind"), str):
+    values = record["values"] if isinstance(record["values"], dict) else {}
+    if {"bits_per_dim", "nats"} & set(values) and not _is(_at(record, "likelihood.kind"), str):
         wrong.append("likelihood.kind")
     if wrong:
         raise UsageError(

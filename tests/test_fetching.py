@@ -70,13 +70,25 @@ def folders(pipelines, tmp_path_factory):
     pipelines["main"].save_pretrained(root / "toy")
     pipelines["other"].generator.save_pretrained(root / "toy" / "generator", variant="ema")
     (root / "toy" / "README.md").write_text("A toy.\n")
-    for name in ("pipeline.py", "generator/modeling_toy.py", "config.yaml", "metrics.jsonl", "samples/step_000001.png"):
+    for name in (
+        "pipeline.py",
+        "generator/modeling_toy.py",
+        "config.yaml",
+        "metrics.jsonl",
+        "samples/step_000001.png",
+    ):
         (root / "toy" / name).parent.mkdir(exist_ok=True)
         (root / "toy" / name).write_text("nobody needs this\n")
     torch.save({}, root / "toy" / "generator" / "diffusion_pytorch_model.bin")
-    for name in ("generator/adapter.safetensors", "checkpoints/checkpoint-1/generator/config.json", "other/config.json"):
+    for name in (
+        "generator/adapter.safetensors",
+        "checkpoints/checkpoint-1/generator/config.json",
+        "other/config.json",
+    ):
         (root / "toy" / name).parent.mkdir(exist_ok=True, parents=True)
-        shutil.copy(root / "toy" / "generator" / ("config.json" if name.endswith(".json") else WEIGHTS), root / "toy" / name)
+        shutil.copy(
+            root / "toy" / "generator" / ("config.json" if name.endswith(".json") else WEIGHTS), root / "toy" / name
+        )
     pipelines["other"].save_pretrained(root / "other", max_shard_size=64)
     return root
 

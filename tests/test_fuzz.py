@@ -24,7 +24,7 @@ from hfgen.registry import get_family
 
 settings.register_profile(
     "hfgen",
-    max_examples=int(os.environ.get("HFGEN_FUZZ", "60")),
+    max_examples=int(os.environ.get("HFGEN_FUZZ", "15")),
     derandomize="CI" in os.environ,
     database=None,
     deadline=None,
@@ -187,7 +187,9 @@ def test_a_recipe(saved, tmp_path, entries):
         assert len(str(error).splitlines()) <= 6
 
 
-@given(VALUES | st.fixed_dictionaries({"metric": st.just("evaluation")}, optional={"values": VALUES, "sampler": VALUES}))
+@given(
+    VALUES | st.fixed_dictionaries({"metric": st.just("evaluation")}, optional={"values": VALUES, "sampler": VALUES})
+)
 def test_a_result(tmp_path, record):
     (tmp_path / "evaluation").mkdir(exist_ok=True)
     (tmp_path / "evaluation" / "r.json").write_text(json.dumps(record))

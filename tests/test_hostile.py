@@ -218,7 +218,9 @@ def test_metrics_of_a_stranger_are_told_as_far_as_they_are_some(folder, capsys):
 # --- what is no attack ------------------------------------------------------------------------------------------
 
 
-CARD = "---\nlicense: mit\n---\n# {{ 7 * 7 }} <script>alert(1)</script> \x1b[2J {% for x in range(10**9) %}{% endfor %}\n"
+CARD = (
+    "---\nlicense: mit\n---\n# {{ 7 * 7 }} <script>alert(1)</script> \x1b[2J {% for x in range(10**9) %}{% endfor %}\n"
+)
 
 
 def test_a_card_is_not_rendered(folder, capsys):
@@ -252,7 +254,9 @@ def test_a_link_to_the_folder_is_followed(folder):
 
 def test_a_class_that_needs_values_to_build_itself_is_loaded(tmp_path):
     """It cannot be built without memory; its numbers are bounded all the same."""
-    source = DEEP.replace("        self.more", "        self.rate = float(torch.linspace(0, 1, 3)[1])\n        self.more")
+    source = DEEP.replace(
+        "        self.more", "        self.rate = float(torch.linspace(0, 1, 3)[1])\n        self.more"
+    )
     install_toy(tmp_path / "site", "valued", "valued_family", source.replace("Deep", "Toy"))
     with on_path(tmp_path / "site"):
         import valued_family
