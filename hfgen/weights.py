@@ -25,12 +25,10 @@ def saved_shapes(folder: Path, variant: str | None = None) -> Shapes:
     Raises:
         LoadError: there are none, one is missing, is something else, or its header does not fit its length.
     """
-    shapes: Shapes = {}
-    for file in _weight_files(folder, variant) or _weight_files(folder, None) or [None]:
-        if file is None:
-            raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
-        shapes |= _header(file)
-    return shapes
+    files = _weight_files(folder, variant) or _weight_files(folder, None)
+    if not files:
+        raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
+    return {key: shape for file in files for key, shape in _header(file).items()}
 
 
 def _header(file: Path) -> Shapes:

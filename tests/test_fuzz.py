@@ -10,11 +10,11 @@ import struct
 
 import pytest
 import yaml
+from attacks import CONFIG, DEEP, PRIOR, SHARDS, WEIGHTS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from plugin_site import install_toy, on_path
 
-from attacks import CONFIG, DEEP, PRIOR, SHARDS, WEIGHTS
 from hfgen import HFGenPipeline, stored_results
 from hfgen.arguments import resolve
 from hfgen.errors import HFGenError, UsageError
@@ -67,13 +67,14 @@ def load(folder, name, content):
     path = folder / name
     before = path.read_bytes() if path.exists() else None
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    said = None
     try:
         HFGenPipeline.from_pretrained(folder)
     except HFGenError as error:
-        assert str(folder) in str(error)
-        assert len(str(error).splitlines()) <= 6
+        said = str(error)
     finally:
         path.unlink() if before is None else path.write_bytes(before)
+    assert said is None or (str(folder) in said and len(said.splitlines()) <= 6)
 
 
 @given(
@@ -159,10 +160,12 @@ def test_any_json(text):
 @example("? [1]\n: 2")
 @example("1:" * 99)
 def test_any_yaml(text):
+    said = ""
     try:
         parse_yaml(text)
     except ValueError as error:
-        assert len(str(error).splitlines()) <= 1
+        said = str(error)
+    assert len(said.splitlines()) <= 1
 
 
 @given(
@@ -175,7 +178,7 @@ def test_any_yaml(text):
 )
 def test_a_recipe(saved, tmp_path, entries):
     """Read, and resolved to a training of the family."""
-    path = tmp_path / "recipe.yaml"
+    path, said = tmp_path / "recipe.yaml", ""
     try:
         path.write_text(yaml.safe_dump(entries), encoding="utf-8")
         found = read_recipe(path)
@@ -184,7 +187,8 @@ def test_a_recipe(saved, tmp_path, entries):
     except UnicodeEncodeError:
         pass  # no file can hold it
     except UsageError as error:
-        assert len(str(error).splitlines()) <= 6
+        said = str(error)
+    assert len(said.splitlines()) <= 6
 
 
 @given(
