@@ -161,8 +161,7 @@ def makeshift_card(folder: Path, place: Place) -> str:
     data = yaml.safe_dump({"library_name": "hfgen", "pipeline_tag": TASK, "tags": tags}, sort_keys=False)
     return (
         f"---\n{data}---\n\n# {name.rpartition('/')[2]}\n\nA `{class_name}`, saved with hfgen. How it was made is not "
-        f"recorded here.\n\n```python\nfrom hfgen import HFGenPipeline\n\n"
-        f'pipeline = HFGenPipeline.from_pretrained("{name}")\nimages = pipeline(seeds=range(16)).images\n```\n'
+        f"recorded here.\n\n```python\n{card.python_snippet(name, {}, conditional=False)}\n```\n"
     )
 
 
