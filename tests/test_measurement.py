@@ -145,7 +145,7 @@ def test_the_same_images_whatever_the_batch(gan, few):
     assert (one.features - direct).abs().median() < 1e-6
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_find_the_same(gan, few, tmp_path, count, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = [gan, "--protocol", few, "--metrics", "fid,kid,network_evaluations"]
