@@ -24,6 +24,7 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         if job["new_session"]:
             os.setsid()
+        os.chdir(job["cwd"])
         sys.argv = ["job", *job["words"]]
         exec(compile(job["script"], "job", "exec"), {"__name__": "__main__"})
         sys.exit()
@@ -46,17 +47,17 @@ class Done(NamedTuple):
 class Nursery:
     """Runs one script at a time, each in a child of a process that has imported these modules."""
 
-    def __init__(self, *modules):
+    def __init__(self, *modules, environment=None):
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=quiet_environment(), **pipes)
+        self.process = subprocess.Popen(command, env=environment or quiet_environment(), **pipes)
         self.place = Path(tempfile.mkdtemp(prefix="nursery-"))
 
-    def start(self, script, *words, new_session=False):
+    def start(self, script, *words, new_session=False, cwd="."):
         """The child's process id."""
         streams = [str(self.place / name) for name in ("stdout", "stderr")]
         job = {"script": script, "words": [str(word) for word in words], "streams": streams}
-        self.process.stdin.write(json.dumps({**job, "new_session": new_session}) + "\n")
+        self.process.stdin.write(json.dumps({**job, "new_session": new_session, "cwd": str(cwd)}) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -64,8 +65,8 @@ class Nursery:
         code = os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
         return Done(code, *((self.place / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")))
 
-    def run(self, script, *words):
-        self.start(script, *words)
+    def run(self, script, *words, **options):
+        self.start(script, *words, **options)
         return self.wait()
 
     def close(self):
