@@ -13,8 +13,8 @@ import torch
 
 from hfgen.errors import HFGenError, LoadError, UsageError
 from hfgen.reading import read_json
-from hfgen.sizes import check_config, check_fit, incomplete, renamed
-from hfgen.weights import AGAIN, check_names, saved_shapes
+from hfgen.sizes import check_config, check_fit, incomplete, missing_tensors, renamed
+from hfgen.weights import AGAIN, check_names, saved_shapes, weights_name
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
@@ -96,7 +96,7 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
 
 def check_component(folder: str, name: str, class_: type, variant: str | None = None) -> None:
     """Raise a LoadError where a component cannot be loaded as this class, or should not be."""
-    from diffusers import ModelMixin, SchedulerMixin
+    from diffusers import SchedulerMixin
 
     config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
     place = component_folder(folder, name)
@@ -105,8 +105,8 @@ def check_component(folder: str, name: str, class_: type, variant: str | None = 
         raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
     settings = read_config(place / config)
-    if issubclass(class_, ModelMixin):
-        saved = saved_shapes(place, variant)
+    if issubclass(class_, torch.nn.Module):
+        saved = saved_shapes(place, variant, weights_name(class_))
         check_names(place, variant)
         check_fit(name, class_, settings, saved)
 
@@ -155,13 +155,12 @@ def check_dtype(dtype: Any) -> None:
 
 def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: Mapping[str, Any]) -> None:
     """No parameter or buffer was left at its initial value (or on the meta device) for want of a saved tensor."""
-    from diffusers import ModelMixin
-
     for name, model in pipeline.models().items():
-        if name in kwargs or not isinstance(model, ModelMixin):
+        if name in kwargs:
             continue
-        saved = renamed(model, saved_shapes(component_folder(folder, name), kwargs.get("variant")))
-        missing = set(model.state_dict()) - set(saved)
+        place = component_folder(folder, name)
+        saved = renamed(model, saved_shapes(place, kwargs.get("variant"), weights_name(type(model))))
+        missing = missing_tensors(model, saved)
         if missing:
             raise LoadError(incomplete(name, missing, len(model.state_dict())))
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from hfgen.errors import LoadError
+from hfgen.transformers_models import config_class_of, construct
 from hfgen.weights import Shapes
 
 LARGEST = 1 << 20  # of any whole number in a config, but for those that are no sizes:
@@ -80,7 +81,7 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) 
 
     Args:
         name: of the component.
-        class_: a diffusers `ModelMixin`.
+        class_: a diffusers `ModelMixin`, or a transformers `PreTrainedModel`.
         saved: name -> shape of each saved tensor.
     """
     model = _without_memory(name, class_, config, saved)
@@ -88,11 +89,11 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) 
         return
     tensors = model.state_dict()
     saved = renamed(model, saved)
-    missing = set(tensors) - set(saved)
+    missing = missing_tensors(model, saved)
     if missing:
         raise LoadError(incomplete(name, missing, len(tensors)))
     for key, tensor in tensors.items():
-        if tuple(tensor.shape) != saved[key]:
+        if tuple(tensor.shape) != saved.get(key, tuple(tensor.shape)):
             raise LoadError(
                 f"The weights of {name!r} do not fit its config: {key!r} is {list(saved[key])} in the file,\n"
                 f"and {list(tensor.shape)} by {name}/config.json. The two were not saved together, or one was edited."
@@ -100,6 +101,13 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) 
     unsaved = sum(t.numel() for n, t in [*model.named_buffers(), *model.named_parameters()] if n not in tensors)
     most = max(MOST_ELEMENTS, 4 * sum(map(math.prod, saved.values())))
     _check(unsaved, most, f"{name}/config.json: its tables have {unsaved:,} values")
+
+
+def missing_tensors(model: nn.Module, saved: Shapes) -> set[str]:
+    """Names of tensors that are not saved; of several names of one tensor, one suffices."""
+    state = model.state_dict(keep_vars=True)
+    tied = {id(state[key]) for key in saved.keys() & state.keys()}
+    return {key for key in state.keys() - saved.keys() if id(state[key]) not in tied}
 
 
 def incomplete(name: str, missing: set[str], total: int) -> str:
@@ -121,14 +129,15 @@ def renamed(model: Any, saved: Shapes) -> Shapes:
 
 def _without_memory(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) -> nn.Module | None:
     """The network on the device `meta`; None where its class needs the values of tensors to build itself."""
-    known = inspect.signature(class_.__init__).parameters
+    known = inspect.signature(config_class_of(class_) or class_.__init__).parameters
     arguments = {key: value for key, value in config.items() if key in known}
     most = min(FEW_PARTS + PARTS_PER_TENSOR * len(saved), MOST_PARTS)
     told = f"{name}/config.json asks for more than {most:,} parts, and the weights hold {len(saved):,} tensors"
     try:
         with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
             warnings.simplefilter("ignore")  # what is told is told when it is loaded
-            return class_(**arguments)
+            model: nn.Module = construct(class_, arguments)
+            return model
     except (NotImplementedError, RuntimeError, TypeError) as error:
         if "meta" in str(error):
             return None

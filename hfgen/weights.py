@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfgen.errors import LoadError
 from hfgen.reading import MOST_TABLE, read_json
+from hfgen.transformers_models import config_class_of
 
 Shapes = dict[str, tuple[int, ...]]
 LONGEST_HEADER = 25_000_000  # bytes; huggingface_hub's bound, too
@@ -14,18 +15,22 @@ POINTER = b"version https://git-lfs"
 AGAIN = "Fetch it again (force_download=True), or save it again."
 
 
-def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
-    """Names of all tensors in a component's safetensors files, of the variant where the folder has it."""
-    return set(saved_shapes(folder, variant))
+def weights_name(class_: type) -> str:
+    """What a model's class calls its files of weights, without their end."""
+    return "diffusion_pytorch_model" if config_class_of(class_) is None else "model"  # transformers' name
 
 
-def saved_shapes(folder: Path, variant: str | None = None) -> Shapes:
+def saved_shapes(folder: Path, variant: str | None, stem: str) -> Shapes:
     """Name -> shape of each tensor in a component's safetensors files, read from their headers alone.
+
+    Args:
+        variant: which files, where the folder has them.
+        stem: `weights_name` of the component's class.
 
     Raises:
         LoadError: there are none, one is missing, is something else, or its header does not fit its length.
     """
-    files = _weight_files(folder, variant) or _weight_files(folder, None)
+    files = _weight_files(folder, variant, stem) or _weight_files(folder, None, stem)
     if not files:
         raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
     return {key: shape for file in files for key, shape in _header(file).items()}
@@ -70,9 +75,9 @@ def is_pickled(start: bytes) -> bool:
     return bool(re.match(rb"\x80[\x02-\x05][c\x8a}\]\x95(]", start)) or (start[:2] == b"PK" and b"data.pkl" in start)
 
 
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
     dot_variant = f".{variant}" if variant else ""
-    shards = folder / f"diffusion_pytorch_model.safetensors.index{dot_variant}.json"  # the one that diffusers reads
+    shards = folder / f"{stem}.safetensors.index{dot_variant}.json"  # the one that the stack reads
     if shards.exists():
         try:
             weight_map = read_json(shards, MOST_TABLE)["weight_map"]
@@ -82,7 +87,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
             return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
-    whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
+    whole = folder / f"{stem}{dot_variant}.safetensors"
     return [whole] if whole.exists() else []
 
 
