@@ -3,13 +3,16 @@
 from typing import Any
 
 import diffusers
-from diffusers import DiffusionPipeline
+import transformers
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
 from hfgen import hub, registry
 from hfgen.components import STACK
 from hfgen.errors import LoadError
 from hfgen.fetching import local_folder
 from hfgen.pipeline import HFGenPipeline
+
+STACK_MODULES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
@@ -25,14 +28,21 @@ def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
         own = isinstance(index.get("_hfgen"), dict) or registry.find_by_class(index["_class_name"]) is not None
         foreign = None if own else getattr(diffusers, index["_class_name"], None)
         if isinstance(foreign, type) and issubclass(foreign, DiffusionPipeline):
-            return _load_foreign(foreign, folder, index, **kwargs)
+            return _load_foreign(foreign, target, folder, index, **kwargs)
     return HFGenPipeline.from_pretrained(target, **kwargs)
 
 
-def _load_foreign(foreign: Any, folder: str, index: dict[str, Any], **kwargs: object) -> DiffusionPipeline:
-    for name, library, _ in hub.component_entries(index):
-        if library not in STACK:
-            raise LoadError(f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load.")
-    options = {name: kwargs[name] for name in ("dtype", "variant") if kwargs.get(name) is not None}
-    with hub.clear_errors(folder):
+def _load_foreign(
+    foreign: Any, target: str, folder: str, index: dict[str, Any], **kwargs: object
+) -> DiffusionPipeline:
+    options: dict[str, Any] = {name: kwargs[name] for name in ("dtype", "variant") if kwargs.get(name) is not None}
+    with hub.clear_errors(target):
+        for name, library, class_name in hub.component_entries(index):
+            if library not in STACK:
+                raise LoadError(
+                    f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load."
+                )
+            class_ = getattr(STACK_MODULES[library], class_name, None)
+            if isinstance(class_, type) and issubclass(class_, ModelMixin | SchedulerMixin):
+                hub.check_component(folder, name, class_, options.get("variant"))
         return foreign.from_pretrained(folder, use_safetensors=True, **options)

@@ -288,3 +288,30 @@ def test_attention_blocks_of_old_repositories_are_loaded(tmp_path):
     save_file(old, path, {"format": "pt"})
     loaded = HFGenPipeline.from_pretrained(tmp_path).unet
     assert all((tensor == loaded.state_dict()[key]).all() for key, tensor in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        ("unet/config.json", {"block_out_channels": [2**20]}, "do not fit its config"),
+        ("unet/config.json", {"layers_per_block": 10**5}, "asks for more than"),
+        ("unet/config.json", {"sample_size": 10**6}, "sample_size is 1000000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps is"),
+        ("model_index.json", {"scheduler": ["os", "system"]}, "is of 'os'"),
+        ("model_index.json", {"../unet": ["diffusers", "UNet2DModel"]}, "no name of a component"),
+    ],
+)
+def test_a_pipeline_that_no_family_has_is_looked_at_too(tmp_path, name, entries, words):
+    """`hfgen evaluate` loads diffusers' own."""
+    from diffusers import PNDMPipeline, PNDMScheduler, UNet2DModel
+
+    from hfgen.errors import LoadError
+    from hfgen.loading_any import load_any
+
+    blocks = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "block_out_channels": [4]}
+    unet = UNet2DModel(8, 1, 1, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks)
+    PNDMPipeline(unet, PNDMScheduler()).save_pretrained(tmp_path)
+    assert type(load_any(str(tmp_path))).__name__ == "PNDMPipeline"
+    edit(tmp_path / name, **entries)
+    with pytest.raises(LoadError, match=words):
+        load_any(str(tmp_path))
