@@ -188,7 +188,6 @@ def sparse(folder, _):
 
 
 LOCAL_ATTACKS = {
-    "many_tensors": (many_tensors, "asks for more than 20,000 parts"),  # of a repository too, but it takes a while
     "link_folder": (link_folder, "generator is a link out of the folder"),
     "link_index": (link_file("model_index.json"), "model_index.json is a link out of the folder"),
     "link_config": (link_file(CONFIG), "config.json is a link out of the folder"),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from attacks import ATTACKS, CONFIG, DEEP, LOCAL_ATTACKS, WEIGHTS
+from attacks import ATTACKS, CONFIG, DEEP, LOCAL_ATTACKS, WEIGHTS, many_tensors
 from hub_server import HubServer
 from plugin_site import install_toy, on_path, run
 from refusals import edit, refuse
@@ -75,6 +75,13 @@ def test_a_folder(folder, attack, monkeypatch):
     assert grown * 1024 < MEMORY
     assert not ran.exists()
     assert "modeling_deep" not in sys.modules
+
+
+def test_how_many_parts_a_network_has_is_not_for_the_weights_to_say(folder, monkeypatch):
+    """Empty tensors cost nothing, and parts take time: there is a bound, whatever the header lists."""
+    monkeypatch.setattr("hfgen.sizes.MOST_PARTS", 3000)
+    many_tensors(folder, None)
+    refuse(folder, "asks for more than 3,000 parts, and the weights hold 10,000 tensors")
 
 
 @pytest.fixture(scope="module")
