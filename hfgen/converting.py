@@ -91,17 +91,26 @@ def converter_of(name: str) -> type[Converter]:
         UsageError: there is none.
         PluginError: two distributions claim the name, or it cannot be imported.
     """
-    entry_points = enabled_entry_points(CONVERTERS)
-    named = [e for e in entry_points if e.name == name]
-    if not named:
-        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, {e.name for e in entry_points})}")
-    if len(named) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in named)
-        raise PluginError(f"Several distributions claim the format {name!r}: {claims}. One of them must go.")
-    return _load(named[0])
+    named = _by_name()
+    if name not in named:
+        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
+    return _load(named[name])
 
 
-def _load(entry_point: importlib.metadata.EntryPoint) -> type[Converter]:
+def _by_name() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry_point in enabled_entry_points(CONVERTERS):
+        named.setdefault(entry_point.name, []).append(entry_point)
+    return named
+
+
+def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
+    entry_point = entry_points[0]
+    if len(entry_points) > 1:
+        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
+        raise PluginError(
+            f"Several distributions claim the format {entry_point.name!r}: {claims}. One of them must go."
+        )
     try:
         found = entry_point.load()
     except (Exception, SystemExit) as error:
@@ -121,9 +130,9 @@ def recognise(source: ForeignFiles) -> type[Converter]:
     """
     known: list[type[Converter]] = []
     broken: list[str] = []
-    for entry_point in enabled_entry_points(CONVERTERS):
+    for entry_points in _by_name().values():
         try:
-            known.append(converter_of(entry_point.name))
+            known.append(_load(entry_points))
         except PluginError as error:  # hurts only those who ask for it
             broken.append(str(error).splitlines()[0])
     found = [converter for converter in known if converter.recognises(source)]
@@ -216,10 +225,12 @@ def convert(
         raise UsageError(f"--model {model}: what the format {converter.name} makes is a {converter.family}.")
     read = converter.read(source, options or {}, model)
     fill(read.pipeline, read.weights, source.name)
+    given = [f"{name}.{key} = {value!r}" for name, part in (options or {}).items() for key, value in part.items()]
+    notes = [*read.notes, *([f"Said by whoever converted it: {', '.join(given)}."] if given else [])]
     with hub.staged(target) as staging:
         read.pipeline.save_pretrained(staging)
         check(staging, read.weights)
-        text = card(target.resolve().name, source, converter, read.pipeline, read.notes)
+        text = card(target.resolve().name, source, converter, read.pipeline, notes)
         (staging / "README.md").write_text(text, encoding="utf-8")
     return {
         "output": str(target),
@@ -227,7 +238,7 @@ def convert(
         "pipeline": type(read.pipeline).__name__,
         "tensors": sum(len(tensors) for tensors in read.weights.values()),
         "sha256": source.sha256,
-        "notes": list(read.notes),
+        "notes": notes,
     }
 
 

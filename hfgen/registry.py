@@ -73,10 +73,15 @@ def list_families() -> list[Family]:
 def enabled_entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
     """Those that HFGEN_PLUGINS allows, by name; a built-in's name is nobody else's; imports none of them."""
     enabled = _enabled_distributions()
-    found = {(e.name, e.value): e for e in importlib.metadata.entry_points(group=group)}.values()
-    built_in = {e.name for e in found if _distribution(e)[0] == BUILT_IN}
-    others = [e for e in found if e.name not in built_in and (enabled is None or _distribution(e)[0] in enabled)]
-    return sorted([*(e for e in found if _distribution(e)[0] == BUILT_IN), *others], key=lambda e: e.name)
+    unique = {(e.name, e.value): e for e in importlib.metadata.entry_points(group=group)}.values()
+    found = [(e, _distribution(e)[0]) for e in unique]
+    built_in = {e.name for e, distribution in found if distribution == BUILT_IN}
+    allowed = [
+        e
+        for e, distribution in found
+        if distribution == BUILT_IN or (e.name not in built_in and (enabled is None or distribution in enabled))
+    ]
+    return sorted(allowed, key=lambda e: e.name)
 
 
 def get_family(name: str) -> Family:

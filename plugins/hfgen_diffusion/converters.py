@@ -51,7 +51,7 @@ class Diffusers(Converter):
         single = hub.single_component(source.path)
         alone = [name for name, part in pipeline.components.items() if type(part).__name__ == single]
         weights = {name or alone[0]: tensors for name, tensors in weights.items()}
-        return Conversion(_with_options(pipeline, options), weights, _notes(options))
+        return Conversion(_with_options(pipeline, options), weights)
 
 
 def copy(source: ForeignFiles, place: Path, options: Options, model: str | None) -> dict[str, StateDict]:
@@ -161,8 +161,3 @@ def _with_options(pipeline: HFGenPipeline, options: Options) -> HFGenPipeline:
         checked = check_options(type(part), given, prefix=name)
         pipeline.register_modules(**{name: type(part).from_config(part.config, **checked)})
     return pipeline
-
-
-def _notes(options: Options) -> list[str]:
-    told = [f"{name}.{key} = {value!r}" for name, given in options.items() for key, value in given.items()]
-    return [f"Set by whoever converted it: {', '.join(told)}."] if told else []

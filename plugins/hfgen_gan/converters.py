@@ -109,12 +109,13 @@ class TorchGAN(Converter):
         derived = {"image_bias": True, "activation": "leaky_relu"}
         pipeline = build([generator[name] for name in kernels], derived, options)
         left = len(generators) < len(networks)
-        return Conversion(pipeline, weights, [ACTIVATION, *([NO_DISCRIMINATOR] if left else [])])
+        note = ACTIVATIONS.format(pipeline.generator.config.activation)
+        return Conversion(pipeline, weights, [note, *([NO_DISCRIMINATOR] if left else [])])
 
 
-ACTIVATION = (
-    "A state dict tells no activations: taken is torchgan's default, LeakyReLU(0.2) and tanh, unless "
-    "`generator.activation` was given."
+ACTIVATIONS = (
+    "A state dict tells no activations: {} and tanh are assumed. LeakyReLU(0.2) and tanh are torchgan's defaults; "
+    "`--generator.activation relu` converts with the other."
 )
 NO_DISCRIMINATOR = "torchgan's discriminator, which ends in a LeakyReLU, was left out."
 
