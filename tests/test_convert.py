@@ -294,10 +294,12 @@ def images_of(pipeline):
     return pipeline(batch_size=2, generator=generators, num_inference_steps=10, output_type="np").images
 
 
-@pytest.mark.parametrize("layout", ["pickled", "first repositories", "safetensors"])
+@pytest.mark.parametrize("layout", ["pickled, in shards", "first repositories", "safetensors"])
 def test_diffusers_pipelines(layout, tmp_path):
     """hfgen's images of the folder, and plain diffusers' of the folder, are those of plain diffusers of the source."""
-    plain = plain_diffusers(tmp_path / "source", safe_serialization=layout != "pickled")
+    sharded = {"safe_serialization": False, "max_shard_size": "50KB"} if layout == "pickled, in shards" else {}
+    plain = plain_diffusers(tmp_path / "source", **sharded)
+    assert (len(list(tmp_path.glob("source/unet/*.bin"))) > 1) == bool(sharded)
     if layout == "first repositories":
         as_the_first_repositories(tmp_path / "source")
     options = [] if layout == "safetensors" else ["--allow_pickle"]
@@ -352,6 +354,8 @@ def test_diffusers_settings(tmp_path):
     index = tmp_path / "source" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"../out": ["diffusers", "UNet2DModel"]}))
     refused("names a component '../out'", tmp_path / "source", tmp_path / "a", code=1)
+    index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DModel"]}))
+    refused("a StableDiffusionPipeline, which no installed family makes", tmp_path / "source", tmp_path / "a")
 
 
 # --- pickles --------------------------------------------------------------------------------------------------------
@@ -438,6 +442,8 @@ def test_what_is_there_stays(made, tmp_path):
         code, output = hfgen(HERE / "torchgan" / "generator.pt", target, "--allow_pickle")
         assert code == 2
         assert "nothing was converted" in output
+        with pytest.raises(UsageError, match="nothing was converted"):
+            converting.convert(open_source(str(HERE / "torchgan" / "generator.pt"), True), target)
         assert sorted(target.rglob("*")) == before
     (tmp_path / "empty").mkdir()
     converted(HERE / "torchgan" / "generator.pt", tmp_path / "empty")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 
@@ -16,7 +17,7 @@ from hfgen.building import component_choices
 from hfgen.converting import Conversion, Converter, Options
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.foreign_files import ForeignFiles, StateDict
-from hfgen.registry import find_by_component, get_family
+from hfgen.registry import find_by_class, find_by_component, get_family
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
 CONFIGS = ("config.json", "scheduler_config.json")
@@ -58,14 +59,14 @@ def copy(source: ForeignFiles, place: Path, options: Options, model: str | None)
     """Write configs and safetensors to `place`; return the tensors of each component, of a single model under "".
 
     Raises:
-        UsageError: it is hfgen's already; a single model that needs a family, or says its own.
+        UsageError: it is hfgen's already, or of no family; a single model that needs a family, or says its own.
         LoadError: a component has no config or no weights.
     """
     single = hub.single_component(source.path)
     wrapper = find_by_component(single)
     if single is None:
         index = hub.read_index(source.path)
-        _refuse_needless(source, index, model)
+        _refuse(source, index, model)
         entries = {name: source.path / name for name, _, _ in hub.component_entries(index)}
         odd = [name for name in entries if not name.isidentifier()]
         if odd:  # it becomes a path
@@ -85,11 +86,13 @@ def copy(source: ForeignFiles, place: Path, options: Options, model: str | None)
     return weights
 
 
-def _refuse_needless(source: ForeignFiles, index: Mapping[str, Any], model: str | None) -> None:
+def _refuse(source: ForeignFiles, index: Mapping[str, Any], model: str | None) -> None:
     if "_hfgen" in index:
         raise UsageError(f"{source.name} is hfgen's own already; nothing is to be converted.")
     if model is not None:
         raise UsageError(f"--model {model}: {source.name} says itself that it is a {index['_class_name']}.")
+    if find_by_class(index["_class_name"]) is None:  # before its weights are read
+        raise UsageError(f"{source.name} is a {index['_class_name']}, which no installed family makes.")
 
 
 def _copy_component(source: ForeignFiles, folder: Path, place: Path, name: str) -> dict[str, StateDict]:
@@ -117,7 +120,7 @@ def _tensors(source: ForeignFiles, folder: Path, prefix: str) -> StateDict:
     tensors: StateDict = {}
     for file in files:
         tensors |= source.state_dict(prefix + file)
-    return {_modern(name): tensor.contiguous() for name, tensor in tensors.items()}
+    return {_modern(name): tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def _modern(name: str) -> str:
