@@ -12,7 +12,7 @@ from hfgen.foreign_files import ForeignFiles, is_state_dict, plain
 from hfgen_vae.vae import VAEPipeline
 
 CONFIG, WEIGHTS = "model_config.json", "model.pt"
-SAME = (  # of its models those with a mean, a log variance, a prior of N(0, 1), p(x|z) by "mse" or "bce", no more tensors
+SAME = (  # of its models those with a mean, a log variance, a prior of N(0, 1), "mse" or "bce", and no more tensors
     "VAEConfig",
     "BetaVAEConfig",
     "BetaTCVAEConfig",
