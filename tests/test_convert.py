@@ -259,7 +259,7 @@ def test_pickled_code_of_pythae_is_never_read(tmp_path):
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def plain_diffusers(folder, **options):
+def saved_by_diffusers(folder, **options):
     """A tiny pipeline of plain diffusers, saved."""
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
@@ -298,7 +298,7 @@ def images_of(pipeline):
 def test_diffusers_pipelines(layout, tmp_path):
     """hfgen's images of the folder, and plain diffusers' of the folder, are those of plain diffusers of the source."""
     sharded = {"safe_serialization": False, "max_shard_size": "50KB"} if layout == "pickled, in shards" else {}
-    plain = plain_diffusers(tmp_path / "source", **sharded)
+    plain = saved_by_diffusers(tmp_path / "source", **sharded)
     assert (len(list(tmp_path.glob("source/unet/*.bin"))) > 1) == bool(sharded)
     if layout == "first repositories":
         as_the_first_repositories(tmp_path / "source")
@@ -313,7 +313,7 @@ def test_diffusers_pipelines(layout, tmp_path):
 
 
 def test_a_single_network_needs_a_family(tmp_path):
-    unet = plain_diffusers(tmp_path / "source", safe_serialization=False).unet
+    unet = saved_by_diffusers(tmp_path / "source", safe_serialization=False).unet
     source = tmp_path / "source" / "unet"
     refused("Say what it is of: --model NAME", source, tmp_path / "made", "--allow_pickle")
     refused("no component that is a UNet2DModel", source, tmp_path / "made", "--allow_pickle", "--model", "vae")
@@ -344,7 +344,7 @@ def test_a_single_autoencoder_is_its_familys(tmp_path):
 
 
 def test_diffusers_settings(tmp_path):
-    plain_diffusers(tmp_path / "source")
+    saved_by_diffusers(tmp_path / "source")
     pipeline = converted(tmp_path / "source", tmp_path / "made", "--scheduler.clip_sample", "false")
     assert pipeline.scheduler.config.clip_sample is False
     refused("only settings of scheduler can be given", tmp_path / "source", tmp_path / "a", "--unet.act_fn", "relu")
@@ -372,7 +372,7 @@ class Bomb:
 
 
 def test_a_pickle_is_read_on_the_users_word_only(tmp_path):
-    plain_diffusers(tmp_path / "ddpm", safe_serialization=False)
+    saved_by_diffusers(tmp_path / "ddpm", safe_serialization=False)
     sources = [HERE / "torchgan" / "generator.pt", HERE / "pythae-mse", tmp_path / "ddpm"]
     for source in sources:
         refused("is a pickle, which can run code when it is read", source, tmp_path / "made")
@@ -551,7 +551,7 @@ for label, words in {"plain": [], "allowed": ["--allow_pickle"]}.items():
 
 def test_a_repository(tmp_path):
     """Its pickles are not even fetched before the user allows it; the card tells the commit."""
-    plain_diffusers(tmp_path / "source", safe_serialization=False)
+    saved_by_diffusers(tmp_path / "source", safe_serialization=False)
     command = [sys.executable, "-c", TWICE]
     with HubServer() as server:
         server.add("org/old", tmp_path / "source")
