@@ -155,6 +155,7 @@ def test_what_is_not_the_tutorials_is_named(tmp_path):
         "without a place in it: main.0.bias (6)": {**tensors, "main.0.bias": torch.zeros(6)},
         "missing: main.4.running_mean": {k: t for k, t in tensors.items() if k != "main.4.running_mean"},
         "blocks.1.0.weight: 6x3x3x3 there, 6x3x4x4 here": {**tensors, "main.3.weight": torch.zeros(6, 3, 3, 3)},
+        "have 6, 6 channels; a DCGAN's halve": {**tensors, "main.3.weight": torch.zeros(6, 6, 4, 4)},
         "holds infinities or what is no number": {**tensors, "main.6.weight": torch.full((3, 2, 4, 4), torch.nan)},
         "no ordinary array": {**tensors, "main.6.weight": torch.zeros(1).expand(3, 2, 4, 4)},
         "holds no generator": random(TutorialDiscriminator()).state_dict(),
@@ -235,7 +236,8 @@ def test_grey_images_as_pythae_encodes_them(tmp_path):
         "of its models hfgen has these: VAE, BetaVAE": {"name": "VAMPConfig"},
         "images of 3x2 pixels": {"input_dim": [1, 2, 3]},
         "input_dim is [4]": {"input_dim": [4]},
-        "encoder.layers.0.weight: 512x4 there, 512x9 here": {"input_dim": [1, 3, 3]},
+        "input_dim is [1, 90000, 90000], but the encoder takes 4 values": {"input_dim": [1, 90000, 90000]},
+        "input_dim is [1, -2, -2]": {"input_dim": [1, -2, -2]},
         "'cross_entropy' is not mse or bce": {"reconstruction_loss": "cross_entropy"},
     }.items(),
 )
@@ -244,6 +246,14 @@ def test_what_pythae_has_and_hfgen_has_not(words, change, tmp_path):
     config = json.loads((tmp_path / "source" / "model_config.json").read_text())
     (tmp_path / "source" / "model_config.json").write_text(json.dumps(config | change))
     refused(words, tmp_path / "source", tmp_path / "made", "--allow_pickle")
+
+
+def test_pythaes_layers_are_linear(tmp_path):
+    shutil.copytree(HERE / "pythae-bce", tmp_path / "source")
+    weights = tmp_path / "source" / "model.pt"
+    tensors = torch.load(weights)["model_state_dict"]
+    torch.save({"model_state_dict": {**tensors, "encoder.embedding.bias": torch.ones(())}}, weights)
+    refused("no linear layers: encoder:mean.bias", tmp_path / "source", tmp_path / "made", "--allow_pickle")
 
 
 def test_pickled_code_of_pythae_is_never_read(tmp_path):

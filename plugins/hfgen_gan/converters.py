@@ -196,6 +196,11 @@ def build(
     first, *_, last = kernels = list(kernels)
     if len(kernels) < 2:
         raise UsageError("A generator of one layer is no DCGAN.")
+    widths = [kernel.shape[1] for kernel in kernels[:-1]]
+    if widths != [
+        last.shape[0] * 2**i for i in reversed(range(len(widths)))
+    ]:  # a small file could ask for huge layers
+        raise UsageError(f"Its layers have {', '.join(map(str, widths))} channels; a DCGAN's halve each time.")
     generator = {"latent_dim": first.shape[0], "base_channels": last.shape[0], **derived}
     overrides: dict[str, Any] = {name: dict(given) for name, given in options.items()}
     overrides["generator"] = {**generator, **overrides.get("generator", {})}

@@ -1,12 +1,13 @@
 """Models that pythae saved: VAEs of its own multi-layer perceptrons are hfgen's; of other networks it pickles code."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hfgen.converting import Conversion, Converter, Options, renamed
+from hfgen.converting import Conversion, Converter, Options, renamed, shapes
 from hfgen.errors import UsageError
 from hfgen.foreign_files import ForeignFiles, is_state_dict, plain
 from hfgen_vae.vae import VAEPipeline
@@ -58,6 +59,7 @@ class Pythae(Converter):
         if not is_state_dict(tensors):
             raise UsageError(f"{source.name}: {WEIGHTS} holds no model_state_dict, as pythae's does.")
         found = renamed(plain(tensors, WEIGHTS), NAMES, f"pythae's {config['name']} with its default networks")
+        _refuse_other_shapes(source, config, found)
         weights = {part: _of(found, part) for part in ("encoder", "decoder")}
         moments = [_of(found, "encoder", f"{head}.") for head in ("mean", "logvar")]
         weights["encoder"] = {n: t for n, t in weights["encoder"].items() if n.startswith("layers.")}
@@ -80,7 +82,7 @@ def _refuse_other_models(source: ForeignFiles, config: Mapping[str, Any]) -> Non
             "pythae saves these as pickled code, which is not read, whatever options are given."
         )
     shape = config.get("input_dim")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
         raise UsageError(f"{source.name}: input_dim is {shape}; it must be that of images, [channels, side, side].")
     if shape[1] != shape[2]:
         raise UsageError(f"{source.name}: images of {shape[2]}x{shape[1]} pixels; hfgen's networks make square ones.")
@@ -88,6 +90,16 @@ def _refuse_other_models(source: ForeignFiles, config: Mapping[str, Any]) -> Non
         raise UsageError(
             f"{source.name}: reconstruction_loss {config.get('reconstruction_loss')!r} is not mse or bce."
         )
+
+
+def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+    """Before networks of these sizes are built."""
+    odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
+    if odd:
+        raise UsageError(f"{source.name}: these are no linear layers: {shapes(found, odd)}.")
+    inputs, shape = found["encoder:layers.0.weight"].shape[1], config["input_dim"]
+    if inputs != math.prod(shape):
+        raise UsageError(f"{source.name}: input_dim is {shape}, but the encoder takes {inputs} values.")
 
 
 def _of(tensors: Mapping[str, Tensor], component: str, prefix: str = "") -> dict[str, Tensor]:
