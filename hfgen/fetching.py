@@ -43,6 +43,7 @@ MAIN, CARD = "main", "README.md"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)[.\w-]*\.safetensors")
 WHERE = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+TEXTS = (".json", ".md", ".txt", ".yaml")
 TRIES = 2  # of a file that arrives with another content
 
 
@@ -94,8 +95,9 @@ def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> st
 
 
 def matching(names: Names, patterns: Sequence[str]) -> list[str]:
-    """The names of these patterns, whose `*` is no `/`."""
-    return [n for n in names for p in patterns if n.count("/") == p.count("/") and fnmatch.fnmatchcase(n, p)]
+    """The names of these patterns, whose `*` is no `/`; without weights of a variant."""
+    plain = [n for n in names if not (n.endswith(".safetensors") and n.rpartition("/")[2].count(".") > 1)]
+    return [n for n in plain if any(n.count("/") == p.count("/") and fnmatch.fnmatchcase(n, p) for p in patterns)]
 
 
 def needed_by(kwargs: Mapping[str, Any]) -> Select:
@@ -194,7 +196,7 @@ def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) 
 def _check_sizes(entries: Entries) -> None:
     for name, entry in entries.items():
         most = MOST_BYTES if name.endswith("config.json") or name == INDEX else MOST_TABLE
-        if not name.endswith(".safetensors") and (entry.size or 0) > most:
+        if name.endswith(TEXTS) and (entry.size or 0) > most:
             raise LoadError(
                 f"{name} has {entry.size:,} bytes, hfgen reads at most {most:,} of such a file; it was not fetched.\n"
                 "That is no model's; tell those who published it."
