@@ -65,7 +65,7 @@ def check_index(index: Any) -> None:
         raise LoadError(f"{INDEX}: the entry '_hfgen' is not a dictionary.")
     for name, value in index.items():
         if _is_pair_of_strings(value) and not name.isidentifier():
-            raise LoadError(f"{INDEX}: {name!r} is no name of a component, which is a word and names its folder.")
+            raise LoadError(f"{INDEX} names a component {name!r}; a name is a word, which its folder bears, too.")
         is_list = isinstance(value, list) and not name.startswith("_")
         if is_list and any(isinstance(v, str) for v in value) and not _is_pair_of_strings(value):
             raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")

@@ -77,7 +77,7 @@ def enabled_entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
     """Those that HFGEN_PLUGINS allows, by name; a built-in's name is nobody else's; imports none of them."""
     enabled = _enabled_distributions()
     unique = {(e.name, e.value): e for e in importlib.metadata.entry_points(group=group)}.values()
-    found = [(e, _distribution(e)[0]) for e in unique]
+    found = [(e, _distribution(e.dist)[0]) for e in unique]
     built_in = {e.name for e, distribution in found if distribution == BUILT_IN}
     allowed = [
         e

@@ -305,7 +305,7 @@ def test_attention_blocks_of_old_repositories_are_loaded(tmp_path):
         ("unet/config.json", {"sample_size": 10**6}, "sample_size is 1000000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps is"),
         ("model_index.json", {"scheduler": ["os", "system"]}, "is of 'os'"),
-        ("model_index.json", {"../unet": ["diffusers", "UNet2DModel"]}, "no name of a component"),
+        ("model_index.json", {"../unet": ["diffusers", "UNet2DModel"]}, "names a component"),
     ],
 )
 def test_a_pipeline_that_no_family_has_is_looked_at_too(tmp_path, name, entries, words):
