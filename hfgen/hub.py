@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from hfgen import __version__
+from hfgen.bundling import unbundled
 from hfgen.errors import HFGenError, LoadError, UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def single_component(folder: str | os.PathLike[str]) -> str | None:
 
 
 def check_index(index: Any) -> None:
-    """Refuse an index of any other shape than a pipeline's; flatten a class name that names a code file."""
+    """Refuse an index of any other shape than a pipeline's; where it names code files, put the classes' modules."""
     class_name = index.get("_class_name") if isinstance(index, dict) else None
     if isinstance(class_name, list) and _is_pair_of_strings(class_name):
         class_name = index["_class_name"] = class_name[1]
@@ -120,6 +121,7 @@ def check_index(index: Any) -> None:
         raise LoadError(f"{INDEX} names no pipeline class.")
     if not isinstance(index.get("_hfgen", {}), dict):
         raise LoadError(f"{INDEX}: the entry '_hfgen' is not a dictionary.")
+    index.update(unbundled(index))
     for name, value in index.items():
         is_list = isinstance(value, list) and not name.startswith("_")
         if is_list and any(isinstance(v, str) for v in value) and not _is_pair_of_strings(value):

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from diffusers.utils import logging
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
@@ -30,6 +29,7 @@ from hfgen.images import labels_for, noise_of, postprocess
 from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
+from hfgen.saving import saving
 
 Config = dict[str, Any]
 
@@ -362,22 +362,15 @@ class HFGenPipeline(DiffusionPipeline):
 
         Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what
         was there before. Takes `variant`, `max_shard_size` as `DiffusionPipeline.save_pretrained`. Saving without a
-        variant replaces each component's folder, so that no shard of an older save stays behind.
+        variant replaces each component's folder, so that no shard of an older save stays behind. With `bundle_code`,
+        code is put beside the weights by which plain diffusers loads them where hfgen is not (`hfgen.bundling`).
 
         Raises:
-            UsageError: asked for pickled weights or to push.
+            UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
             OSError: the disk is full, or the folder cannot be written.
         """
-        if kwargs.pop("push_to_hub", False):
-            raise UsageError("save_pretrained does not push; call push_to_hub.")
-        if not kwargs.get("safe_serialization", True):
-            raise UsageError("hfgen saves safetensors only.")
-        try:
-            with hub.staged(Path(save_directory), kwargs.get("variant")) as staging:
-                super().save_pretrained(str(staging), **kwargs)
-                hub.strip_local_paths(staging)
-        except SafetensorError as error:
-            raise OSError(f"{save_directory} could not be written: {error}") from error
+        with saving(self, Path(save_directory), kwargs) as staging:
+            super().save_pretrained(str(staging), **kwargs)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Save into a fresh folder and push it as one commit; `hfgen.publishing.push_pipeline` has the options."""
