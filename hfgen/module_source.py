@@ -70,6 +70,7 @@ class ModuleSource:
         self.bound: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, Import] = {}
         self.future = False
+        self._free: dict[ast.AST, set[str]] = {}
         for position, statement in enumerate(self.tree.body):
             self._read(statement, position)
 
@@ -101,6 +102,13 @@ class ModuleSource:
             tail = lines[end][expression.end_col_offset :]
             lines[start : end + 1] = [lines[start][: expression.col_offset] + new.encode() + tail]
         return b"".join(lines).decode().rstrip() + "\n"
+
+    def free_names(self, node: ast.stmt) -> set[str]:
+        """Names that a statement takes from the module or from Python, annotations apart."""
+        if node not in self._free:
+            bare = _Bare().visit(ast.parse(ast.unparse(node)))
+            self._free[node] = set(_globals(symtable.symtable(ast.unparse(bare), "<statement>", "exec")))
+        return self._free[node]
 
     def __contains__(self, name: str) -> bool:
         return name in self.bound or name in self.imports
@@ -151,12 +159,6 @@ def annotations(node: ast.AST) -> Iterator[ast.expr]:
 
 def names_in(expression: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(expression) if isinstance(part, ast.Name)}
-
-
-def free_names(node: ast.stmt) -> set[str]:
-    """Names that it takes from its module or from Python, annotations apart."""
-    bare = _Bare().visit(ast.parse(ast.unparse(node)))
-    return set(_globals(symtable.symtable(ast.unparse(bare), "<statement>", "exec")))
 
 
 def _globals(table: symtable.SymbolTable) -> Iterator[str]:

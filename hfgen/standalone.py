@@ -27,7 +27,6 @@ from hfgen.module_source import (
     annotations,
     attributes_in,
     first_line,
-    free_names,
     inner_imports,
     is_text,
     names_in,
@@ -35,6 +34,7 @@ from hfgen.module_source import (
 from hfgen.objective import Objective
 
 Key = tuple[str, str]  # a module and a name that it binds
+Sources = dict[str, ModuleSource]
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
 CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
@@ -47,17 +47,20 @@ STAND_INS = (  # for annotations
 BASE = Import("diffusers", "DiffusionPipeline", "DiffusionPipeline")
 
 
-def standalone(root: type, packages: Collection[str], families: Collection[str] = ()) -> tuple[str, list[str]]:
+def standalone(
+    root: type, packages: Collection[str], families: Collection[str] = (), sources: Sources | None = None
+) -> tuple[str, list[str]]:
     """The text of a file that defines the class, and the modules that it was taken from.
 
     Args:
         packages: top-level packages of which the source is taken along.
         families: packages that need hfgen, from which nothing can be imported.
+        sources: modules that were read for another class, and those read for this one.
 
     Raises:
         UsageError: something that the class uses cannot be taken along: it says what, and where.
     """
-    collected = _Collected(root, packages, families)
+    collected = _Collected(root, packages, families, {} if sources is None else sources)
     collected.collect()
     return collected.file(), list(collected.order())
 
@@ -72,12 +75,11 @@ class _Collected:
         asked: attributes that anything taken asks for, of whatever object.
     """
 
-    def __init__(self, root: type, packages: Collection[str], families: Collection[str]) -> None:
-        self.root, self.packages, self.families = root, packages, families
+    def __init__(self, root: type, packages: Collection[str], families: Collection[str], sources: Sources) -> None:
+        self.root, self.packages, self.families, self.sources = root, packages, families, sources
         self.is_pipeline = issubclass(root, DiffusionPipeline)
         own = [c for c in root.__mro__ if issubclass(c, DiffusionPipeline) and self.follows(c.__module__)]
         self.pruned: dict[Key, type] = {(c.__module__, c.__name__): c for c in own if self.is_pipeline}
-        self.sources: dict[str, ModuleSource] = {}
         self.names: dict[str, Key | Import] = {}
         self.aliases: dict[str, list[tuple[str, str]]] = {}
         self.needs: dict[str, list[str]] = {}
@@ -150,7 +152,7 @@ class _Collected:
             self._refuse_data_files(entry, where)
         for expression in annotations(node):
             self._scan_annotation(source, node, expression)
-        used = free_names(node)
+        used = source.free_names(node)
         if used & FILE_NAMES:
             raise UsageError(
                 f"{self._cannot()}: {where} on reads files beside the module, by {min(used & FILE_NAMES)}."
@@ -281,8 +283,10 @@ class _Collected:
     def _refuse_effects(self, source: ModuleSource) -> None:
         """Statements that do something when their module is imported, but for what registers a family."""
         for statement in source.bound.get("<effect>", []):
-            used = {self.resolve(source.name, name) for name in free_names(statement)} - {None}
-            if "__name__" in free_names(statement) or any(k[0].startswith("hfgen.") for k in used if _is_key(k)):
+            used = {self.resolve(source.name, name) for name in source.free_names(statement)} - {None}
+            if "__name__" in source.free_names(statement) or any(
+                k[0].startswith("hfgen.") for k in used if _is_key(k)
+            ):
                 continue
             raise UsageError(
                 f"{self._cannot()}: line {statement.lineno} of {source.name} does something when that is imported: "
@@ -310,11 +314,15 @@ class _Collected:
         return "\n\n".join(parts)
 
     def _imports(self) -> Iterator[str]:
-        entries = [replaced for name, e in self.names.items() if isinstance(e, Import) for replaced in [(name, e)]]
-        lines = {dataclasses.replace(entry, bound=name).statement() for name, entry in entries}
-        plain = {line for line in lines if line.startswith("import ")}
-        yield from sorted(plain)
-        yield from sorted(lines - plain)
+        """Of each module one line, those of whole modules first."""
+        lines: dict[str, list[str]] = {}
+        for entry in (dataclasses.replace(e, bound=n) for n, e in self.names.items() if isinstance(e, Import)):
+            start, _, name = entry.statement().rpartition(" import ")
+            lines.setdefault(start or entry.statement(), []).extend([name] if start else [])
+        yield from sorted(line for line, names in lines.items() if not names)
+        for line, names in sorted(lines.items()):
+            if names:
+                yield from wrap(f"{line} import {', '.join(sorted(names))}")
 
     def _statements(self, module: str) -> Iterator[str]:
         yield from (f"{alias} = {original}\n" for alias, original in self.aliases.get(module, []))
@@ -333,7 +341,8 @@ class _Collected:
         words = [f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords]
         decorators = "".join(f"@{ast.unparse(decorator)}\n" for decorator in node.decorator_list)
         arguments = f"({', '.join([*bases, *words])})" if bases or words else ""
-        title = (ast.get_docstring(node) or f"Of {key[0]}.").strip().splitlines()[0]
+        is_root = self.pruned[key] is self.root
+        title = (ast.get_docstring(node) or "").strip().partition("\n")[0] if is_root else "What it inherits."
         quoted = title.replace("\\", "\\\\").replace('"', "'")
         members = [source.text(m, self.edits.get(id(m), ())) for m in node.body if m in self.members[key]]
         return "\n".join([f'{decorators}class {key[1]}{arguments}:\n    """{quoted}"""\n', *members])
@@ -361,6 +370,18 @@ def _names_of(member: ast.stmt) -> set[str]:
     if (isinstance(member, ast.AnnAssign) and member.value is None) or is_text(member):
         return set()
     return {part.id for part in ast.walk(member) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
+def wrap(line: str, width: int = 119) -> list[str]:
+    """`from module import names` in lines of at most that width, in parentheses where it takes several.
+
+    >>> wrap("from torch import Tensor, nn", 20)
+    ['from torch import (', '    Tensor,', '    nn,', ')']
+    """
+    start, _, names = line.partition(" import ")
+    if len(line) <= width:
+        return [line]
+    return [f"{start} import (", *(f"    {name}," for name in names.split(", ")), ")"]
 
 
 def _value(key: Key) -> Any:
