@@ -68,7 +68,8 @@ def code_for(folder: Path) -> Code:
     index = hub.read_index(folder)
     pipeline_class = HFGenPipeline._dispatch(index)
     package = pipeline_class.__module__.partition(".")[0]
-    classes = {name: component_class(*entry, package) for name, *entry in hub.component_entries(index)}
+    entries = hub.component_entries(index)
+    classes = {name: component_class(library, class_name, package) for name, library, class_name in entries}
     return _code(pipeline_class, classes, index)
 
 
@@ -146,10 +147,10 @@ def _licences(modules: list[str], families: Mapping[str, str]) -> str:
     found = []
     for name in sorted({families.get(top, top) for top in tops}):
         try:
-            metadata = importlib.metadata.metadata(name)
+            metadata = importlib.metadata.metadata(name).json
         except importlib.metadata.PackageNotFoundError:
             continue
-        licence = (metadata.get("License-Expression") or metadata.get("License") or "").strip().partition("\n")[0]
+        licence = str(metadata.get("license_expression") or metadata.get("license") or "").strip().partition("\n")[0]
         found += [f"{name}: {licence}"] if licence else []
     return f" ({'; '.join(found)})" if found else ""
 

@@ -283,10 +283,9 @@ class _Collected:
     def _refuse_effects(self, source: ModuleSource) -> None:
         """Statements that do something when their module is imported, but for what registers a family."""
         for statement in source.bound.get("<effect>", []):
-            used = {self.resolve(source.name, name) for name in source.free_names(statement)} - {None}
-            if "__name__" in source.free_names(statement) or any(
-                k[0].startswith("hfgen.") for k in used if _is_key(k)
-            ):
+            names = source.free_names(statement)
+            used = [found for name in names if isinstance(found := self.resolve(source.name, name), tuple)]
+            if "__name__" in names or any(module.startswith("hfgen.") for module, _ in used):
                 continue
             raise UsageError(
                 f"{self._cannot()}: line {statement.lineno} of {source.name} does something when that is imported: "
@@ -393,10 +392,6 @@ def _same(one: Import, other: Import) -> bool:
         return one.target() is other.target()
     except (ImportError, AttributeError):
         return False
-
-
-def _is_key(found: Any) -> bool:
-    return isinstance(found, tuple)
 
 
 def _place(origin: Key | Import) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from plugin_site import TOY, install_toy, on_path, toy_installed
+from plugin_site import TOY, install, install_toy, on_path, toy_installed
 
 from hfgen import HFGenPipeline
 from hfgen.errors import UsageError
 from hfgen.testing import FamilyTests
+from hfgen.testing.bundles import load_by_its_code
 
 CHILD = str(Path(__file__).with_name("bundle_cases.py"))
 NARROW = {"flow.hidden_channels": 8}
@@ -60,7 +61,7 @@ def pipelines(place):
         built["toy"] = toy.ToyPipeline.build(4, 1)
         for label, pipeline in built.items():
             pipeline.save_pretrained(place / label, bundle_code=True)
-        yield built
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,41 @@ def test_what_plain_diffusers_reads_has_no_code(tmp_path):
         pipeline.save_pretrained(tmp_path / "ddpm", bundle_code=True)
     assert not list(tmp_path.rglob("*.py"))
     assert json.loads((tmp_path / "ddpm" / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+
+
+def test_a_package_of_several_modules(tmp_path, monkeypatch):
+    """Relative imports, another name for what is imported, a name given by a re-export, a value that is changed."""
+    start, pipeline = TOY.split("class ToyPipeline")
+    start = start.replace("torch.tanh(", "FINISH[-1](").replace(
+        "from torch import", "from .parts import FINISH\nfrom torch import"
+    )
+    family = (
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom torch import Tensor\n"
+        "from hfgen import HFGenPipeline, PriorScheduler\nfrom . import half as scaled\n"
+        "from .networks import ToyCritic, ToyGenerator\nif TYPE_CHECKING:\n    from nowhere import Nothing\n"
+        f"class ToyPipeline{pipeline}".replace("return self.generator(", "return scaled(self.generator)(")
+    )
+    modules = {
+        "toy_package.parts": "import torch\nFINISH = [abs]\nFINISH += [torch.tanh]\n",
+        "toy_package.networks": start,
+        "toy_package.scale": "def half(call: object):\n    return lambda x: call(x) / 2\n",
+        "toy_package.family": family,
+    }
+    install(tmp_path / "site", "toy-package", {"toypackage": "toy_package.family:ToyPipeline"}, modules)
+    (tmp_path / "site" / "toy_package" / "__init__.py").write_text("from .scale import half\n")
+    with on_path(tmp_path / "site"):
+        pipeline = __import__("toy_package.family").family.ToyPipeline.build(4, 1)
+        pipeline.save_pretrained(tmp_path / "saved", bundle_code=True)
+        loaded = load_by_its_code(tmp_path, monkeypatch)
+        again = HFGenPipeline.from_pretrained(tmp_path / "saved")
+    expected = pipeline(seeds=[0], output_type="np").images
+    assert 0.25 <= expected.min() <= expected.max() <= 0.75
+    for other in (loaded, again):
+        assert np.abs(other(seeds=[0], output_type="np").images - expected).max() <= 1e-5
+    text = next((tmp_path / "saved").glob("*.py")).read_text()
+    assert text.count("__future__") == 1
+    assert "scaled = half" in text
+    assert "ToyGenerator" not in text
 
 
 # --- what cannot be bundled ---------------------------------------------------------------------------------------
