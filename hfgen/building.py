@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfgen.errors import UsageError, did_you_mean
+from hfgen.transformers_models import config_class_of, config_parameters, load_config
 
 Config = dict[str, Any]
 CLASS_NAME = "class_name"  # the option that chooses
@@ -15,7 +16,10 @@ SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # what fo
 
 
 def signature_of(class_: type) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class's `__init__`: its config, with evaluated annotations."""
+    """The named parameters of a class's `__init__`, or of its config's: its options, with evaluated annotations."""
+    config_class = config_class_of(class_)
+    if config_class is not None:
+        return config_parameters(config_class)
     init: Any = class_.__init__  # type: ignore[misc]
     parameters = inspect.signature(init, eval_str=True).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -59,7 +63,7 @@ def saved_config(class_: type, source: str, name: str) -> Config:
         UsageError: there is no such config, or it is of another class.
     """
     try:
-        loaded = class_.load_config(source)  # type: ignore[attr-defined]
+        loaded = load_config(class_, source)
     except (AttributeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(

@@ -10,6 +10,7 @@ import torch
 
 from hfgen import __version__
 from hfgen.errors import UsageError
+from hfgen.transformers_models import config_of
 
 Facts = Mapping[str, Any]
 
@@ -92,18 +93,13 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         "global_batch_size": trainer.layout.global_batch_size,
         "images": trainer.batches.images.count,
         "objective": trainer.objective_options,
-        "components": {name: public_config(part) for name, part in trainer.pipeline.components.items()},
+        "components": {name: config_of(part) for name, part in trainer.pipeline.components.items()},
         "num_processes": trainer.layout.num_processes,
         "scheduled_steps": None if arguments["lr_scheduler"] == "constant" else trainer.scheduled_steps,
         "hfgen": __version__,
         "torch": torch.__version__,
     }
     return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *TOLD)}, **facts}))
-
-
-def public_config(part: Any) -> dict[str, Any]:
-    """A component's config, without what diffusers adds."""
-    return {key: value for key, value in getattr(part, "config", {}).items() if not key.startswith("_")}
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:

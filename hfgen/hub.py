@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from hfgen import __version__
 from hfgen.bundling import unbundled
 from hfgen.errors import HFGenError, LoadError, UsageError
+from hfgen.transformers_models import config_class_of
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
@@ -144,7 +145,7 @@ def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
     """Each component that the index names has a readable config and readable weights, before any is loaded."""
-    from diffusers import ModelMixin, SchedulerMixin
+    from diffusers import SchedulerMixin
 
     from hfgen import components
 
@@ -157,8 +158,8 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
         if not (place / config).is_file():
             raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
         _check_config(place / config)
-        if issubclass(class_, ModelMixin):
-            saved_keys(place, kwargs.get("variant"))
+        if issubclass(class_, torch.nn.Module):
+            saved_keys(place, kwargs.get("variant"), weights_name(class_))
             _check_names(place, kwargs.get("variant"))
 
 
@@ -192,12 +193,13 @@ def _check_names(folder: Path, variant: str | None) -> None:
 
 def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: Mapping[str, Any]) -> None:
     """No parameter or buffer was left at its initial value (or on the meta device) for want of a saved tensor."""
-    from diffusers import ModelMixin
-
     for name, model in pipeline.models().items():
-        if name in kwargs or not isinstance(model, ModelMixin):
+        if name in kwargs:
             continue
-        missing = set(model.state_dict()) - saved_keys(component_folder(folder, name), kwargs.get("variant"))
+        place, state = component_folder(folder, name), model.state_dict()
+        saved = saved_keys(place, kwargs.get("variant"), weights_name(type(model)))
+        tied = {state[key].data_ptr() for key in saved & set(state)}  # of tensors that are one, one is saved
+        missing = {key for key in set(state) - saved if state[key].data_ptr() not in tied}
         if missing:
             raise LoadError(
                 f"The weights of {name!r} are incomplete: {len(missing)} of {len(model.state_dict())} tensors are "
@@ -205,9 +207,14 @@ def check_weights_are_complete(folder: str, pipeline: "HFGenPipeline", kwargs: M
             )
 
 
-def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
+def weights_name(class_: type) -> str:
+    """What a model's class calls its files of weights, without their end."""
+    return "diffusion_pytorch_model" if config_class_of(class_) is None else "model"  # transformers' name
+
+
+def saved_keys(folder: Path, variant: str | None, stem: str) -> set[str]:
     """Names of all tensors in a component's safetensors files, of the variant where the folder has it."""
-    files = _weight_files(folder, variant) or _weight_files(folder, None)
+    files = _weight_files(folder, variant, stem) or _weight_files(folder, None, stem)
     if not files:
         raise LoadError(f"The component {folder.name!r} has no weights: {folder.name}/*.safetensors is missing.")
     keys: set[str] = set()
@@ -224,9 +231,9 @@ def saved_keys(folder: Path, variant: str | None = None) -> set[str]:
     return keys
 
 
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
     dot_variant = f".{variant}" if variant else ""
-    shards = folder / f"diffusion_pytorch_model.safetensors.index{dot_variant}.json"  # the one that diffusers reads
+    shards = folder / f"{stem}.safetensors.index{dot_variant}.json"  # the one that the stack reads
     if shards.is_file():
         try:
             weight_map = json.loads(shards.read_text(encoding="utf-8"))["weight_map"]
@@ -236,7 +243,7 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
             return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
-    whole = folder / f"diffusion_pytorch_model{dot_variant}.safetensors"
+    whole = folder / f"{stem}{dot_variant}.safetensors"
     return [whole] if whole.is_file() else []
 
 

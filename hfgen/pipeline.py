@@ -3,14 +3,12 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
-from diffusers.utils import logging
 from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
@@ -29,7 +27,9 @@ from hfgen.images import labels_for, noise_of, postprocess
 from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
+from hfgen.progress import bars_on_a_terminal_only
 from hfgen.saving import saving
+from hfgen.transformers_models import config_of, construct
 
 Config = dict[str, Any]
 
@@ -104,7 +104,7 @@ class HFGenPipeline(DiffusionPipeline):
         configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
         refuse_another_shape(configs, checked)
         pipeline = cls(
-            **{name: class_(**{**configs.get(name, {}), **checked.get(name, {})}) for name, class_ in classes.items()}
+            **{name: construct(c, {**configs.get(name, {}), **checked.get(name, {})}) for name, c in classes.items()}
         )
         if num_classes is not None and pipeline.num_classes != num_classes:
             raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
@@ -119,7 +119,7 @@ class HFGenPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes of a class-conditional model, else None."""
-        configs = (getattr(model, "config", {}) for model in self.models().values())
+        configs = map(config_of, self.models().values())
         return next((config["num_classes"] for config in configs if config.get("num_classes")), None)
 
     # --- sampling -----------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class HFGenPipeline(DiffusionPipeline):
             family = cls._dispatch(hub.read_index(folder))
             family._check_given(kwargs)
             hub.check_component_files(folder, family.load_config(folder), kwargs)
-            with _no_bar_but_on_a_terminal():
+            with bars_on_a_terminal_only():
                 pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
             hub.check_weights_are_complete(folder, pipeline, kwargs)
             if verify:
@@ -369,7 +369,7 @@ class HFGenPipeline(DiffusionPipeline):
             UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
             OSError: the disk is full, or the folder cannot be written.
         """
-        with saving(self, Path(save_directory), kwargs) as staging:
+        with saving(self, Path(save_directory), kwargs) as staging, bars_on_a_terminal_only():
             super().save_pretrained(str(staging), **kwargs)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
@@ -390,18 +390,6 @@ def evaluating(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
-
-
-@contextlib.contextmanager
-def _no_bar_but_on_a_terminal() -> Iterator[None]:
-    hide = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
-    if hide:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hide:
-            logging.enable_progress_bar()
 
 
 def _provenance(index: Config) -> str:

@@ -55,3 +55,20 @@ class Progress:
             text = "  ".join(f"{name} {value}" for name, value in losses.items())
             speed = f"{line['images_per_second']:.0f} images/s"
             print(f"step {line['step']}/{self.last}  {text}  {speed}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def bars_on_a_terminal_only() -> Iterator[None]:
+    """Within, the bars that diffusers and transformers draw while they load and save are drawn on a terminal only."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    hidden = [] if sys.stderr.isatty() else [of_diffusers, of_transformers]
+    hidden = [library for library in hidden if library.is_progress_bar_enabled()]
+    for library in hidden:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in hidden:
+            library.enable_progress_bar()

@@ -133,9 +133,9 @@ def check_model(folder: Path, again: str) -> None:
             raise UsageError(f"{folder} is incomplete: {name}/config.json is missing. Save it again.")
         if (place / "config.json").is_file() and not list(place.glob("*.safetensors")):
             raise UsageError(f"{folder} has no weights in {name}/*.safetensors. Save it again, as safetensors.")
-        for index in place.glob("diffusion_pytorch_model.safetensors.index*.json"):
+        for index in place.glob("*model.safetensors.index*.json"):
             match = WEIGHTS.fullmatch(f"{name}/{index.name}")
-            hub.saved_keys(place, match and match["many"])
+            hub.saved_keys(place, match and match["many"], index.name.partition(".")[0])
 
 
 def is_variant(folder: Path, variant: str) -> bool:
@@ -183,8 +183,7 @@ def makeshift_card(folder: Path, place: Place, bundled: bool = False) -> str:
     data = yaml.safe_dump({"library_name": "hfgen", "pipeline_tag": TASK, "tags": tags}, sort_keys=False)
     return (
         f"---\n{data}---\n\n# {name.rpartition('/')[2]}\n\nA `{class_name}`, saved with hfgen. How it was made is not "
-        f"recorded here.\n\n```python\nfrom hfgen import HFGenPipeline\n\n"
-        f'pipeline = HFGenPipeline.from_pretrained("{name}")\nimages = pipeline(seeds=range(16)).images\n```'
+        f"recorded here.\n\n```python\n{card.python_snippet(name, {}, conditional=False)}\n```"
         f"{bundling.how_to_load(name) if bundled else ''}\n"
     )
 

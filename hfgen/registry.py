@@ -57,6 +57,7 @@ class Family:
                 f"Mend or remove that distribution, or leave it out with HFGEN_PLUGINS."
             ) from error
         _require_pipeline(self, pipeline_class)
+        _register_models(pipeline_class)
         return pipeline_class
 
 
@@ -128,6 +129,7 @@ def register_family(name: str, pipeline_class: type) -> None:
             taken and not again and other.pipeline_class is not pipeline_class
         ):  # a notebook's cell that runs again makes a new class of the same name
             raise UsageError(f"{name!r} ({family.class_name}) is taken by {other.name!r} of {other.source}.")
+    _register_models(pipeline_class)
     _registered[name] = family
 
 
@@ -185,6 +187,15 @@ def _require_pipeline(family: Family, pipeline_class: Any) -> None:
         raise PluginError(
             f"Family {family.name!r} of {family.source} is no HFGenPipeline: {family.module}:{family.class_name}."
         )
+
+
+def _register_models(pipeline_class: type) -> None:
+    from hfgen.building import component_choices
+    from hfgen.transformers_models import register_with_auto_classes
+
+    for choices in component_choices(pipeline_class).values():
+        for class_ in choices:
+            register_with_auto_classes(class_)
 
 
 def _is_pipeline(pipeline_class: Any) -> bool:

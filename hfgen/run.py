@@ -30,6 +30,7 @@ from hfgen.registry import family_of
 from hfgen.run_lock import RunLock
 from hfgen.streamed_images import stream_images
 from hfgen.trainer import Trainer
+from hfgen.transformers_models import config_of
 from hfgen.validation import drawing_options
 
 Facts = dict[str, Any]
@@ -218,13 +219,13 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
     """What a scheduler's config holds of the networks: the shapes of latents, and options that a network has too."""
-    networks = {key for model in pipeline.models().values() for key in getattr(model, "config", {})}
+    networks = {key for model in pipeline.models().values() for key in config_of(model)}
     return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
 
 
 def _options_of(component: Any, derived: Facts) -> Facts:
     """Its config, without what follows from the data and the networks."""
-    options = {k: _plain(v) for k, v in component.config.items() if not k.startswith("_")}
+    options = {k: _plain(v) for k, v in config_of(component).items()}
     return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
 
 

@@ -14,6 +14,7 @@ import pytest
 from hfgen.registry import GROUP
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
+TOY_TRANSFORMER = (Path(__file__).parent / "toy" / "toy_transformer.py").read_text(encoding="utf-8")
 NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __name__ + ' '\n"
 
 

@@ -60,7 +60,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     glow.save_pretrained("runs/glow-mnist-mini")
     ddpm = {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2}
     get_family("ddpm").load().build(28, 1, **ddpm).save_pretrained("runs/ddpm-mnist-mini")
-    drawing, measuring, inverting, denoising = blocks("python")
+    drawing, _, measuring, inverting, denoising = blocks("python")  # test_readme_walk.py runs the second
     names = {}
     exec(drawing, names)
     assert len(names["images"]) == 16

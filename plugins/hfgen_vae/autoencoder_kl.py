@@ -340,4 +340,4 @@ def _check_files(folder: Path, variant: str | None) -> None:
             "If you trust them, save them again with plain diffusers:\n"
             "  AutoencoderKL.from_pretrained(..., use_safetensors=False).save_pretrained(...)"
         )
-    hub.saved_keys(folder, variant)
+    hub.saved_keys(folder, variant, hub.weights_name(AutoencoderKL))
