@@ -16,6 +16,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import nn
+from transformers import PreTrainedModel
 
 from hfgen.errors import UsageError
 from hfgen.module_source import (
@@ -40,9 +41,11 @@ CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
 STAND_INS = (  # for annotations
     (ModelMixin, Import("diffusers", "ModelMixin", "ModelMixin")),
+    (PreTrainedModel, Import("transformers", "PreTrainedModel", "PreTrainedModel")),
     (SchedulerMixin, Import("diffusers", "SchedulerMixin", "SchedulerMixin")),
     (DiffusionPipeline, Import("typing", "Any", "Any")),
     (Objective, Import("typing", "Any", "Any")),
+    (nn.Module, Import("typing", "Any", "Any")),  # only in a pipeline's file
 )
 BASE = Import("diffusers", "DiffusionPipeline", "DiffusionPipeline")
 
@@ -178,10 +181,10 @@ class _Collected:
     def stand_in(self, module: str, name: str) -> str | None:
         """What an annotation has instead of a class that each file has its own of."""
         found = self.resolve(module, name)
-        value = None if found is None or isinstance(found, Import) else _value(found)
-        if not isinstance(value, type):
-            return None
-        return next((entry.bound for base, entry in STAND_INS if issubclass(value, base)), None)
+        value: Any = None if found is None or isinstance(found, Import) else _value(found)
+        bases = [(base, entry) for base, entry in STAND_INS if self.is_pipeline or base is not nn.Module]
+        is_class = isinstance(value, type)
+        return next((entry.bound for base, entry in bases if is_class and issubclass(value, base)), None)
 
     # --- a pipeline's classes ---------------------------------------------------------------------------------------
 

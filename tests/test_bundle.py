@@ -227,6 +227,23 @@ def test_a_package_of_several_modules(tmp_path, monkeypatch):
     assert "ToyGenerator" not in text
 
 
+def test_a_model_stays_what_it_is_when_another_is_loaded(tmp_path, monkeypatch):
+    """Of two versions of a plugin, whose files lie in one folder and run in modules of their names."""
+    drawn = {}
+    for number in (1, 2):
+        source = TOY.replace("return self.generator(", "return times(self.generator)(")
+        source += f"\n\ndef times(call):\n    return lambda x: call(x) / {number}\n"
+        install_toy(tmp_path / f"site{number}", source=source)
+        with on_path(tmp_path / f"site{number}"):
+            torch.manual_seed(0)
+            pipeline = __import__("toy_family").ToyPipeline.build(4, 1)
+            pipeline.save_pretrained(tmp_path / "saved", bundle_code=True)
+            drawn[number] = load_by_its_code(tmp_path, monkeypatch), pipeline(seeds=[0], output_type="np").images
+    assert np.abs(drawn[1][1] - drawn[2][1]).max() > 1e-3
+    for loaded, expected in drawn.values():
+        assert np.abs(loaded(seeds=[0], output_type="np").images - expected).max() <= 1e-5
+
+
 # --- what cannot be bundled ---------------------------------------------------------------------------------------
 
 AFTER = "from hfgen import HFGenPipeline, PriorScheduler\n"

@@ -51,8 +51,10 @@ def load_by_its_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from diffusers.utils import dynamic_modules_utils
 
     monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(place / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return DiffusionPipeline.from_pretrained(place / "saved", trust_remote_code=True)
+    try:
+        return DiffusionPipeline.from_pretrained(place / "saved", trust_remote_code=True)
+    finally:
+        sys.path[:] = [entry for entry in sys.path if entry != str(place / "modules")]  # where diffusers has put it
 
 
 def _imported(path: Path) -> set[str]:
