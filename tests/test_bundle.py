@@ -13,6 +13,7 @@ from hub_server import HubServer
 from plugin_site import TOY, install, install_toy, on_path, toy_installed
 
 from hfgen import HFGenPipeline
+from hfgen.cli import cli
 from hfgen.errors import UsageError
 from hfgen.testing import FamilyTests
 from hfgen.testing.bundles import load_by_its_code
@@ -183,13 +184,18 @@ def test_the_index_can_name_installed_classes_only(folder):
         HFGenPipeline.from_pretrained(folder)
 
 
-def test_what_plain_diffusers_reads_has_no_code(tmp_path):
+def test_what_plain_diffusers_reads_has_no_code(tmp_path, capsys):
     options = {"unet.block_out_channels": [8, 8], "unet.norm_num_groups": 4}
     pipeline = tiny("ddpm", None, options)
     with pytest.warns(UserWarning, match="Nothing is bundled"):
         pipeline.save_pretrained(tmp_path / "ddpm", bundle_code=True)
     assert not list(tmp_path.rglob("*.py"))
     assert json.loads((tmp_path / "ddpm" / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+    words = ["push", str(tmp_path / "ddpm"), "me/ddpm", "--bundle_code", "--dry_run"]
+    cli.main(words, standalone_mode=False)
+    said = capsys.readouterr()
+    assert "Nothing is bundled" in said.err
+    assert ".py" not in said.out
 
 
 def test_a_package_of_several_modules(tmp_path, monkeypatch):

@@ -597,6 +597,7 @@ def test_the_command_to_repeat_it():
         "hfgen push 'a b' me/x --private --revision dev --variant ema --max_shard_size 5GB "
         "--commit_message 'It'\"'\"'s new'"
     )
+    assert retry_command(Path("a"), Place("me/x"), bundle_code=True).startswith("hfgen push a me/x --bundle_code")
 
 
 def test_of_a_folder_that_was_moved_away_the_last_name_is_told_too():
