@@ -12,6 +12,26 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
+def trainings():
+    """Starts trainings, each in a process of its own."""
+    from nursery import TRAINING, Nursery
+
+    found = Nursery(*TRAINING)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def plain_diffusers():
+    """Runs scripts where diffusers was imported and hfgen was not."""
+    from nursery import Nursery
+
+    found = Nursery("diffusers", "diffusers.pipelines.pipeline_utils", "numpy")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
 def few(tmp_path_factory):
     """mnist-mini-v1 in small: 200 real images, 103 drawn ones in batches of 16, the last one short."""
     import pyarrow.parquet as parquet

@@ -18,7 +18,6 @@ from hfgen.noise import SeededNoise, StepNoise
 from hfgen.objective import build_objective
 from hfgen.testing import FamilyTests
 from hfgen.testing.laws import make_data
-from hfgen.testing.processes import quiet_environment
 from hfgen_vae.autoencoder_kl import AutoencoderKLPipeline, autoencode, image_generators
 from hfgen_vae.beta import BetaScheduler
 from hfgen_vae.likelihoods import DiscretizedLogisticLikelihood, GaussianLikelihood
@@ -269,19 +268,18 @@ torch.save({"decoded": decoded, "encoded": encoded}, sys.argv[3])
 """
 
 
-def in_plain_diffusers(folder, subfolder, pipeline, images, path):
+def in_plain_diffusers(process, folder, subfolder, pipeline, images, path):
     """What a process without hfgen decodes and encodes, beside what the pipeline does."""
     latents = pipeline.latents(SeededNoise.from_seeds([1, 2, 3]))
     torch.save({"latents": latents, "images": images}, path)
-    command = [sys.executable, "-W", "ignore", "-c", PLAIN, str(folder), subfolder, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment())
+    done = process.run(PLAIN, folder, subfolder, path)
     assert done.returncode == 0, done.stderr
     theirs = torch.load(path, weights_only=True)
     with torch.no_grad():
         return theirs, {"decoded": pipeline.decode(latents), "encoded": pipeline.encode(images)}
 
 
-def assert_equal_to_plain_diffusers(*arguments):
+def assert_as_plain_diffusers(*arguments):
     theirs, ours = in_plain_diffusers(*arguments)
     for name, tensor in ours.items():
         assert theirs[name].shape == tensor.shape
@@ -289,12 +287,12 @@ def assert_equal_to_plain_diffusers(*arguments):
         assert tensor.std() > 1e-3
 
 
-def test_plain_diffusers_reads_what_hfgen_saves(pipeline, images, tmp_path):
+def test_plain_diffusers_reads_what_hfgen_saves(plain_diffusers, pipeline, images, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
-    assert_equal_to_plain_diffusers(tmp_path / "saved", "vae", pipeline, images, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "saved", "vae", pipeline, images, tmp_path / "tensors.pt")
 
 
-def test_plain_diffusers_reads_a_run(images, tmp_path):
+def test_plain_diffusers_reads_a_run(plain_diffusers, images, tmp_path):
     from hfgen import run
     from hfgen.arguments import resolve
 
@@ -305,7 +303,7 @@ def test_plain_diffusers_reads_a_run(images, tmp_path):
     pipeline = HFGenPipeline.from_pretrained(tmp_path / "run")
     assert (tmp_path / "run" / "samples" / "reconstructions_000002.png").is_file()
     assert json.loads((tmp_path / "run" / "vae" / "config.json").read_text())["scaling_factor"] == 1.0
-    assert_equal_to_plain_diffusers(tmp_path / "run", "vae", pipeline, images, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "run", "vae", pipeline, images, tmp_path / "tensors.pt")
 
 
 @pytest.fixture
@@ -323,13 +321,13 @@ def colour():
     return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain, colour, tmp_path):
+def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain_diffusers, plain, colour, tmp_path):
     plain.save_pretrained(tmp_path / "bare")
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "bare")
     assert pipeline.image_shape == (3, 8, 8)
     assert list(pipeline.scheduler.config.latent_shape) == [4, 4, 4]
     assert not pipeline.vae.training
-    assert_equal_to_plain_diffusers(tmp_path / "bare", "", pipeline, colour, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "bare", "", pipeline, colour, tmp_path / "tensors.pt")
     pipeline.save_pretrained(tmp_path / "again")
     again = HFGenPipeline.from_pretrained(tmp_path / "again")
     assert type(again) is AutoencoderKLPipeline
@@ -337,11 +335,11 @@ def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain, colour, tmp_path):
     assert str(tmp_path) not in (tmp_path / "again" / "vae" / "config.json").read_text()
 
 
-def test_the_model_in_a_larger_pipelines_folder(plain, colour, tmp_path):
+def test_the_model_in_a_larger_pipelines_folder(plain_diffusers, plain, colour, tmp_path):
     plain.save_pretrained(tmp_path / "large" / "vae")
     (tmp_path / "large" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "large", subfolder="vae")
-    assert_equal_to_plain_diffusers(tmp_path / "large", "vae", pipeline, colour, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "large", "vae", pipeline, colour, tmp_path / "tensors.pt")
 
 
 def test_options_of_a_bare_model(plain, tmp_path):

@@ -7,68 +7,18 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from nursery import TRAIN
 from safetensors.torch import load_file
 
 from hfgen import checkpoint
 from hfgen.run_folder import read_metrics
-from hfgen.testing import make_data, quiet_environment
+from hfgen.testing import make_data
 
 STEPS = 48
-
-NURSERY = """
-import os, sys
-import hfgen.run, hfgen.trainer, hfgen.commands.train  # what a training imports
-import diffusers.optimization, matplotlib.pyplot
-from hfgen.registry import get_family
-from hfgen.train import main
-import torch
-torch.set_num_threads(1)
-get_family(sys.argv[1]).load()
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        main(line.split())
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-class Nursery:
-    """Starts trainings of one family by forking; one at a time."""
-
-    def __init__(self, family, log):
-        command = [sys.executable, "-c", NURSERY, family, str(log)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.log, self.process = log, subprocess.Popen(command, env=quiet_environment(), **pipes)
-
-    def start(self, words):
-        self.process.stdin.write(" ".join(words) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def wait(self):
-        """The exit code, or minus the signal."""
-        return os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    found = Nursery("dcgan", tmp_path_factory.mktemp("nursery") / "log")
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +27,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(nursery, data, tmp_path_factory):
+def whole(trainings, data, tmp_path_factory):
     """The run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(nursery, words(data, folder))
+    finish(trainings, words(data, folder))
     return folder
 
 
@@ -92,9 +42,10 @@ def words(data, folder, *more):
     return ["dcgan", *tiny, *settings, *place, *more]
 
 
-def finish(nursery, arguments):
-    nursery.start(arguments)
-    assert nursery.wait() == 0, nursery.log.read_text()
+def finish(trainings, arguments):
+    done = trainings.run(TRAIN, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def what_it_left(folder):
@@ -113,18 +64,18 @@ def assert_equal(left, expected):
     assert left[1:] == expected[1:]
 
 
-def test_killed_at_random_moments(nursery, data, whole, tmp_path):
+def test_killed_at_random_moments(trainings, data, whole, tmp_path):
     """A dozen kills, half of them in the middle of a save; then one run to the end."""
     folder = tmp_path / "killed"
     chance, killed, saving = random.Random(0), 0, 0
     for attempt in range(12):
-        child = nursery.start(words(data, folder))
+        child = trainings.start(TRAIN, *words(data, folder))
         saving += wait_for_a_save(folder) if attempt % 2 else wait_for_a_step(folder, chance)
         os.kill(child, signal.SIGKILL)
-        killed += nursery.wait() == -signal.SIGKILL
+        killed += trainings.wait().returncode == -signal.SIGKILL
     assert killed >= 6
     assert saving >= 3
-    finish(nursery, words(data, folder))
+    finish(trainings, words(data, folder))
     assert_equal(what_it_left(folder), what_it_left(whole))
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, STEPS + 1))
     assert not [p for p in folder.rglob(".*") if p.name.endswith(".saving")]
@@ -151,18 +102,18 @@ def wait_for_a_step(folder, chance):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_between_two_lines_of_metrics(nursery, data, tmp_path, number):
+def test_stopped_between_two_lines_of_metrics(trainings, data, tmp_path, number):
     """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
     folder = tmp_path / "stopped"
     rare = ["--logging_steps", "8", "--checkpointing_steps", "0", "--validation_steps", "0"]
-    finish(nursery, words(data, tmp_path / "whole", *rare, "--checkpointing_steps", str(STEPS)))
+    finish(trainings, words(data, tmp_path / "whole", *rare, "--checkpointing_steps", str(STEPS)))
     for _ in range(3):
-        nursery.log.write_text("")
-        child = nursery.start(words(data, folder, *rare))
-        pause_until(lambda: last_line(nursery.log).startswith("step "), 0.1)
+        child = trainings.start(TRAIN, *words(data, folder, *rare))
+        pause_until(lambda: last_line(trainings.place / "stderr").startswith("step "), 0.1)
         os.kill(child, number)
-        assert nursery.wait() in (128 + number, 0), nursery.log.read_text()  # 0: at its last step
-    finish(nursery, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))
+        done = trainings.wait()
+        assert done.returncode in (128 + number, 0), done.stderr  # 0: at its last step
+    finish(trainings, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))
     assert_equal(what_it_left(folder), what_it_left(tmp_path / "whole"))
 
 
@@ -196,16 +147,15 @@ def damage_one_bit(file):
         ("trainer/state.json", damage_by_truncation, "state.json: "),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(nursery, data, whole, tmp_path, name, damage, told):
+def test_a_damaged_checkpoint_is_passed_over(trainings, data, whole, tmp_path, name, damage, told):
     folder = tmp_path / "damaged"
     shutil.copytree(whole, folder)
     newest = checkpoint.list_checkpoints(folder)[-1]
     damage(newest / name)
-    nursery.log.write_text("")
-    finish(nursery, words(data, folder))
-    assert f"the checkpoint {newest} is damaged" in nursery.log.read_text()
-    assert told in nursery.log.read_text()
-    assert f"resumed from {newest.parent}/checkpoint-{STEPS - 2}" in nursery.log.read_text()
+    said = finish(trainings, words(data, folder)).stderr
+    assert f"the checkpoint {newest} is damaged" in said
+    assert told in said
+    assert f"resumed from {newest.parent}/checkpoint-{STEPS - 2}" in said
     assert_equal(what_it_left(folder), what_it_left(whole))
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_the_same_images_whatever_the_batch(gan, few):
     assert (one.features - direct).abs().median() < 1e-6
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_find_the_same(gan, few, tmp_path, count, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = [gan, "--protocol", few, "--metrics", "fid,kid,network_evaluations"]
@@ -355,17 +356,19 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
     ("words", "message"),
     [
         (["--protocol", "mnist-v2"], "no protocol 'mnist-v2'. Did you mean 'mnist-v1'"),
-        (["--protocol", "mnist-v1", "--dataset_name", "mnist-mini"], "not the reference of mnist-v1"),
-        (["--dataset_name", "mnist-mini", "--split", "train"], "in whose features"),
-        (["--dataset_name", "mnist-mini", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
-        (["--dataset_name", "mnist-mini", "--metrics", "nats"], "nats cannot be measured of this model"),
-        (["--dataset_name", "mnist-mini", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
-        (["--dataset_name", "mnist-mini", "--extractor", "dinov2-base"], "takes images of 3 channels"),
-        (["--protocol", "mnist-mini-v1", "-n", 5], "needs at least 20 images"),
+        (["--protocol", "mnist-v1", "--dataset_name", "DATA"], "not the reference of mnist-v1"),
+        (["--dataset_name", "DATA", "--split", "train"], "in whose features"),
+        (["--protocol", "FEW", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
+        (["--protocol", "FEW", "--metrics", "nats"], "nats cannot be measured of this model"),
+        (["--dataset_name", "DATA", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
+        (["--dataset_name", "DATA", "--extractor", "dinov2-base"], "takes images of 3 channels"),
+        (["--protocol", "FEW", "-n", 5], "needs at least 20 images"),
         ([], "give --dataset_name"),
     ],
 )
-def test_what_cannot_be_measured(gan, words, message):
+def test_what_cannot_be_measured(gan, few, words, message):
+    places = {"DATA": str(Path(few).with_name("data")), "FEW": few}
+    words = [places.get(word, word) for word in words]
     with pytest.raises(UsageError, match=message):
         evaluate(gan, *words)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from hub_server import TOKEN, HubServer
+from nursery import TRAINING, Nursery
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 WALK = re.search(r"\n## Publish and load\n(.*?)\n## ", (ROOT / "README.md").read_text(), flags=re.DOTALL)[1]
 COMMANDS = re.search(r"```sh\n(.*?)```", WALK, flags=re.DOTALL)[1]
 PYTHON = re.search(r"```python\n(.*?)```", WALK, flags=re.DOTALL)[1]
+HFGEN = "import sys; from hfgen.cli import main; main(sys.argv[1:])"
 THEN = """
 from PIL import Image
 with Image.open("three.png") as drawn:
@@ -35,15 +38,23 @@ def walked(tmp_path_factory):
     with HubServer() as hub:
         environment = {**hub.environment(place / "home"), "HF_TOKEN": TOKEN, "PATH": path}
 
-        def typed(command):
+        def run(line):
+            """In a shell, or where the libraries are imported already."""
+            name, *words = shlex.split(line, comments=True)
+            if name == "hfgen":
+                return typing.run(HFGEN, *words, cwd=place)
+            return subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True)
+
+        def typed(line, python=False):
             """What is printed, and which requests that made."""
             before = len(hub.requests)
-            done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+            done = typing.run(line, cwd=place) if python else run(line)
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout, hub.requests[before:]
 
-        lines = [typed(["bash", "-c", line]) for line in COMMANDS.splitlines()]
-        yield hub, place, lines, typed([sys.executable, "-c", PYTHON + THEN])
+        typing = Nursery(*TRAINING, environment=environment)
+        yield hub, place, [typed(line) for line in COMMANDS.splitlines()], typed(PYTHON + THEN, python=True)
+        typing.close()
 
 
 def picture(path):

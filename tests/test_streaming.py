@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from nursery import TRAIN
 from PIL import Image
 
 from hfgen import checkpoint, trainer
@@ -27,7 +26,7 @@ from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.streamed_images import stream_images
 from hfgen.streaming import StreamBatches
-from hfgen.testing import quiet_environment, state
+from hfgen.testing import state
 from hfgen.testing.processes import run_two_processes
 
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
@@ -455,32 +454,28 @@ def test_n_and_n_steps_are_2n_steps(train, tmp_path, half):
     assert len(losses[0]) == 2 * half
 
 
-def command(data, folder, *options):
-    words = [f"--{key}={value}" for key, value in TINY.items()]
-    words += ["--dataset_name", data, "--streaming", "--shuffle_buffer_size", "12", "--train_batch_size", "8"]
-    words += ["--num_validation_images", "4", "--logging_steps", "1", "--output_dir", str(folder), *options]
-    return [sys.executable, "-m", "hfgen.train", "dcgan", *words]
+def words(data, folder, *options):
+    tiny = [f"--{key}={value}" for key, value in TINY.items()]
+    settings = ["--dataset_name", data, "--streaming", "--shuffle_buffer_size", "12", "--train_batch_size", "8"]
+    settings += ["--num_validation_images", "4", "--logging_steps", "1", "--output_dir", str(folder)]
+    return ["dcgan", *tiny, *settings, *options]
 
 
-def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(shards, tmp_path):
+def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(trainings, shards, tmp_path):
     """SIGTERM to the process group, workers and all; the printed command ends where an undisturbed run does."""
     options = ["--dataloader_num_workers", "1", "--checkpointing_steps", "0", "--max_train_steps"]
-    process = subprocess.Popen(
-        command(shards, tmp_path / "run", *options, "100000"),
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet_environment(), start_new_session=True,
-    )  # fmt: skip
+    process = trainings.start(TRAIN, *words(shards, tmp_path / "run", *options, "100000"), new_session=True)
     deadline = time.time() + 120
     while time.time() < deadline and len(read_metrics(tmp_path / "run")) < 9:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGTERM)
+    done = trainings.wait()
+    assert done.returncode == 143, done.stderr
     stopped = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1])
-    resume = stderr.strip().splitlines()[-1].split()
+    resume = done.stderr.strip().splitlines()[-1].split()
     last = str(stopped + 7)
-    for words in ([sys.executable, "-m", "hfgen.train", *resume[2:], "--max_train_steps", last],
-                  command(shards, tmp_path / "undisturbed", *options, last)):  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True, env=quiet_environment(), timeout=200)
+    for command in ([*resume[2:], "--max_train_steps", last], words(shards, tmp_path / "undisturbed", *options, last)):
+        done = trainings.run(TRAIN, *command)
         assert done.returncode == 0, done.stderr
     for name in ("generator", "discriminator"):
         file = f"{name}/diffusion_pytorch_model.safetensors"
@@ -493,6 +488,7 @@ def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(shards, tmp_pat
 TWO = """
 import json, pathlib, sys
 import torch
+from nursery import TRAIN
 from accelerate import PartialState
 from hfgen.batches import Layout
 from hfgen.launch import join_processes

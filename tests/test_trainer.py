@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from nursery import TRAIN
 from torch import nn
 
 from hfgen import checkpoint, trainer
@@ -358,33 +359,29 @@ def test_run_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
 # --- signals --------------------------------------------------------------------------------------------------------
 
 
-def start(data, folder, *options):
-    words = [f"--{key}={value}" for key, value in TINY.items()]
-    words += ["--dataset_name", data, "--output_dir", str(folder), "--train_batch_size", "4", "--logging_steps", "1"]
-    command = [sys.executable, "-m", "hfgen.train", "dcgan", *words, "--num_validation_images", "4", *options]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet_environment()
-    )
+def words(data, folder, *options):
+    tiny = [f"--{key}={value}" for key, value in TINY.items()]
+    settings = ["--dataset_name", data, "--output_dir", str(folder), "--train_batch_size", "4", "--logging_steps", "1"]
+    return ["dcgan", *tiny, *settings, "--num_validation_images", "4", *options]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_prints_the_command_that_resumes(data, tmp_path, number, code):
-    process = start(data, tmp_path / "run", "--max_train_steps", "100000", "--checkpointing_steps", "0")
+def test_a_signal_saves_and_prints_the_command_that_resumes(trainings, data, tmp_path, number, code):
+    folder = tmp_path / "run"
+    process = trainings.start(TRAIN, *words(data, folder, "--max_train_steps", "100000", "--checkpointing_steps", "0"))
     deadline = time.time() + 120
-    while time.time() < deadline and len(read_metrics(tmp_path / "run")) < 3:
-        time.sleep(0.2)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code, stderr
-    command = stderr.strip().splitlines()[-1].split()
+    while time.time() < deadline and len(read_metrics(folder)) < 3:
+        time.sleep(0.05)
+    os.kill(process, number)
+    done = trainings.wait()
+    assert done.returncode == code, done.stderr
+    command = done.stderr.strip().splitlines()[-1].split()
     assert command[:2] == ["hfgen", "train"]
-    stopped = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1])
-    command = [sys.executable, "-m", "hfgen.train", *command[2:], "--max_train_steps", str(stopped + 2)]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(), timeout=200)
+    stopped = checkpoint.step_of(checkpoint.list_checkpoints(folder)[-1])
+    done = trainings.run(TRAIN, *command[2:], "--max_train_steps", stopped + 2)
     assert done.returncode == 0, done.stderr
-    assert f"resumed from {tmp_path / 'run'}/checkpoints/checkpoint-{stopped}" in done.stderr
-    steps = [line["step"] for line in read_metrics(tmp_path / "run")]
-    assert steps == list(range(1, stopped + 3))
+    assert f"resumed from {folder}/checkpoints/checkpoint-{stopped}" in done.stderr
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, stopped + 3))
 
 
 # --- how many processes ---------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 PRELOADED = ["hfgen.run", "hfgen.train", "hfgen.cli", "torch.distributed.fsdp", "torch.testing"]
 LOAD = """
 import json, pathlib, sys
+assert not [name for name in sys.modules if name.startswith("hfgen_")]  # no family is imported
 from hfgen import HFGenPipeline
 folder = pathlib.Path(sys.argv[1])
 import numpy, torch
@@ -23,14 +23,14 @@ for name, options in {"whole": {}, "variant": {"variant": "other"}, "shards": {}
     numpy.save(folder / f"{name}.npy", pipeline(seeds=[0, 1], output_type="np").images)
 double = HFGenPipeline.from_pretrained(folder / "whole", dtype=torch.float64)
 dtypes = {str(p.dtype) for model in double.models().values() for p in model.parameters()}
-print(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
+(folder / "loaded.json").write_text(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
 """
 
 TWO_PROCESSES = """
-import os, pathlib, sys
+import os, pathlib, shutil, sys
 import torch
 from accelerate import PartialState
-from hfgen import trainer
+from hfgen import run as a_run, trainer
 from hfgen.train import main
 
 def run(name, *options):
@@ -40,6 +40,7 @@ def run(name, *options):
         if stop.code:
             raise
 
+a_run.plot_run = lambda metrics, folder: None  # seconds for each of the four
 folder, kept = pathlib.Path(sys.argv[1]), []
 leave = trainer.Trainer._leave
 def keep(self):
@@ -50,29 +51,28 @@ state = PartialState()
 torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
 trainer.Trainer._leave = lambda self: None
-run("shards")
-run("resumed", "--max_train_steps", "2")
+run("shards", "--checkpointing_steps", "2", "--checkpoints_total_limit", "0")
+if state.is_main_process:  # as a kill in the third step would leave it
+    shutil.copytree(folder / "shards", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-3", ".*"))
+state.wait_for_everyone()
 trainer.Trainer._leave = leave
 run("resumed", "--resume_from_checkpoint", "latest")
 """
 
 
 def load_in_subprocess(folder: Path) -> dict[str, Any]:
-    """What a process says that has imported nothing but hfgen and loads what was saved in `folder`."""
-    command = [sys.executable, "-W", "ignore", "-c", LOAD, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment())
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a process says that has imported hfgen and no family, and loads what was saved in `folder`."""
+    process = _forks().Process(target=_run, args=(LOAD, [str(folder)], quiet_environment(), folder / "log"))
+    process.start()
+    _wait([process], time.monotonic() + 240)
+    assert process.exitcode == 0, (folder / "log").read_text(encoding="utf-8")
+    return json.loads((folder / "loaded.json").read_text(encoding="utf-8"))
 
 
 def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
     """Run a script in two processes that train together on the CPU, as torchrun would start them; return what they
-    wrote.
-
-    They are forked from a process that has imported the libraries once: importing them takes longer than the laws do.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    wrote."""
+    context = _forks()
     address = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
@@ -96,20 +96,32 @@ def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
     return written
 
 
+def _forks() -> Any:
+    """Starts processes as forks of one that has imported the libraries: importing them takes longer than the laws."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def _as_rank(rank: int, script: str, words: list[str], environment: dict[str, str], log: Path, ended: Any) -> None:
-    """What each process does: take its place, write to its log, run the script, and leave with the other one."""
+    """What each of two processes does: take its place, run the script, and leave with the other one."""
+    _run(script, words, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, log)
+    with contextlib.suppress(threading.BrokenBarrierError):
+        ended.wait(60)  # one that is gone closes connections that the other may still read
+
+
+def _run(script: str, words: list[str], environment: dict[str, str], log: Path) -> None:
+    """What each process does: write to its log, run the script."""
     import torch
 
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.clear()
-    os.environ.update({**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    sys.argv = ["two_processes.py", *words]
-    exec(compile(script, "two_processes.py", "exec"), {"__name__": "__main__"})
-    with contextlib.suppress(threading.BrokenBarrierError):
-        ended.wait(60)  # one that is gone closes connections that the other may still read
+    sys.argv = ["law.py", *words]
+    exec(compile(script, "law.py", "exec"), {"__name__": "__main__"})
 
 
 def _wait(started: list[Any], deadline: float) -> None:
