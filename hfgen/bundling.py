@@ -109,13 +109,12 @@ class _Installed:
         built_in = {package for package, distribution in self.families.items() if distribution == BUILT_IN}
         beside = {package for top in tops for package in _beside(self.families.get(top))}
         self.packages = {"hfgen", *built_in, *tops, *beside}
-        self.sources: dict[str, Any] = {}
 
     def file(self, kind: str, class_: type) -> tuple[str, bytes]:
         """The name, without `.py`, and the content of the file that defines a class."""
         from hfgen.standalone import standalone
 
-        text, modules = standalone(class_, self.packages, self.families, self.sources)
+        text, modules = standalone(class_, self.packages, self.families)
         licence = _licences(modules, self.families)
         text = HEADER.format(version=__version__, modules=_listed(modules), licence=licence) + text
         try:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hfgen.errors import UsageError
 
@@ -57,9 +58,8 @@ class ModuleSource:
         UsageError: there is no source of it, as of what is typed at a prompt.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        module: ModuleType = sys.modules.get(name) or importlib.import_module(name)
+    def __init__(self, module: ModuleType) -> None:
+        self.name = name = module.__name__
         try:
             text = inspect.getsource(module)
         except (OSError, TypeError) as error:
@@ -112,6 +112,17 @@ class ModuleSource:
 
     def __contains__(self, name: str) -> bool:
         return name in self.bound or name in self.imports
+
+
+_read: WeakKeyDictionary[ModuleType, ModuleSource] = WeakKeyDictionary()
+
+
+def source_of(name: str) -> ModuleSource:
+    """Of a module that is imported, read once; raises as `ModuleSource`."""
+    module = sys.modules.get(name) or importlib.import_module(name)
+    if module not in _read:
+        _read[module] = ModuleSource(module)
+    return _read[module]
 
 
 def first_line(node: Any) -> int:

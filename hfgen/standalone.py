@@ -31,11 +31,11 @@ from hfgen.module_source import (
     inner_imports,
     is_text,
     names_in,
+    source_of,
 )
 from hfgen.objective import Objective
 
 Key = tuple[str, str]  # a module and a name that it binds
-Sources = dict[str, ModuleSource]
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
 CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
@@ -50,20 +50,17 @@ STAND_INS = (  # for annotations
 BASE = Import("diffusers", "DiffusionPipeline", "DiffusionPipeline")
 
 
-def standalone(
-    root: type, packages: Collection[str], families: Collection[str] = (), sources: Sources | None = None
-) -> tuple[str, list[str]]:
+def standalone(root: type, packages: Collection[str], families: Collection[str] = ()) -> tuple[str, list[str]]:
     """The text of a file that defines the class, and the modules that it was taken from.
 
     Args:
         packages: top-level packages of which the source is taken along.
         families: packages that need hfgen, from which nothing can be imported.
-        sources: modules that were read for another class, and those read for this one.
 
     Raises:
         UsageError: something that the class uses cannot be taken along: it says what, and where.
     """
-    collected = _Collected(root, packages, families, {} if sources is None else sources)
+    collected = _Collected(root, packages, families)
     collected.collect()
     return collected.file(), list(collected.order())
 
@@ -78,8 +75,8 @@ class _Collected:
         asked: attributes that anything taken asks for, of whatever object.
     """
 
-    def __init__(self, root: type, packages: Collection[str], families: Collection[str], sources: Sources) -> None:
-        self.root, self.packages, self.families, self.sources = root, packages, families, sources
+    def __init__(self, root: type, packages: Collection[str], families: Collection[str]) -> None:
+        self.root, self.packages, self.families = root, packages, families
         self.is_pipeline = issubclass(root, DiffusionPipeline)
         own = [c for c in root.__mro__ if issubclass(c, DiffusionPipeline) and self.follows(c.__module__)]
         self.pruned: dict[Key, type] = {(c.__module__, c.__name__): c for c in own if self.is_pipeline}
@@ -101,7 +98,7 @@ class _Collected:
         while any([self._take_members(key) for key in list(self.members)]):
             pass
         for module in self.needs:
-            self._refuse_effects(self.source(module))
+            self._refuse_effects(source_of(module))
 
     def need(self, module: str, name: str) -> None:
         """A name that something taken from the module uses."""
@@ -133,7 +130,7 @@ class _Collected:
             return
         self._refuse_copies(key, user)
         self.claim(name, key, user)
-        source = self.source(module)
+        source = source_of(module)
         for statement in source.bound[name]:
             if key in self.pruned:
                 self.members[key] = []
@@ -207,7 +204,7 @@ class _Collected:
 
     def _take_members(self, key: Key) -> bool:
         """Take what inference reaches by now; whether there was anything."""
-        source, found = self.source(key[0]), False
+        source, found = source_of(key[0]), False
         (node,) = (s for s in source.bound[key[1]] if isinstance(s, ast.ClassDef))
         for member in node.body:
             if member not in self.members[key] and self._is_reached(member):
@@ -227,14 +224,9 @@ class _Collected:
         """Whether the source of that module is taken along."""
         return module.partition(".")[0] in self.packages
 
-    def source(self, module: str) -> ModuleSource:
-        if module not in self.sources:
-            self.sources[module] = ModuleSource(module)
-        return self.sources[module]
-
     def resolve(self, module: str, name: str) -> Key | Import | None:
         """Where a name of a module comes from; None of Python's own."""
-        source = self.source(module)
+        source = source_of(module)
         if name in source.bound:
             return module, name
         entry = source.imports.get(name)
@@ -255,7 +247,7 @@ class _Collected:
                 f"Import names from it instead: from {entry.module} import ..."
             )
         home, name = entry.module, entry.name
-        if name not in self.source(home):  # given by the module's __getattr__
+        if name not in source_of(home):  # given by the module's __getattr__
             home, name = getattr(value, "__module__", home), getattr(value, "__name__", name)
         found = self.resolve(home, name) if self.follows(home) else None
         if found is None:
@@ -308,7 +300,7 @@ class _Collected:
 
     def file(self) -> str:
         """Imports, then the statements of module after module."""
-        parts = ["from __future__ import annotations\n"] * any(self.source(m).future for m in self.needs)
+        parts = ["from __future__ import annotations\n"] * any(source_of(m).future for m in self.needs)
         parts.append("\n".join(self._imports()) + "\n")
         for module in self.order():
             if body := "\n\n".join(self._statements(module)):
@@ -334,10 +326,10 @@ class _Collected:
             if key in self.pruned:
                 yield self._class(key, statement)
             else:
-                yield self.source(module).text(statement, self.edits.get(id(statement), ()))
+                yield source_of(module).text(statement, self.edits.get(id(statement), ()))
 
     def _class(self, key: Key, node: Any) -> str:
-        source, bases = self.source(key[0]), [ast.unparse(base) for base in self._bases(key, node)]
+        source, bases = source_of(key[0]), [ast.unparse(base) for base in self._bases(key, node)]
         if self.pruned[key] is self.root and self._is_base_needed():
             bases.append(BASE.bound)
         words = [f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords]
