@@ -8,7 +8,7 @@ import click
 
 from hfgen import __version__
 from hfgen.arguments import canonical
-from hfgen.commands import card, compare, evaluate, info, init, list_, plugins, push, sample, train
+from hfgen.commands import card, compare, convert, evaluate, info, init, list_, plugins, push, sample, train
 from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
 from hfgen.launched import leave_error, tell_error
 
@@ -29,7 +29,7 @@ def cli(debug: bool) -> None:
         os.environ["HFGEN_DEBUG"] = "1"
 
 
-for verb in (train, init, sample, evaluate, compare, card, push, list_, info, plugins):
+for verb in (train, init, sample, evaluate, compare, convert, card, push, list_, info, plugins):
     cli.add_command(verb.command)
 
 

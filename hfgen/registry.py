@@ -18,6 +18,7 @@ from hfgen.errors import PluginError, UsageError, did_you_mean
 GROUP = "hfgen.families"
 COMPONENTS = "hfgen.components"  # class of a single model -> the family whose from_pretrained wraps it
 EXTRACTORS = "hfgen.extractors"  # networks in whose features images are compared: hfgen/extractors.py
+CONVERTERS = "hfgen.converters"  # readers of what other libraries saved: hfgen/converting.py
 BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
 
 
@@ -68,6 +69,20 @@ def list_families() -> list[Family]:
     enabled = _enabled_distributions()
     families = [f for f in installed if f.is_built_in or enabled is None or f.distribution in enabled]
     return sorted([*families, *_registered.values()], key=lambda f: (not f.is_built_in, f.name, f.distribution))
+
+
+def enabled_entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
+    """Those that HFGEN_PLUGINS allows, by name; a built-in's name is nobody else's; imports none of them."""
+    enabled = _enabled_distributions()
+    unique = {(e.name, e.value): e for e in importlib.metadata.entry_points(group=group)}.values()
+    found = [(e, _distribution(e)[0]) for e in unique]
+    built_in = {e.name for e, distribution in found if distribution == BUILT_IN}
+    allowed = [
+        e
+        for e, distribution in found
+        if distribution == BUILT_IN or (e.name not in built_in and (enabled is None or distribution in enabled))
+    ]
+    return sorted(allowed, key=lambda e: e.name)
 
 
 def get_family(name: str) -> Family:

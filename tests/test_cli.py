@@ -125,7 +125,8 @@ def test_options_of_a_saved_component(hfgen, trained, tmp_path):
     words = ["train", "dcgan", "--dataset_name", "x", "--print_config", "--generator.latent_dim", 3]
     code, out, _ = hfgen(*words, "--generator.from_config", trained / "generator")
     assert code == 0
-    assert yaml.safe_load(out)["generator"] == {"latent_dim": 3, "base_channels": 4, "batch_norm_momentum": 0.1}
+    saved = {"base_channels": 4, "batch_norm_momentum": 0.1, "activation": "relu", "image_bias": False}
+    assert yaml.safe_load(out)["generator"] == {**saved, "latent_dim": 3}
 
 
 def test_the_saved_config_serves_other_data(hfgen, trained, tmp_path):

@@ -98,6 +98,11 @@ def test_sizes_that_cannot_be_made_are_told_with_near_ones(size):
         split_size(size)
 
 
+def test_an_activation_that_is_none_is_refused():
+    with pytest.raises(UsageError, match="activation is 'tanh'; it can be relu or leaky_relu"):
+        DCGANGenerator(16, activation="tanh")
+
+
 def test_initial_weights():
     torch.manual_seed(0)
     generator = DCGANGenerator(64, 1)

@@ -56,7 +56,16 @@ def test_import_hfgen_costs_no_torch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list"], ["list", "recipes"], ["plugins"], ["train", "--help"], ["init", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "recipes"],
+        ["plugins"],
+        ["train", "--help"],
+        ["init", "--help"],
+        ["convert", "--help"],
+    ],
 )
 def test_quick_commands_import_no_torch(arguments):
     code = (

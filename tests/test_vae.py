@@ -51,6 +51,18 @@ class TestColourLogisticIWAE(FamilyTests):
     training = {"use_ema": True}
 
 
+def test_a_bounded_mean_is_a_gaussians():
+    """2 sigmoid(a) - 1; a Bernoulli's logits are not to be bounded."""
+    gaussian = {"likelihood.class_name": "GaussianLikelihood"}
+    bounded = VAEPipeline.build(5, 1, **TINY_MLP, **gaussian, **{"decoder.bounded": True})
+    free = VAEPipeline.build(5, 1, **TINY_MLP, **gaussian)
+    free.decoder.load_state_dict(bounded.decoder.state_dict())
+    z = torch.randn(3, 4) * 9
+    torch.testing.assert_close(bounded.decode(z), 2 * free.decode(z).sigmoid() - 1)
+    with pytest.raises(UsageError, match=r"decoder\.bounded is for a Gaussian mean; BernoulliLikelihood"):
+        VAEPipeline.build(5, 1, **TINY_MLP, **{"decoder.bounded": True})
+
+
 # --- closed forms: linear and Gaussian, so that everything is known (probabilistic PCA) -----------------------------
 
 

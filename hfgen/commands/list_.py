@@ -11,7 +11,7 @@ from hfgen.data_names import BUILT_IN_DATASETS
 from hfgen.metric_names import METRICS
 from hfgen.protocol import list_protocols
 from hfgen.recipes import list_recipes
-from hfgen.registry import EXTRACTORS, conflict, list_families
+from hfgen.registry import CONVERTERS, EXTRACTORS, conflict, enabled_entry_points, list_families
 
 Row = dict[str, str]
 
@@ -57,9 +57,14 @@ def extractors() -> list[Row]:
     return [{"name": e.name, "plugin": e.dist.name if e.dist else ""} for e in sorted(found, key=lambda e: e.name)]
 
 
+def formats() -> list[Row]:
+    found = enabled_entry_points(CONVERTERS)
+    return [{"name": e.name, "plugin": e.dist.name if e.dist else ""} for e in found]
+
+
 WHAT = {
     **{"models": models, "recipes": recipes, "datasets": datasets, "plugins": plugins},
-    **{"metrics": metrics, "protocols": protocols, "extractors": extractors},
+    **{"metrics": metrics, "protocols": protocols, "extractors": extractors, "formats": formats},
 }
 
 
@@ -68,7 +73,10 @@ WHAT = {
 @click.argument("pattern", metavar="[GLOB]", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, pattern: str, as_json: bool) -> None:
-    """List models, recipes, built-in data sets, plugins, metrics, protocols, extractors. Imports no plugin."""
+    """List models, recipes, built-in data sets, plugins, metrics, protocols, extractors, formats that convert reads.
+
+    Imports no plugin.
+    """
     rows = [row for row in WHAT[what]() if fnmatch.fnmatch(row["name"], pattern)]
     click.echo(json.dumps(rows, indent=2) if as_json else table(rows), nl=bool(rows) or as_json)
 

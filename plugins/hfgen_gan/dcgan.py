@@ -5,6 +5,7 @@ The networks are those that "DCGAN" means today (the Torch and PyTorch versions 
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from hfgen.errors import UsageError
 from hfgen.noise import StepNoise
 from hfgen.objective import Batch
 
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2)}
+
 
 class DCGANGenerator(ModelMixin, ConfigMixin):
     """G(z): transposed convolutions from 1x1 to `sample_size`, each doubling the size after the first.
@@ -31,6 +34,8 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         base_channels: channels before the last layer; they double towards the input.
         num_classes: makes it conditional: the label joins z as a one-hot vector (Mirza & Osindero 2014).
         batch_norm_momentum: weight of the newest batch in BatchNorm's running statistics.
+        activation: after each BatchNorm; `"leaky_relu"` has slope 0.2, which is torchgan's generator.
+        image_bias: whether the last layer has a bias, as torchgan's does.
     """
 
     @register_to_config
@@ -42,16 +47,20 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         base_channels: int = 64,
         num_classes: int | None = None,
         batch_norm_momentum: float = 0.1,
+        activation: Literal["relu", "leaky_relu"] = "relu",
+        image_bias: bool = False,
     ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UsageError(f"generator.activation is {activation!r}; it can be {' or '.join(ACTIVATIONS)}.")
         base, doublings = split_size(sample_size)
         widths = [base_channels * 2**i for i in reversed(range(doublings))]
         stem = nn.ConvTranspose2d(latent_dim + (num_classes or 0), widths[0], base, bias=False)
-        self.blocks = nn.ModuleList([_block(stem, nn.ReLU(), batch_norm_momentum)])
+        self.blocks = nn.ModuleList([_block(stem, ACTIVATIONS[activation](), batch_norm_momentum)])
         for width_in, width_out in pairwise(widths):
             layer = nn.ConvTranspose2d(width_in, width_out, 4, 2, 1, bias=False)
-            self.blocks.append(_block(layer, nn.ReLU(), batch_norm_momentum))
-        self.to_image = nn.ConvTranspose2d(widths[-1], out_channels, 4, 2, 1, bias=False)
+            self.blocks.append(_block(layer, ACTIVATIONS[activation](), batch_norm_momentum))
+        self.to_image = nn.ConvTranspose2d(widths[-1], out_channels, 4, 2, 1, bias=image_bias)
         self.apply(initialise)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:

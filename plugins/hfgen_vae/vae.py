@@ -72,6 +72,8 @@ class MLPDecoder(ModelMixin, ConfigMixin):
         sample_size: side of the images.
         out_channels: channels of the images times the likelihood's parameters for each.
         latent_dim, hidden_dims, activation, num_classes: as the encoder's.
+        bounded: gives 2 sigmoid(a) - 1 in place of a: the mean of a Gaussian likelihood then lies in (-1, 1), as
+            where images in [0, 1] are given by a sigmoid (pythae).
     """
 
     @register_to_config
@@ -83,6 +85,7 @@ class MLPDecoder(ModelMixin, ConfigMixin):
         hidden_dims: Sequence[int] = (200, 200),
         activation: Activation = "tanh",
         num_classes: int | None = None,
+        bounded: bool = False,
     ) -> None:
         super().__init__()
         widths = [latent_dim + (num_classes or 0), *hidden_dims]
@@ -94,7 +97,8 @@ class MLPDecoder(ModelMixin, ConfigMixin):
         """Latents (B, latent_dim) -> parameters (B, out_channels, H, W)."""
         size = self.config.sample_size
         x = self.layers(_with_label(latents, class_labels, self.config.num_classes))
-        return self.to_parameters(x).unflatten(1, (-1, size, size))
+        x = self.to_parameters(x).unflatten(1, (-1, size, size))
+        return torch.tanh(x / 2) if self.config.bounded else x  # 2 sigmoid(a) - 1 = tanh(a / 2)
 
 
 class ConvEncoder(ModelMixin, ConfigMixin):
@@ -331,6 +335,8 @@ class VAEPipeline(VariationalPipeline):
     ) -> None:
         super().__init__()
         likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
+        if decoder.config.get("bounded") and not isinstance(likelihood, GaussianLikelihood):
+            raise UsageError(f"decoder.bounded is for a Gaussian mean; {type(likelihood).__name__} takes any number.")
         for name in ("sample_size", "num_classes"):
             if encoder.config[name] != decoder.config[name]:
                 raise UsageError(f"encoder.{name} is {encoder.config[name]}, decoder.{name} {decoder.config[name]}.")

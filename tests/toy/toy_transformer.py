@@ -37,6 +37,10 @@ class ToyTransformer(PreTrainedModel):
         self.row = nn.Linear(config.hidden_size, config.in_channels * config.sample_size)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """None: it embeds no tokens. Sharded training (FSDP2) asks."""
+        return None
+
     def forward(self, latents: Tensor) -> Tensor:
         size, channels = self.config.sample_size, self.config.in_channels
         hidden = self.blocks(latents + self.places.weight)

@@ -1,0 +1,293 @@
+"""What other libraries saved -> a pipeline folder of hfgen.
+
+A reader of a format is a `Converter`, registered by an entry point of the group `hfgen.converters`: it names the
+tensors anew and builds the pipeline they belong to. What is true of all is here: which reader it is, that every tensor
+has found its place, and that what was saved is what was read.
+"""
+
+import importlib.metadata
+import itertools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hfgen import hub
+from hfgen.converted_card import card
+from hfgen.errors import CheckError, HFGenError, PluginError, UsageError, did_you_mean
+from hfgen.foreign_files import ForeignFiles
+from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import CONVERTERS, enabled_entry_points
+
+TEXTS = ["*.json", "*/*.json"]
+TENSORS = ["*.safetensors", "*/*.safetensors"]
+PICKLED = ["*.pt", "*.pth", "*.bin", "*/diffusion_pytorch_model*.bin"]
+COUNTER = "num_batches_tracked"  # of BatchNorm; torch before 0.4.1 saved none, and nothing depends on it
+SHOWN = 4
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter has read.
+
+    Attributes:
+        pipeline: whose networks are of the right shapes; their values are put in from `weights`.
+        weights: component -> the names of its state dict -> the source's tensors. Components that are not named keep
+            what they were built with.
+        notes: sentences for the card: what was assumed, left out, or differs.
+    """
+
+    pipeline: HFGenPipeline
+    weights: Mapping[str, Mapping[str, Tensor]]
+    notes: Sequence[str] = ()
+
+
+class Converter(ABC):
+    """Base class: reads one format.
+
+    Attributes:
+        name: as the entry point calls it.
+        description: what it reads, in a line.
+        family: the family that it makes; None where the source says that, or `--model`.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    family: ClassVar[str | None] = None
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, source: ForeignFiles) -> bool:
+        """Whether a source is of this format, by the names of its files or tensors."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+        """The pipeline and its tensors.
+
+        Args:
+            options: component -> what the user says of it.
+            model: the family that the user names.
+
+        Raises:
+            UsageError: the tensors are not those of a network that hfgen has; it says which.
+        """
+
+
+# --- which converter --------------------------------------------------------------------------------------------
+
+
+def converter_of(name: str) -> type[Converter]:
+    """The converter that a name stands for.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: two distributions claim the name, or it cannot be imported.
+    """
+    named = _by_name()
+    if name not in named:
+        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
+    return _load(named[name])
+
+
+def _by_name() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry_point in enabled_entry_points(CONVERTERS):
+        named.setdefault(entry_point.name, []).append(entry_point)
+    return named
+
+
+def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
+    entry_point = entry_points[0]
+    if len(entry_points) > 1:
+        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
+        raise PluginError(
+            f"Several distributions claim the format {entry_point.name!r}: {claims}. One of them must go."
+        )
+    try:
+        found = entry_point.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"The format {entry_point.name!r} failed to import: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Converter)):
+        raise PluginError(f"The format {entry_point.name!r} is no Converter: {entry_point.value}.")
+    return found
+
+
+def recognise(source: ForeignFiles) -> type[Converter]:
+    """The one converter that knows a source.
+
+    Raises:
+        UsageError: none does, or several do.
+    """
+    known: list[type[Converter]] = []
+    broken: list[str] = []
+    for entry_points in _by_name().values():
+        try:
+            known.append(_load(entry_points))
+        except PluginError as error:  # hurts only those who ask for it
+            broken.append(str(error).splitlines()[0])
+    found = [converter for converter in known if converter.recognises(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(converter.name for converter in found)
+        raise UsageError(f"{source.name} can be read in several ways: {names}. Choose one with --format.")
+    lines = [f"{source.name} is nothing that can be converted: {_what_it_holds(source)}."]
+    lines += [f"Known formats: {', '.join(converter.name for converter in known)}."]
+    raise UsageError("\n".join(lines + broken[:2]))
+
+
+def _what_it_holds(source: ForeignFiles) -> str:
+    networks = source.networks()
+    if networks:
+        key, tensors = next(iter(networks.items()))
+        return f"{key or 'it'} has the tensors {shapes(tensors)}"
+    if source.path.is_file():
+        return "it holds no state dict"
+    names = sorted(path.name for path in source.path.iterdir())
+    hint = "" if source.allow_pickle else " (pickles are left out without --allow_pickle)"
+    return f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{' ...' if len(names) > SHOWN else ''}{hint}"
+
+
+def shapes(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
+    """
+    >>> shapes({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    'weight (2x3), bias (2)'
+    """
+    listed = list(names) or list(tensors)
+    told = [f"{name} ({'x'.join(map(str, tensors[name].shape))})" for name in listed[:SHOWN]]
+    return ", ".join(told) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:
+    """The tensors under hfgen's names.
+
+    Args:
+        names: the source's name -> hfgen's, for all that the architecture has.
+        what: the architecture, for the message.
+
+    Raises:
+        UsageError: a tensor that has no place there, or one that is missing.
+    """
+    extra = [name for name in tensors if name not in names]
+    missing = [name for name in names if name not in tensors and not name.endswith(COUNTER)]
+    if extra or missing:
+        told = [f"without a place in it: {shapes(tensors, extra)}"] if extra else []
+        told += [f"missing: {', '.join(missing[:SHOWN])}"] if missing else []
+        raise UsageError(f"The tensors are not those of {what}; " + "; ".join(told) + ".")
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+# --- converting -------------------------------------------------------------------------------------------------
+
+
+def open_source(target: str, allow_pickle: bool, revision: str | None = None) -> ForeignFiles:
+    """A local file or folder, or what can be read of a repository; pickles are fetched only where they are allowed.
+
+    Raises:
+        LoadError: there is no such file, folder or repository.
+    """
+    path = Path(target)
+    if path.exists():
+        return ForeignFiles(path, path.resolve().name, allow_pickle)
+    folder = Path(hub.local_folder(target, TEXTS + TENSORS, revision=revision))
+    if allow_pickle and not any(folder.rglob("*.safetensors")):
+        folder = Path(hub.local_folder(target, TEXTS + PICKLED, revision=revision))
+    commit = f" at commit {folder.name}" if re.fullmatch(r"[0-9a-f]{40}", folder.name) else ""
+    return ForeignFiles(folder, target + commit, allow_pickle)
+
+
+def convert(
+    source: ForeignFiles,
+    target: Path,
+    format_name: str | None = None,
+    model: str | None = None,
+    options: Options | None = None,
+) -> dict[str, Any]:
+    """Write a source as a pipeline folder: all of it, or nothing. Returns what was done.
+
+    Raises:
+        UsageError: the target is in use, the format is not known, or the architecture is none of hfgen's.
+        CheckError: what was saved is not what was read; nothing is left of it.
+    """
+    refuse_used(target)
+    converter = converter_of(format_name) if format_name else recognise(source)
+    if model and converter.family not in (None, model):
+        raise UsageError(f"--model {model}: what the format {converter.name} makes is a {converter.family}.")
+    read = converter.read(source, options or {}, model)
+    fill(read.pipeline, read.weights, source.name)
+    given = [f"{name}.{key} = {value!r}" for name, part in (options or {}).items() for key, value in part.items()]
+    notes = [*read.notes, *([f"Said by whoever converted it: {', '.join(given)}."] if given else [])]
+    with hub.staged(target) as staging:
+        read.pipeline.save_pretrained(staging)
+        check(staging, read.weights)
+        text = card(target.resolve().name, source, converter, read.pipeline, notes)
+        (staging / "README.md").write_text(text, encoding="utf-8")
+    return {
+        "output": str(target),
+        "format": converter.name,
+        "pipeline": type(read.pipeline).__name__,
+        "tensors": sum(len(tensors) for tensors in read.weights.values()),
+        "sha256": source.sha256,
+        "notes": notes,
+    }
+
+
+def refuse_used(target: Path) -> None:
+    """Raise a UsageError unless a target is new, or an empty folder."""
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target} is there already and not empty; nothing was converted. Give another TARGET.")
+
+
+def fill(pipeline: HFGenPipeline, weights: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
+    """Put a source's tensors into the networks that were built for them.
+
+    Raises:
+        UsageError: a name or a shape that is another.
+    """
+    for component, tensors in weights.items():
+        network: nn.Module = getattr(pipeline, component)
+        wanted = network.state_dict()
+        missing = [n for n in wanted if n not in tensors and not n.endswith(COUNTER)]
+        odd = missing + [n for n in tensors if n not in wanted or tensors[n].shape != wanted[n].shape]
+        if odd:
+            told = (f"{component}.{n}: {_shape(tensors.get(n))} there, {_shape(wanted.get(n))} here" for n in odd)
+            more = f"; and {len(odd) - SHOWN} more" if len(odd) > SHOWN else ""
+            raise UsageError(
+                f"{source} is not of the architecture of {type(network).__name__}. In hfgen's names:\n"
+                f"{'; '.join(itertools.islice(told, SHOWN))}{more}."
+            )
+        network.load_state_dict(dict(tensors), strict=False)  # but for counters, all are there
+        network.eval()
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+
+
+def check(folder: Path, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Load what was saved, and compare each tensor with the source's.
+
+    Raises:
+        CheckError: one differs.
+    """
+    try:
+        again = HFGenPipeline.from_pretrained(folder)
+    except HFGenError as error:
+        raise CheckError(f"What was saved cannot be loaded again: {error}".replace(f"{folder}", "TARGET")) from error
+    for component, tensors in weights.items():
+        saved = getattr(again, component).state_dict()
+        for name, tensor in tensors.items():
+            if not torch.equal(saved[name], tensor.to(saved[name].dtype)):
+                raise CheckError(f"{component}.{name} is not saved as it was read; nothing was written.")

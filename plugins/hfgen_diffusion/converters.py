@@ -1,0 +1,166 @@
+"""Folders and repositories of diffusers whose weights are pickles, or that lack a scheduler."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from safetensors.torch import save_file
+
+from hfgen import HFGenPipeline, hub
+from hfgen.arguments import check_options
+from hfgen.building import component_choices
+from hfgen.converting import Conversion, Converter, Options
+from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
+from hfgen.foreign_files import ForeignFiles, StateDict
+from hfgen.registry import find_by_class, find_by_component, get_family
+
+WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
+CONFIGS = ("config.json", "scheduler_config.json")
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.15
+
+
+class Diffusers(Converter):
+    """A pipeline, or a single model, as diffusers saves it: `model_index.json` or `config.json`, and weights.
+
+    The official DDPM repositories (google/ddpm-cifar10-32 ...) are such, with pickled weights beside the index and
+    attention under its old names.
+    """
+
+    name = "diffusers"
+    description = "folder or repository of diffusers, with safetensors or pickled weights"
+
+    @classmethod
+    def recognises(cls, source: ForeignFiles) -> bool:
+        """By its index, or by the class that a config names."""
+        return source.has(hub.INDEX) or (source.path.is_dir() and hub.single_component(source.path) is not None)
+
+    @classmethod
+    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+        """The same folder with safetensors under today's names, loaded as any other."""
+        with tempfile.TemporaryDirectory() as temporary:
+            place = Path(temporary) / "model"
+            weights = copy(source, place, options, model)
+            try:
+                pipeline = HFGenPipeline.from_pretrained(place)
+            except HFGenError as error:
+                raise type(error)(str(error).replace(str(place), source.name)) from error
+        single = hub.single_component(source.path)
+        alone = [name for name, part in pipeline.components.items() if type(part).__name__ == single]
+        weights = {name or alone[0]: tensors for name, tensors in weights.items()}
+        return Conversion(_with_options(pipeline, options), weights)
+
+
+def copy(source: ForeignFiles, place: Path, options: Options, model: str | None) -> dict[str, StateDict]:
+    """Write configs and safetensors to `place`; return the tensors of each component, of a single model under "".
+
+    Raises:
+        UsageError: it is hfgen's already, or of no family; a single model that needs a family, or says its own.
+        LoadError: a component has no config or no weights.
+    """
+    single = hub.single_component(source.path)
+    wrapper = find_by_component(single)
+    if single is None:
+        index = hub.read_index(source.path)
+        _refuse(source, index, model)
+        entries = {name: source.path / name for name, _, _ in hub.component_entries(index)}
+        odd = [name for name in entries if not name.isidentifier()]
+        if odd:  # it becomes a path
+            raise LoadError(f"{source.name}: {hub.INDEX} names a component {odd[0]!r}.")
+        entries = {name: folder if folder.is_dir() else source.path for name, folder in entries.items()}
+    elif wrapper is not None and model in (None, wrapper.name):
+        return _copy_component(source, source.path, place, "")
+    elif model is None:
+        raise UsageError(f"{source.name} is a single {single}, without a scheduler. Say what it is of: --model NAME.")
+    else:
+        name, index = _indexed(single, model, options, place)
+        entries = {name: source.path}
+    weights: dict[str, StateDict] = {}
+    for name, folder in entries.items():
+        weights |= _copy_component(source, folder, place / name, name)
+    (place / hub.INDEX).write_text(json.dumps(index), encoding="utf-8")
+    return weights
+
+
+def _refuse(source: ForeignFiles, index: Mapping[str, Any], model: str | None) -> None:
+    if "_hfgen" in index:
+        raise UsageError(f"{source.name} is hfgen's own already; nothing is to be converted.")
+    if model is not None:
+        raise UsageError(f"--model {model}: {source.name} says itself that it is a {index['_class_name']}.")
+    if find_by_class(index["_class_name"]) is None:  # before its weights are read
+        raise UsageError(f"{source.name} is a {index['_class_name']}, which no installed family makes.")
+
+
+def _copy_component(source: ForeignFiles, folder: Path, place: Path, name: str) -> dict[str, StateDict]:
+    """Configs as they are, weights as one file; nothing is returned of a component without weights."""
+    place.mkdir(parents=True, exist_ok=True)
+    prefix = "" if folder == source.path else f"{folder.name}/"
+    is_scheduler = name == "scheduler"
+    for config in CONFIGS[1:] if is_scheduler else CONFIGS[:1]:
+        if (folder / config).is_file():
+            (place / config).write_text(json.dumps(source.json(prefix + config)), encoding="utf-8")
+    if is_scheduler or not (folder / CONFIGS[0]).is_file():
+        return {}
+    tensors = _tensors(source, folder, prefix)
+    save_file(tensors, place / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    return {name: tensors}
+
+
+def _tensors(source: ForeignFiles, folder: Path, prefix: str) -> StateDict:
+    found = [match for path in sorted(folder.iterdir()) if (match := WEIGHTS.fullmatch(path.name))]
+    files = [m[0] for m in found if m[2] == "safetensors"] or [m[0] for m in found if m[2] == "bin"]
+    if not files and not source.allow_pickle:
+        files = ["diffusion_pytorch_model.bin"]  # a repository's pickles were not fetched: it tells how they are
+    if not files:
+        raise LoadError(f"{source.name}: {prefix}diffusion_pytorch_model.bin (or .safetensors) is missing.")
+    tensors: StateDict = {}
+    for file in files:
+        tensors |= source.state_dict(prefix + file)
+    return {_modern(name): tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _modern(name: str) -> str:
+    """
+    >>> _modern("mid_block.attentions.0.proj_attn.weight"), _modern("conv_in.bias")
+    ('mid_block.attentions.0.to_out.0.weight', 'conv_in.bias')
+    """
+    old = re.fullmatch(r"(.*attentions\.\d+)\.(\w+)\.(weight|bias)", name)
+    return f"{old[1]}.{OLD_ATTENTION[old[2]]}.{old[3]}" if old and old[2] in OLD_ATTENTION else name
+
+
+def _indexed(class_name: str, model: str, options: Options, place: Path) -> tuple[str, dict[str, Any]]:
+    """The component that a single model is of a family, and the index of a pipeline with it; schedulers are written
+    as the options say."""
+    family = get_family(model)
+    choices = component_choices(family.load())
+    names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]
+    if not names:
+        classes = {c.__name__ for several in choices.values() for c in several}
+        raise UsageError(
+            f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, classes)}"
+        )
+    index: dict[str, Any] = {"_class_name": family.class_name, names[0]: ["diffusers", class_name]}
+    for name, classes in choices.items():
+        scheduler: Any = classes[0]
+        if issubclass(scheduler, SchedulerMixin):
+            given = check_options(scheduler, options.get(name, {}), prefix=name)
+            scheduler(**given).save_pretrained(place / name)
+            library = scheduler.__module__
+            index[name] = ["diffusers" if library.startswith("diffusers.") else library, scheduler.__name__]
+    return names[0], index
+
+
+def _with_options(pipeline: HFGenPipeline, options: Options) -> HFGenPipeline:
+    """With the settings of its scheduler that the user gave; a network's are those of its weights."""
+    for name, given in options.items():
+        part = pipeline.components.get(name)
+        if not isinstance(part, SchedulerMixin):
+            schedulers = [n for n, p in pipeline.components.items() if isinstance(p, SchedulerMixin)]
+            raise UsageError(f"--{name}.{next(iter(given))}: only settings of {', '.join(schedulers)} can be given.")
+        checked = check_options(type(part), given, prefix=name)
+        pipeline.register_modules(**{name: type(part).from_config(part.config, **checked)})
+    return pipeline
