@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import evaluation, run_folder
 from hfgen.arguments import read_config_file
+from hfgen.bundling import how_to_load, is_bundled
 from hfgen.card_results import TASK, eval_results, measured
 from hfgen.data import looks_local
 from hfgen.errors import HFGenError, UsageError
@@ -41,7 +42,7 @@ draws one of them, tile {{ tile }}, alone.
 ```
 
 or `{{ command }}`. `{{ folder }}` stands for the
-path of this folder, or the id of its repository.{{ classes }}
+path of this folder, or the id of its repository.{{ classes }}{{ without_hfgen }}
 
 ## What it is
 
@@ -110,11 +111,12 @@ def is_rendered(folder: Path) -> bool | None:
         return None
 
 
-def render(folder: Path, name: str | None = None) -> str:
+def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
     """The card, of nothing but the run's files: rendered again, it is the same text.
 
     Args:
         name: the model's; default the folder's.
+        bundled: it will have code beside its weights, as it may have already (`hfgen.bundling`).
 
     Raises:
         UsageError: the folder holds no finished run, or files of it are not what they should be.
@@ -125,6 +127,7 @@ def render(folder: Path, name: str | None = None) -> str:
     try:
         data = card_data(name, facts, pipeline_class, results)
         text = _text(folder, name, facts, pipeline_class, results)
+        text["without_hfgen"] = how_to_load(name) if bundled or is_bundled(folder) else ""
         return str(ModelCard.from_template(data, template_str=TEMPLATE, **text))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hfgen.bundling import unbundled
 from hfgen.errors import HFGenError, LoadError, UsageError
 from hfgen.reading import read_json
 from hfgen.sizes import check_config, check_fit, incomplete, missing_tensors, renamed
@@ -55,7 +56,7 @@ def single_component(folder: str | os.PathLike[str]) -> str | None:
 
 
 def check_index(index: Any) -> None:
-    """Refuse an index of any other shape than a pipeline's; flatten a class name that names a code file."""
+    """Refuse an index of any other shape than a pipeline's; where it names code files, put the classes' modules."""
     class_name = index.get("_class_name") if isinstance(index, dict) else None
     if isinstance(class_name, list) and _is_pair_of_strings(class_name):
         class_name = index["_class_name"] = class_name[1]
@@ -63,6 +64,7 @@ def check_index(index: Any) -> None:
         raise LoadError(f"{INDEX} names no pipeline class.")
     if not isinstance(index.get("_hfgen", {}), dict):
         raise LoadError(f"{INDEX}: the entry '_hfgen' is not a dictionary.")
+    index.update(unbundled(index))
     for name, value in index.items():
         if _is_pair_of_strings(value) and not name.isidentifier():
             raise LoadError(f"{INDEX} names a component {name!r}; a name is a word, which its folder bears, too.")

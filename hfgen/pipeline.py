@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hfgen import __version__, components, hub, registry
@@ -30,6 +29,7 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
 from hfgen.progress import bars_on_a_terminal_only
+from hfgen.saving import saving
 from hfgen.transformers_models import config_of, construct
 
 Config = dict[str, Any]
@@ -363,22 +363,15 @@ class HFGenPipeline(DiffusionPipeline):
 
         Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what
         was there before. Takes `variant`, `max_shard_size` as `DiffusionPipeline.save_pretrained`. Saving without a
-        variant replaces each component's folder, so that no shard of an older save stays behind.
+        variant replaces each component's folder, so that no shard of an older save stays behind. With `bundle_code`,
+        code is put beside the weights by which plain diffusers loads them where hfgen is not (`hfgen.bundling`).
 
         Raises:
-            UsageError: asked for pickled weights or to push.
+            UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
             OSError: the disk is full, or the folder cannot be written.
         """
-        if kwargs.pop("push_to_hub", False):
-            raise UsageError("save_pretrained does not push; call push_to_hub.")
-        if not kwargs.get("safe_serialization", True):
-            raise UsageError("hfgen saves safetensors only.")
-        try:
-            with hub.staged(Path(save_directory), kwargs.get("variant")) as staging, bars_on_a_terminal_only():
-                super().save_pretrained(str(staging), **kwargs)
-                hub.strip_local_paths(staging)
-        except SafetensorError as error:
-            raise OSError(f"{save_directory} could not be written: {error}") from error
+        with saving(self, Path(save_directory), kwargs) as staging, bars_on_a_terminal_only():
+            super().save_pretrained(str(staging), **kwargs)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Save into a fresh folder and push it as one commit; `hfgen.publishing.push_pipeline` has the options."""

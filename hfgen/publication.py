@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hfgen import card, hub, run_folder
+from hfgen import bundling, card, hub, run_folder
 from hfgen.arguments import read_config_file
 from hfgen.card_results import TASK
 from hfgen.errors import UsageError
@@ -42,9 +42,18 @@ class Prepared:
 
 @contextlib.contextmanager
 def prepared(
-    folder: Path, place: Place, variant: str | None, max_shard_size: str | None, again: str, token: str | None = None
+    folder: Path,
+    place: Place,
+    variant: str | None,
+    max_shard_size: str | None,
+    again: str,
+    token: str | None = None,
+    bundle_code: bool = False,
 ) -> Iterator[Prepared]:
-    """Gather what is published, weights saved anew where they are to have other names, and check all of it."""
+    """Gather what is published, weights saved anew where they are to have other names, and check all of it.
+
+    Code is published only as hfgen generates it now: where it is asked for, or the folder was saved with it.
+    """
     check_model(folder, again)
     if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
         raise UsageError(f"--max_shard_size {max_shard_size} is no size such as 500MB or 5GB.")
@@ -52,12 +61,25 @@ def prepared(
     makeshift = card.CARD not in files and not (folder / run_folder.METRICS).is_file()
     if card.CARD not in files:
         files[card.CARD] = (makeshift_card(folder, place) if makeshift else card.render(folder)).encode()
-    refuse(files, place.repo_id, again, token)
+    code = bundling.code_for(folder) if bundle_code or bundling.is_bundled(folder) else {}
+    if code:
+        files[card.CARD] = _bundled_card(folder, place, files[card.CARD], makeshift)
+    refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
             fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
             files = saved_anew(folder, fresh, files, variant, max_shard_size)
-        yield Prepared(files, variant, makeshift)
+        yield Prepared({**files, **code}, variant, makeshift)
+
+
+def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: bool) -> Path | bytes:
+    """With how to load the code; a card that somebody has edited stays as it is."""
+    if makeshift:
+        return makeshift_card(folder, place, bundled=True).encode()
+    if isinstance(content, Path) and not card.is_rendered(folder):
+        return content
+    name = card.name_on(folder) if isinstance(content, Path) else None
+    return card.render(folder, name, bundled=True).encode()
 
 
 def contents(folder: Path) -> Files:
@@ -153,15 +175,16 @@ def _dtypes(folder: Path) -> dict[str, Any]:
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}  # safetensors' names
 
 
-def makeshift_card(folder: Path, place: Place) -> str:
-    """Of a model of which nothing is known but what it is."""
+def makeshift_card(folder: Path, place: Place, bundled: bool = False) -> str:
+    """Of a model of which nothing is known but what it is, and whether its code is beside it."""
     index = hub.read_index(folder)
     name, class_name = place.repo_id, index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
     tags = ["hfgen", *filter(None, [index.get("_hfgen", {}).get("family")]), "image-generation"]
     data = yaml.safe_dump({"library_name": "hfgen", "pipeline_tag": TASK, "tags": tags}, sort_keys=False)
     return (
         f"---\n{data}---\n\n# {name.rpartition('/')[2]}\n\nA `{class_name}`, saved with hfgen. How it was made is not "
-        f"recorded here.\n\n```python\n{card.python_snippet(name, {}, conditional=False)}\n```\n"
+        f"recorded here.\n\n```python\n{card.python_snippet(name, {}, conditional=False)}\n```"
+        f"{bundling.how_to_load(name) if bundled else ''}\n"
     )
 
 
@@ -183,6 +206,8 @@ def _is_replaced(name: str, variant: str | None) -> bool:
     weights = WEIGHTS.fullmatch(name)
     if weights:
         return (weights["one"] or weights["many"]) == variant
+    if bundling.NAME.fullmatch(name):
+        return True  # the new index does not name it
     return not variant and bool(CONFIGS.fullmatch(name) or OF_A_RUN.fullmatch(name))
 
 

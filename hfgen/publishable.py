@@ -3,7 +3,7 @@
 import getpass
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,34 @@ NO_NAMES = {"root", "user", "admin", "runner", "ubuntu", "debian", "docker", "jo
 SHOWN = 4  # so that the message stays short
 
 
-def refuse(files: Files, repo_id: str, again: str, token: str | None = None) -> None:
+def refuse(
+    files: Files, repo_id: str, again: str, token: str | None = None, generated: Mapping[str, bytes] | None = None
+) -> None:
     """Stop where a file must not be published.
 
     Args:
         repo_id: whose own namespace is no secret, even if it is this user's name.
         again: the command by which it is tried again.
         token: which must not stand in any file, beside what looks like one.
+        generated: code that hfgen itself has just made: a file of that name and content may be published.
 
     Raises:
         UsageError: it names the files, and what to do with each.
     """
-    found = [f"{name}: {what}" for name, content in sorted(files.items()) for what in findings(name, content)]
+    own = {name for name, content in (generated or {}).items() if name in files and _holds(files[name], content)}
+    others = [(name, content) for name, content in sorted(files.items()) if name not in own]
+    found = [f"{name}: {what}" for name, content in others for what in findings(name, content)]
     secrets = [text for text in (token, get_token()) if text and len(text) >= 8]
     found += [f"{name}: {what}" for name, content in files.items() for what in told(name, content, repo_id, secrets)]
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise UsageError("\n".join(["Nothing was sent:", *found[:SHOWN], f"Then again{more}: {again}"]))
+
+
+def _holds(file: Path | bytes, content: bytes) -> bool:
+    return file == content or (
+        isinstance(file, Path) and file.is_file() and not file.is_symlink() and file.read_bytes() == content
+    )
 
 
 def findings(name: str, content: Path | bytes) -> Iterator[str]:

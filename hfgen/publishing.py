@@ -73,10 +73,12 @@ def push_pipeline(
     variant: str | None = None,
     max_shard_size: int | str | None = None,
     safe_serialization: bool = True,
+    bundle_code: bool = False,
 ) -> Pushed:
     """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
     place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
     options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+    options |= {"bundle_code": bundle_code}
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / repo_id.rpartition("/")[2]
         pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
@@ -94,6 +96,7 @@ def publish(
     max_shard_size: str | None = None,
     token: str | None = None,
     again: str | None = None,
+    bundle_code: bool = False,
 ) -> Pushed:
     """Push what a folder holds: the model, and of a run its card, pictures, metrics and config.
 
@@ -103,18 +106,19 @@ def publish(
         variant: the weights are saved as this variant, and join those that are there.
         max_shard_size: "5GB": larger weights are split.
         again: the command that repeats this, for the messages.
+        bundle_code: code goes with it by which plain diffusers loads it where hfgen is not (`hfgen.bundling`).
 
     Raises:
-        UsageError: the folder is no model, or holds what must not be published (`hfgen.publishable`); nothing was
-            sent. Or the repository is public and was to be private.
+        UsageError: the folder is no model, or holds what must not be published (`hfgen.publishable`), or its classes
+            cannot be bundled; nothing was sent. Or the repository is public and was to be private.
         HFGenError: the Hub cannot be reached or refuses. The folder is as it was.
     """
-    again = again or retry_command(folder, place, variant, max_shard_size)
+    again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
     check_place(place)
     if not (token or get_token()):
         raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
-    with prepared(folder, place, variant, max_shard_size, again, token) as ready:
+    with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
         with _bars_on_terminals(), _clear_errors(folder, place, again):
             _check_metadata(ready.files[card.CARD])
             return upload(api, place, lambda there: changes(ready, there))
@@ -132,13 +136,20 @@ def check_place(place: Place) -> None:
         raise UsageError("--revision is a commit, which nothing can be added to; name a branch.")
 
 
-def retry_command(folder: Path, place: Place, variant: str | None = None, max_shard_size: str | None = None) -> str:
+def retry_command(
+    folder: Path,
+    place: Place,
+    variant: str | None = None,
+    max_shard_size: str | None = None,
+    bundle_code: bool = False,
+) -> str:
     """The command line that pushes a folder once more; a token has to be given again."""
     values = {"--revision": place.revision, "--variant": variant, "--max_shard_size": max_shard_size}
     if not place.commit_message.endswith(f"with hfgen {__version__}"):
         values["--commit_message"] = place.commit_message
     words = [word for name, value in values.items() if value for word in (name, value)]
-    flags = [flag for flag, on in (("--private", place.private), ("--create_pr", place.create_pr)) if on]
+    switches = {"--private": place.private, "--create_pr": place.create_pr, "--bundle_code": bundle_code}
+    flags = [flag for flag, on in switches.items() if on]
     return shlex.join(["hfgen", "push", str(folder), place.repo_id, *flags, *words])
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hfgen import card, card_check
+from hfgen import HFGenPipeline, card, card_check
 from hfgen.card_results import eval_results
 from hfgen.cli import cli
 from hfgen.errors import CheckError, UsageError
@@ -95,6 +95,17 @@ def test_a_changed_digit_is_caught(run, capsys):
     with pytest.raises(CheckError):
         check(run)
     assert "the card has: ++ FID 0.01" in capsys.readouterr().out
+
+
+def test_a_bundled_run_tells_how_it_is_loaded_without_hfgen(run, capsys):
+    assert "trust_remote_code" not in (run / "README.md").read_text()
+    HFGenPipeline.from_pretrained(run).save_pretrained(run, bundle_code=True)
+    hfgen("card", run)
+    text = (run / "README.md").read_text()
+    assert 'DiffusionPipeline.from_pretrained("tiny gan", trust_remote_code=True)' in text
+    assert "runs the code of this repository on your machine" in text
+    assert "With hfgen it is not needed" in text
+    check(run)
 
 
 def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys):

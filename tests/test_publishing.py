@@ -242,6 +242,47 @@ def test_old_shards_and_pictures_go_with_the_same_commit(hub, run, copy, hfgen):
     assert json.loads(hfgen("pixels", "me/shards", "{}")["out"]) == json.loads(hfgen("pixels", run, "{}")["out"])
 
 
+def test_code_that_hfgen_generates_goes_with_it_and_goes_again(hub, run, hfgen):
+    told = json.loads(hfgen("push", run, "me/bundled", "--bundle_code", "--dry_run", "--json")["out"])
+    hfgen("push", run, "me/bundled", "--bundle_code")
+    files = hub.files("me/bundled")
+    assert {name: len(data) for name, data in files.items() if name != ".gitattributes"} == told["files"]
+    index = json.loads(files["model_index.json"])
+    assert f"{index['_class_name'][0]}.py" in files
+    assert f"generator/{index['generator'][0]}.py" in files
+    assert 'DiffusionPipeline.from_pretrained("my-model", trust_remote_code=True)' in files["README.md"].decode()
+    before = len(hub.requests)
+    assert hfgen("pixels", "me/bundled", "{}")["out"] == hfgen("pixels", run, "{}")["out"]
+    assert not [request for request in hub.requests[before:] if ".py" in request.path]
+    hfgen("push", run, "me/bundled", "--bundle_code", "--max_shard_size", "1KB")
+    assert json.loads(hub.files("me/bundled")["model_index.json"])["_class_name"] == index["_class_name"]
+    hfgen("push", run, "me/bundled")
+    assert not [name for name in hub.files("me/bundled") if name.endswith(".py")]
+    assert hub.files("me/bundled")["README.md"] == (run / "README.md").read_bytes()
+
+
+def test_code_is_published_only_as_hfgen_generates_it(hub, run, hfgen, tmp_path):
+    """By content: a generated file that was changed is somebody's code, whatever it is called."""
+    folder = tmp_path / "pipeline"
+    HFGenPipeline.from_pretrained(run).save_pretrained(folder, bundle_code=True)
+    hfgen("push", folder, "me/as-saved")
+    assert any(name.endswith(".py") for name in hub.files("me/as-saved"))
+    assert "trust_remote_code" in hub.files("me/as-saved")["README.md"].decode()
+    path = next(folder.glob("*.py"))
+    path.write_text(path.read_text() + "\nprint()\n")
+    for words in ([], ["--bundle_code"]):
+        refused = hfgen("push", folder, "me/changed", *words, code=2)
+        assert f"{path.name}: code, which a model does not need; move it away" in refused["err"]
+    assert "me/changed" not in hub.repositories
+
+
+def test_a_pipeline_pushes_its_code(hub, run, hfgen):
+    hfgen("push_to_hub", run, "me/by-hand-bundled", json.dumps({"bundle_code": True}))
+    files = hub.files("me/by-hand-bundled")
+    assert any(name.startswith("pipeline_") for name in files)
+    assert 'from_pretrained("me/by-hand-bundled", trust_remote_code=True)' in files["README.md"].decode()
+
+
 def test_a_variant_joins_the_weights_that_are_there(hub, run, hfgen):
     hfgen("push", run, "me/variants")
     before = hub.files("me/variants")
@@ -556,6 +597,7 @@ def test_the_command_to_repeat_it():
         "hfgen push 'a b' me/x --private --revision dev --variant ema --max_shard_size 5GB "
         "--commit_message 'It'\"'\"'s new'"
     )
+    assert retry_command(Path("a"), Place("me/x"), bundle_code=True).startswith("hfgen push a me/x --bundle_code")
 
 
 def test_of_a_folder_that_was_moved_away_the_last_name_is_told_too():

@@ -16,18 +16,25 @@ import click
 @click.option("--commit_message", help="Title of the commit, or of the pull request.")
 @click.option("--variant", help="Publish the weights under this name (ema, fp16), beside those that are there.")
 @click.option("--max_shard_size", help="Split larger weights: 500MB, 5GB.")
+@click.option("--bundle_code", is_flag=True, help="Add code by which plain diffusers loads it without hfgen.")
 @click.option("--token", help="Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
 @click.option("--dry_run", is_flag=True, help="Check everything and print what would be sent; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def command(run: Path, repo_id: str, dry_run: bool, as_json: bool, token: str | None, **o: Any) -> None:
+def command(
+    run: Path, repo_id: str, bundle_code: bool, dry_run: bool, as_json: bool, token: str | None, **o: Any
+) -> None:
     """Publish RUN, a finished run's folder or one that save_pretrained wrote, as one commit to ORG/NAME.
 
     Shards, pictures and components of an earlier upload that this one replaces are removed by the same commit; what
     others put there stays. Pickles, links, code, tokens, local paths and user names are refused before anything is
     sent. Interrupted or failed, the same command goes on.
+
+    With --bundle_code, DiffusionPipeline.from_pretrained(..., trust_remote_code=True) of plain diffusers loads the
+    model where hfgen is not installed; with hfgen it is loaded as ever, and that code is not run.
     """
     from diffusers.utils import logging
 
+    from hfgen import bundling
     from hfgen.publication import prepared, sizes
     from hfgen.publishing import check_place, default_message, publish, retry_command
     from hfgen.uploading import Place
@@ -36,12 +43,16 @@ def command(run: Path, repo_id: str, dry_run: bool, as_json: bool, token: str | 
     message = o["commit_message"] or default_message()
     place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message)
     if not dry_run:
-        pushed = publish(run, place, o["variant"], o["max_shard_size"], token)
+        pushed = publish(run, place, o["variant"], o["max_shard_size"], token, bundle_code=bundle_code)
+        if bundle_code and not any(bundling.NAME.fullmatch(name) for name in pushed.files):
+            click.echo(bundling.READABLE_ANYWAY, err=True)
         return click.echo(json.dumps(vars(pushed)) if as_json else told(pushed))
     check_place(place)
-    again = retry_command(run, place, o["variant"], o["max_shard_size"])
-    with prepared(run, place, o["variant"], o["max_shard_size"], again, token) as ready:
+    options = place, o["variant"], o["max_shard_size"]
+    with prepared(run, *options, retry_command(run, *options, bundle_code), token, bundle_code) as ready:
         files = sizes(ready)
+    if bundle_code and not any(bundling.NAME.fullmatch(name) for name in files):
+        click.echo(bundling.READABLE_ANYWAY, err=True)
     total = sum(files.values())
     click.echo(json.dumps({"repo_id": repo_id, "files": files, "bytes": total}) if as_json else tree(files))
     return click.echo(f"{len(files)} files, {total:,} bytes. Nothing was sent.", err=True)

@@ -11,7 +11,8 @@ Needs pytest. A law that a family cannot obey is declared with its reason in `ex
 
 import pytest
 
-pytest.register_assert_rewrite("hfgen.testing.laws", "hfgen.testing.latents")  # so that a failing law shows its values
+# so that a failing law shows its values
+pytest.register_assert_rewrite("hfgen.testing.laws", "hfgen.testing.latents", "hfgen.testing.bundles")
 
 from hfgen.testing.laws import FamilyTests, make_data, state, weights  # noqa: E402
 from hfgen.testing.processes import quiet_environment  # noqa: E402

@@ -24,6 +24,7 @@ from hfgen.noise import SeededNoise, StepNoise
 from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.run_folder import read_metrics
+from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.latents import LatentLaws
 from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
 from hfgen.train import main
@@ -33,7 +34,7 @@ from hfgen.transformers_models import config_of, construct
 BATCH = 4
 
 
-class FamilyTests(LatentLaws):
+class FamilyTests(LatentLaws, BundleLaws):
     """Subclass it, say which family, and give it the tiniest config.
 
     Attributes:

@@ -152,7 +152,7 @@ class FlowPipeline(HFGenPipeline):
 
     def __init__(self, flow: Any, dequantizer: Any, scheduler: PriorScheduler) -> None:
         super().__init__()
-        if not isinstance(scheduler, PriorScheduler):
+        if not hasattr(scheduler, "log_prob"):
             raise UsageError(f"The scheduler of a flow is a PriorScheduler, not a {type(scheduler).__name__}.")
         config, noise = flow.config, dequantizer.config
         for name in ("sample_size", "in_channels"):

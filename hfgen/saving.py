@@ -1,0 +1,39 @@
+"""Saving a pipeline into a folder: all of it or nothing; and code beside it only where that is asked for."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from hfgen import bundling, hub
+from hfgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from hfgen.pipeline import HFGenPipeline
+
+
+@contextlib.contextmanager
+def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> Iterator[Path]:
+    """A folder to save into, which takes its place in `folder` when all is written.
+
+    Args:
+        options: of `save_pretrained`; those that diffusers does not know are taken out.
+
+    Raises:
+        UsageError, OSError: as `HFGenPipeline.save_pretrained`.
+    """
+    if options.pop("push_to_hub", False):
+        raise UsageError("save_pretrained does not push; call push_to_hub.")
+    if not options.get("safe_serialization", True):
+        raise UsageError("hfgen saves safetensors only.")
+    code = bundling.code_of(pipeline) if options.pop("bundle_code", False) else {}
+    try:
+        with hub.staged(folder, options.get("variant")) as staging:
+            yield staging
+            hub.strip_local_paths(staging)
+            bundling.write(code, staging)
+    except SafetensorError as error:
+        raise OSError(f"{folder} could not be written: {error}") from error
+    bundling.remove_others(folder, code)
