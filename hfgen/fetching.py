@@ -31,6 +31,7 @@ from huggingface_hub.file_download import repo_folder_name
 from hfgen import __version__
 from hfgen.errors import LoadError
 from hfgen.hub import INDEX, component_entries, read_index
+from hfgen.progress import bars_on_a_terminal_only
 from hfgen.reading import MOST_BYTES, MOST_TABLE
 from hfgen.uploading import digest, is_transient, patiently
 
@@ -72,7 +73,7 @@ def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> st
     """
     where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
     select = (lambda _, names: matching(names, patterns)) if patterns else needed_by(kwargs)
-    with _clear_errors(repo_id, where.get("revision")):
+    with _clear_errors(repo_id, where.get("revision")), bars_on_a_terminal_only():
         if where.pop("local_files_only", False) or constants.is_offline_mode():
             return _from_cache(repo_id, select, where)
         if COMMIT.fullmatch(where.get("revision", "")) and not where.get("force_download"):

@@ -59,16 +59,21 @@ class Progress:
 
 @contextlib.contextmanager
 def bars_on_a_terminal_only() -> Iterator[None]:
-    """Within, the bars that diffusers and transformers draw while they load and save are drawn on a terminal only."""
+    """Within, the bars that the stack draws while it fetches, loads and saves are drawn on a terminal only."""
     from diffusers.utils import logging as of_diffusers
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as of_transformers
 
-    hidden = [] if sys.stderr.isatty() else [of_diffusers, of_transformers]
-    hidden = [library for library in hidden if library.is_progress_bar_enabled()]
-    for library in hidden:
-        library.disable_progress_bar()
+    fetching = not are_progress_bars_disabled() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
+    bars = [(fetching, disable_progress_bars, enable_progress_bars)]
+    for library in (of_diffusers, of_transformers):
+        bars.append((library.is_progress_bar_enabled(), library.disable_progress_bar, library.enable_progress_bar))
+    hidden = [] if sys.stderr.isatty() else [bar for bar in bars if bar[0]]
+    for _, hide, _ in hidden:
+        hide()
     try:
         yield
     finally:
-        for library in hidden:
-            library.enable_progress_bar()
+        for _, _, show in hidden:
+            show()

@@ -1,5 +1,6 @@
 """The README's walk from a model to the Hub and back, as written there, against the stand-in."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -50,11 +51,11 @@ def walked(tmp_path_factory):
             before = len(hub.requests)
             done = typing.run(line, cwd=place) if python else run(line)
             assert done.returncode == 0, done.stdout + done.stderr
+            assert "%|" not in done.stderr  # bars are for a terminal
             return done.stdout, hub.requests[before:]
 
-        typing = Nursery(*TRAINING, environment=environment)
-        yield hub, place, [typed(line) for line in COMMANDS.splitlines()], typed(PYTHON + THEN, python=True)
-        typing.close()
+        with contextlib.closing(Nursery(*TRAINING, environment=environment)) as typing:
+            yield hub, place, [typed(line) for line in COMMANDS.splitlines()], typed(PYTHON + THEN, python=True)
 
 
 def picture(path):

@@ -68,9 +68,6 @@ def copy(source: ForeignFiles, place: Path, options: Options, model: str | None)
         index = hub.read_index(source.path)
         _refuse(source, index, model)
         entries = {name: source.path / name for name, _, _ in hub.component_entries(index)}
-        odd = [name for name in entries if not name.isidentifier()]
-        if odd:  # it becomes a path
-            raise LoadError(f"{source.name}: {hub.INDEX} names a component {odd[0]!r}.")
         entries = {name: folder if folder.is_dir() else source.path for name, folder in entries.items()}
     elif wrapper is not None and model in (None, wrapper.name):
         return _copy_component(source, source.path, place, "")
