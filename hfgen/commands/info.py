@@ -19,10 +19,11 @@ from hfgen.registry import get_family, list_families
 
 @click.command("info")
 @click.argument("target")
+@click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(target: str, as_json: bool) -> None:
+def command(target: str, revision: str | None, as_json: bool) -> None:
     """Tell what TARGET is: a family, a recipe, a data set, a run folder or a repository."""
-    facts = describe(target)
+    facts = pipeline_facts(target, revision) if revision else describe(target)
     text = json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False, width=110)
     click.echo(text, nl=as_json)
 
@@ -76,13 +77,13 @@ def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
     return {name: re.sub(r"\b(typing|collections\.abc)\.", "", text) for name, text in written.items()}
 
 
-def pipeline_facts(target: str) -> dict[str, Any]:
+def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     """A run folder or a repository: family, components with parameters, and how it was trained if that is known."""
     from hfgen import HFGenPipeline, run_folder
     from hfgen.fetching import local_folder
     from hfgen.run import component_rows
 
-    folder = Path(local_folder(target))
+    folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
     rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline)}
     facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows}
