@@ -37,8 +37,10 @@ def ask(*batches):
 
 
 def workers():
-    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "multiprocessing" not in " ".join(child.cmdline())]  # Python's own helpers
+    """Forks of this process; others are helpers of the tests, or Python's own."""
+    here = psutil.Process()
+    alive = [child for child in here.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if child.cmdline() == here.cmdline()]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
