@@ -30,6 +30,9 @@ def load(asked):
         options["scheduler"] = PriorScheduler([3])
     if "only" in options:
         return {"path": huggingface_hub.hf_hub_download(asked["target"], options.pop("only"), **options)}
+    if "api" in options:
+        api = huggingface_hub.HfApi(token=options["token"])
+        return {"answer": str(getattr(api, options["api"])(**options["words"]))}
     if "folder" in options:
         return {"path": fetching.download(asked["target"], **options["folder"])}
     pipeline = HFGenPipeline.from_pretrained(asked["target"], **options)
@@ -307,6 +310,16 @@ def test_a_fault_that_stays_is_one_error(load, loads, hub, cold, what, part, wor
 
     assert re.search(words, found["message"], re.DOTALL), found["message"]
     loads(load(cache_dir=cold))  # and nothing that is damaged was kept
+
+
+def test_a_tag_is_the_commit_that_it_was_put_on(load, loads, hub, cold, folders):
+    """And stays so, when the branch moves on."""
+    hub.add("me/tagged", folders / "toy")
+    assert "'name': 'me'" in load(api="whoami", words={}, token=TOKEN)["answer"]
+    assert load(api="create_tag", words={"repo_id": "me/tagged", "tag": "v1"}, token=TOKEN)["answer"] == "None"
+    hub.add("me/tagged", folders / "other")
+    loads(load("me/tagged", cache_dir=cold, revision="v1"))
+    loads(load("me/tagged", cache_dir=cold), "other")
 
 
 def test_an_update_that_fails_leaves_what_was_cached(load, loads, hub, cold, folders):
