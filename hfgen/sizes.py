@@ -10,8 +10,8 @@ import inspect
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
 MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
 FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
 PARTS_PER_TENSOR = 20
+Built = TypeVar("Built")
 WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -128,16 +129,27 @@ def renamed(model: Any, saved: Shapes) -> Shapes:
 
 
 def _without_memory(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) -> nn.Module | None:
-    """The network on the device `meta`; None where its class needs the values of tensors to build itself."""
     known = inspect.signature(config_class_of(class_) or class_.__init__).parameters
     arguments = {key: value for key, value in config.items() if key in known}
-    most = min(FEW_PARTS + PARTS_PER_TENSOR * len(saved), MOST_PARTS)
-    told = f"{name}/config.json asks for more than {most:,} parts, and the weights hold {len(saved):,} tensors"
+    return without_memory(lambda: construct(class_, arguments), len(saved), f"{name}/config.json")
+
+
+def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Built | None:
+    """What is built, on the device `meta`; None where a class needs the values of tensors to build itself.
+
+    Args:
+        tensors: how many were saved, by which the number of parts is bounded.
+        where: what asks for the parts, for the message.
+
+    Raises:
+        LoadError: it has far more parts than were saved.
+    """
+    most = min(FEW_PARTS + PARTS_PER_TENSOR * tensors, MOST_PARTS)
+    told = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors"
     try:
         with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
             warnings.simplefilter("ignore")  # what is told is told when it is loaded
-            model: nn.Module = construct(class_, arguments)
-            return model
+            return build()
     except (NotImplementedError, RuntimeError, TypeError) as error:
         if "meta" in str(error):
             return None
