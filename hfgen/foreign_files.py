@@ -6,6 +6,7 @@ tensors and plain containers and refuses everything else.
 
 import functools
 import hashlib
+import mmap
 import re
 import struct
 import warnings
@@ -27,6 +28,7 @@ SAFE = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".model", ".pkl", ".pickle")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
 ARCHIVE = b"PK\x03\x04"  # how a file starts that torch takes for a zip archive
+BYTEARRAY = b"\nbytearray\n"  # the end of the opcode that names it; its argument is a length, filled with zeros
 MOST = 2  # files of a folder that are read as one model: two networks
 
 StateDict = dict[str, Tensor]
@@ -149,6 +151,8 @@ def _safetensors(path: Path) -> StateDict:
 
 def _pickle(path: Path) -> Any:
     _refuse_compressed(path)
+    if _has(path, BYTEARRAY):
+        raise UsageError(f"{path.name} was refused: it holds a bytearray, which a few bytes can make of any length.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of storages as old versions of torch saved them
@@ -162,6 +166,15 @@ def _pickle(path: Path) -> Any:
             ) from error
         told = re.search(r"WeightsUnpickler error: (.+)", str(error))
         raise UsageError(f"{path.name} is refused or damaged: {told[1] if told else _first_line(error)}") from error
+
+
+def _has(path: Path, words: bytes) -> bool:
+    """Whether a file holds these bytes; of an archive that is not compressed, whether an entry does."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(words) >= 0
 
 
 def _refuse_compressed(path: Path) -> None:

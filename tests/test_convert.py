@@ -436,6 +436,13 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+class Zeros:
+    """Bytes without end, for torch's unpickler one of the plain values."""
+
+    def __reduce__(self):
+        return bytearray, (1000,)
+
+
 def test_a_pickle_is_read_on_the_users_word_only(tmp_path):
     saved_by_diffusers(tmp_path / "ddpm", safe_serialization=False)
     sources = [HERE / "torchgan" / "generator.pt", HERE / "pythae-mse", tmp_path / "ddpm"]
@@ -458,6 +465,10 @@ def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatc
     refused(
         "test_convert.TutorialGenerator, which is code", tmp_path / "whole.pth", tmp_path / "made", "--allow_pickle"
     )
+    torch.save({"a": Zeros()}, tmp_path / "zeros.pth")
+    refused("holds a bytearray", tmp_path / "zeros.pth", tmp_path / "made", "--allow_pickle")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    refused("is refused or damaged", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle")
     (tmp_path / "cut.pth").write_bytes((HERE / "torchgan" / "generator.pt").read_bytes()[:1000])
     refused("is refused or damaged", tmp_path / "cut.pth", tmp_path / "made", "--allow_pickle")
 
