@@ -309,6 +309,29 @@ def test_a_fault_that_stays_is_one_error(load, loads, hub, cold, what, part, wor
     loads(load(cache_dir=cold))  # and nothing that is damaged was kept
 
 
+def test_an_update_that_fails_leaves_what_was_cached(load, loads, hub, cold, folders):
+    """A branch is noted to have moved once what is needed of its new commit is here."""
+    hub.add("org/moves", folders / "toy")
+    loads(load("org/moves", cache_dir=cold))
+    hub.add("org/moves", folders / "other")
+    hub.fail(403, "GET", "org/moves/resolve", times=99)
+    assert "error" in load("org/moves", cache_dir=cold)
+    hub.faults[-1].times = 0
+    loads(load("org/moves", cache_dir=cold, local_files_only=True))
+    loads(load("org/moves", cache_dir=cold), "other")
+    loads(load("org/moves", cache_dir=cold, local_files_only=True), "other")
+
+
+def test_two_files_of_one_content_arrive_damaged(load, loads, hub, cold, folders, tmp_path):
+    """They share a blob of the cache; the second try is made all the same."""
+    twins = shutil.copytree(folders / "toy", tmp_path / "twins")
+    (twins / "generator" / "extra.json").write_text("{}")
+    (twins / "critic" / "extra.json").write_text("{}")
+    hub.add("org/twins", twins)
+    hub.fail("wrong", "GET", "extra.json")
+    loads(load("org/twins", cache_dir=cold))
+
+
 @pytest.mark.parametrize("name", ["model_index.json", "generator/config.json", f"generator/{WEIGHTS}"])
 def test_a_cache_that_was_damaged_is_mended(load, loads, cold, name):
     """As the message says."""
