@@ -10,8 +10,8 @@ import inspect
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
 MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
 FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
 PARTS_PER_TENSOR = 20
+Built = TypeVar("Built")
 WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, 
         class_: a diffusers `ModelMixin`, or a transformers `PreTrainedModel`.
         saved: name -> shape of each saved tensor.
     """
-    model = _without_memory(class_, config, saved, where)
+    model: nn.Module | None = without_memory(lambda: _as_loaded(class_, config), len(saved), where)
     if model is None:
         return
     tensors = model.state_dict()
@@ -128,15 +129,22 @@ def renamed(model: Any, saved: Shapes) -> Shapes:
     return saved
 
 
-def _without_memory(class_: Any, config: Mapping[str, Any], saved: Shapes, where: str) -> nn.Module | None:
-    """The network on the device `meta`; None where its class needs the values of tensors to build itself."""
-    most = min(FEW_PARTS + PARTS_PER_TENSOR * len(saved), MOST_PARTS)
-    told = f"{where} asks for more than {most:,} parts, and the weights hold {len(saved):,} tensors"
+def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Built | None:
+    """What is built, on the device `meta`; None where a class needs the values of tensors to build itself.
+
+    Args:
+        tensors: how many were saved, by which the number of parts is bounded.
+        where: what asks for the parts, for the message.
+
+    Raises:
+        LoadError: it has far more parts than were saved.
+    """
+    most = min(FEW_PARTS + PARTS_PER_TENSOR * tensors, MOST_PARTS)
+    told = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors"
     try:
         with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
             warnings.simplefilter("ignore")  # what is told is told when it is loaded
-            model: nn.Module = _as_loaded(class_, config)
-            return model
+            return build()
     except (NotImplementedError, RuntimeError, TypeError) as error:
         if "meta" in str(error):
             return None
