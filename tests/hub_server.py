@@ -1,7 +1,7 @@
 """A stand-in for the Hub: local folders as model repositories, over HTTP on the loopback device.
 
 It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files; and what a push asks
-for: create, whoami, branches, tags, preupload, LFS, commits with a parent, pull requests, history. It fails if told to.
+for: create, whoami, branches, tags, preupload, LFS, commits with parents, pull requests, history. It fails if told to.
 huggingface_hub reads HF_ENDPOINT when it is imported, so that tests load in processes of their own, with
 `HubServer.environment`.
 """
