@@ -91,8 +91,8 @@ class ModuleSource:
             names = [*bound, *sorted(changed - outside - {*bound})]
             for name in names:
                 self.bound.setdefault(name, []).append(statement)
-            found = list(_effects(statement)) or [statement] * (not names and not outside)
-            self.effects += [(statement, effect) for effect in found]
+            effects = list(_effects(statement)) or [statement] * (not names and not outside)
+            self.effects += [(statement, effect) for effect in effects]
 
     def imported(self, statement: ast.Import | ast.ImportFrom) -> Iterator[Import]:
         """What an import statement binds, relative ones made absolute."""

@@ -329,7 +329,7 @@ for name in ("a",):
 torch.backends.of_the_toy = SCALES["a"]
 "A text, which does nothing."
 if TYPE_CHECKING:
-    from nowhere import squash
+    from hfgen.nowhere import squash
 else:
     def squash(x: torch.Tensor) -> torch.Tensor:
         return SCALES.get("a", 7.0) * torch.backends.of_the_toy * torch.sin(x)
