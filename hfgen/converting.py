@@ -9,7 +9,7 @@ import importlib.metadata
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from hfgen import hub
 from hfgen.converted_card import card
-from hfgen.errors import CheckError, HFGenError, PluginError, UsageError, did_you_mean
+from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError, did_you_mean
 from hfgen.fetching import local_folder
-from hfgen.foreign_files import ForeignFiles
+from hfgen.foreign_files import PICKLES, SAFE, ForeignFiles
 from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen.sizes import without_memory
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
@@ -39,13 +40,15 @@ class Conversion:
     """What a converter has read.
 
     Attributes:
-        pipeline: whose networks are of the right shapes; their values are put in from `weights`.
+        build: makes the pipeline; values are put into its networks from `weights`. It is called twice: first on
+            torch's device `meta`, where names and shapes are compared, so that no file makes it ask for more memory
+            than its tensors have.
         weights: component -> the names of its state dict -> the source's tensors. Components that are not named keep
             what they were built with.
         notes: sentences for the card: what was assumed, left out, or differs.
     """
 
-    pipeline: HFGenPipeline
+    build: Callable[[], HFGenPipeline]
     weights: Mapping[str, Mapping[str, Tensor]]
     notes: Sequence[str] = ()
 
@@ -71,7 +74,7 @@ class Converter(ABC):
     @classmethod
     @abstractmethod
     def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
-        """The pipeline and its tensors.
+        """How the pipeline is built, and its tensors.
 
         Args:
             options: component -> what the user says of it.
@@ -196,10 +199,15 @@ def open_source(target: str, allow_pickle: bool, revision: str | None = None) ->
 
     Raises:
         LoadError: there is no such file, folder or repository.
+        UsageError: a revision of what is local.
     """
     path = Path(target)
-    if path.exists():
+    if path.exists() and revision is not None:
+        raise UsageError(f"--revision {revision}: {target} is local; only a repository on the Hub has revisions.")
+    if path.is_file() or path.is_dir():
         return ForeignFiles(path, path.resolve().name, allow_pickle)
+    if path.suffix.lower() in (*PICKLES, SAFE):  # a slip is nothing to ask a Hub about
+        raise LoadError(f"There is no file {target!r}. By its ending it is no repository, so the Hub was not asked.")
     folder = Path(local_folder(target, TEXTS + TENSORS, revision=revision))
     if allow_pickle and not any(folder.rglob("*.safetensors")):
         folder = Path(local_folder(target, TEXTS + PICKLED, revision=revision))
@@ -225,18 +233,18 @@ def convert(
     if model and converter.family not in (None, model):
         raise UsageError(f"--model {model}: what the format {converter.name} makes is a {converter.family}.")
     read = converter.read(source, options or {}, model)
-    fill(read.pipeline, read.weights, source.name)
+    pipeline = built(read, source.name)
     given = [f"{name}.{key} = {value!r}" for name, part in (options or {}).items() for key, value in part.items()]
     notes = [*read.notes, *([f"Said by whoever converted it: {', '.join(given)}."] if given else [])]
     with hub.staged(target) as staging:
-        read.pipeline.save_pretrained(staging)
+        pipeline.save_pretrained(staging)
         check(staging, read.weights)
-        text = card(target.resolve().name, source, converter, read.pipeline, notes)
+        text = card(target.resolve().name, source, converter, pipeline, notes)
         (staging / "README.md").write_text(text, encoding="utf-8")
     return {
         "output": str(target),
         "format": converter.name,
-        "pipeline": type(read.pipeline).__name__,
+        "pipeline": type(pipeline).__name__,
         "tensors": sum(len(tensors) for tensors in read.weights.values()),
         "sha256": source.sha256,
         "notes": notes,
@@ -251,12 +259,36 @@ def refuse_used(target: Path) -> None:
         raise UsageError(f"{target} is there already and not empty; nothing was converted. Give another TARGET.")
 
 
+def built(read: Conversion, source: str) -> HFGenPipeline:
+    """The pipeline with the source's tensors in it; no memory is spent on one whose tensors are others.
+
+    Raises:
+        UsageError: a name or a shape that is another.
+        LoadError: it has far more parts than the source has tensors.
+    """
+    shell = without_memory(read.build, sum(map(len, read.weights.values())), source)
+    if shell is not None:
+        compare(shell, read.weights, source)
+    pipeline = read.build()
+    fill(pipeline, read.weights, source)
+    return pipeline
+
+
 def fill(pipeline: HFGenPipeline, weights: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
     """Put a source's tensors into the networks that were built for them.
 
     Raises:
         UsageError: a name or a shape that is another.
     """
+    compare(pipeline, weights, source)
+    for component, tensors in weights.items():
+        network: nn.Module = getattr(pipeline, component)
+        network.load_state_dict(dict(tensors), strict=False)  # but for counters, all are there
+        network.eval()
+
+
+def compare(pipeline: HFGenPipeline, weights: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
+    """Raise a UsageError where a source's tensors have other names or shapes than those of the networks."""
     for component, tensors in weights.items():
         network: nn.Module = getattr(pipeline, component)
         wanted = network.state_dict()
@@ -269,8 +301,6 @@ def fill(pipeline: HFGenPipeline, weights: Mapping[str, Mapping[str, Tensor]], s
                 f"{source} is not of the architecture of {type(network).__name__}. In hfgen's names:\n"
                 f"{'; '.join(itertools.islice(told, SHOWN))}{more}."
             )
-        network.load_state_dict(dict(tensors), strict=False)  # but for counters, all are there
-        network.eval()
 
 
 def _shape(tensor: Tensor | None) -> str:

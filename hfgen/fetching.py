@@ -41,6 +41,7 @@ Select = Callable[[str, Names], list[str]]  # folder with what is there so far, 
 
 TIMEOUT = 10.0  # seconds, of the first question; huggingface_hub's of files is the same
 MAIN, CARD = "main", "README.md"
+CONFIGS = (INDEX, "config.json", "scheduler_config.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)[.\w-]*\.safetensors")
 WHERE = ("revision", "token", "cache_dir", "force_download", "local_files_only")
@@ -89,7 +90,9 @@ def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> st
             if isinstance(error, httpx2.ConnectError):  # there is no Hub; others may only be busy
                 raise
             commit, entries = patiently(lambda: _ask(repo_id, where))
-        return _fetch(repo_id, commit, entries, select, where)
+        folder = _fetch(repo_id, commit, entries, select, where)
+        _note(repo_id, commit, where)
+        return folder
 
 
 # --- which files ------------------------------------------------------------------------------------------------
@@ -144,18 +147,23 @@ def component_files(names: Names, prefix: str, variant: str | None) -> list[str]
 
 
 def _ask(repo_id: str, where: Mapping[str, Any]) -> tuple[str, Entries]:
-    """The commit that the revision is now, and its files; it is noted in the cache, as huggingface_hub does."""
+    """The commit that the revision is now, and its files."""
     api = HfApi(library_name="hfgen", library_version=__version__, token=where.get("token"))
     revision = where.get("revision", MAIN)
     info: Any = api.repo_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT)
     if not COMMIT.fullmatch(info.sha or ""):
         raise LoadError(f"the Hub does not tell which commit {revision!r} is.")
-    if revision != info.sha:
+    return info.sha, {sibling.rfilename: sibling for sibling in info.siblings or ()}
+
+
+def _note(repo_id: str, commit: str, where: Mapping[str, Any]) -> None:
+    """Note in the cache which commit a branch is, as huggingface_hub does, once what is needed of it is here."""
+    revision = where.get("revision", MAIN)
+    if revision != commit:
         with contextlib.suppress(OSError):  # of a cache that cannot be written to
             note = _storage(repo_id, where) / "refs" / revision
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(info.sha, encoding="utf-8")
-    return info.sha, {sibling.rfilename: sibling for sibling in info.siblings or ()}
+            note.write_text(commit, encoding="utf-8")
 
 
 def _fetch(repo_id: str, commit: str, entries: Entries, select: Select, where: Mapping[str, Any]) -> str:
@@ -186,7 +194,7 @@ def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) 
         if not wrong:
             return
         for name in wrong:  # so that nothing else ever reads them
-            (folder / name).resolve().unlink()
+            (folder / name).resolve().unlink(missing_ok=True)  # two names of one content share it
             (folder / name).unlink(missing_ok=True)
     raise LoadError(
         f"{wrong[0]} arrived damaged, {TRIES} times: its content is not what the Hub announced. It was not kept.\n"
@@ -196,7 +204,7 @@ def _get(repo_id: str, commit: str, entries: Entries, where: Mapping[str, Any]) 
 
 def _check_sizes(entries: Entries) -> None:
     for name, entry in entries.items():
-        most = MOST_BYTES if name.endswith("config.json") or name == INDEX else MOST_TABLE
+        most = MOST_BYTES if name.rpartition("/")[2] in CONFIGS else MOST_TABLE
         if name.endswith(TEXTS) and (entry.size or 0) > most:
             raise LoadError(
                 f"{name} has {entry.size:,} bytes, hfgen reads at most {most:,} of such a file; it was not fetched.\n"

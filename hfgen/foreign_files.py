@@ -6,9 +6,11 @@ tensors and plain containers and refuses everything else.
 
 import functools
 import hashlib
-import json
+import mmap
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hfgen import hub
 from hfgen.errors import LoadError, UsageError
+from hfgen.reading import read_json
 
 SAFE = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".model", ".pkl", ".pickle")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
+ARCHIVE = b"PK\x03\x04"  # how a file starts that torch takes for a zip archive
+BYTEARRAY = b"\nbytearray\n"  # the end of the opcode that names it; its argument is a length, filled with zeros
 MOST = 2  # files of a folder that are read as one model: two networks
 
 StateDict = dict[str, Tensor]
@@ -51,15 +57,16 @@ class ForeignFiles:
         """The dictionary in a JSON file of the folder.
 
         Raises:
-            LoadError: it is missing, or holds something else.
+            LoadError: it is missing, a link out of the folder, longer or deeper than any config, or holds something
+                else.
         """
-        path = self.path / name
+        path = self._inside(name)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         except FileNotFoundError as error:
             raise LoadError(f"{self.name}: {name} is missing.") from error
-        except ValueError as error:
-            raise LoadError(f"{self.name}: {name} is damaged: {error}") from error
+        except (ValueError, OSError) as error:
+            raise LoadError(f"{self.name}: {name} is damaged: {_first_line(error)}") from error
         if not isinstance(found, dict):
             raise LoadError(f"{self.name}: {name} is damaged: it holds no dictionary.")
         self._remember(path)
@@ -70,9 +77,9 @@ class ForeignFiles:
 
         Raises:
             UsageError: it is a pickle and the user has not allowed that, or holds more than tensors and plain values.
-            LoadError: it is missing or damaged.
+            LoadError: it is missing, damaged or a link out of the folder.
         """
-        path = self.path / name if name else self.path
+        path = self._inside(name) if name else self.path
         if path not in self._read:
             if path.suffix != SAFE and not self.allow_pickle:
                 raise UsageError(
@@ -123,6 +130,12 @@ class ForeignFiles:
             )
         return files
 
+    def _inside(self, name: str) -> Path:
+        """The path of a file of the folder; a link out of it, but to a Hub's cache, is a LoadError."""
+        path = self.path / name
+        hub.refuse_links_out(self.path, path)
+        return path
+
     def _remember(self, path: Path) -> None:
         name = path.relative_to(self.path).as_posix() if path != self.path else path.name
         with path.open("rb") as file:
@@ -137,6 +150,9 @@ def _safetensors(path: Path) -> StateDict:
 
 
 def _pickle(path: Path) -> Any:
+    _refuse_compressed(path)
+    if _has(path, BYTEARRAY):
+        raise UsageError(f"{path.name} was refused: it holds a bytearray, which a few bytes can make of any length.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of storages as old versions of torch saved them
@@ -150,6 +166,56 @@ def _pickle(path: Path) -> Any:
             ) from error
         told = re.search(r"WeightsUnpickler error: (.+)", str(error))
         raise UsageError(f"{path.name} is refused or damaged: {told[1] if told else _first_line(error)}") from error
+
+
+def _has(path: Path, words: bytes) -> bool:
+    """Whether a file holds these bytes; of an archive that is not compressed, whether an entry does."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(words) >= 0
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise a UsageError where an archive holds more bytes than it has: torch compresses none that it saves."""
+    with path.open("rb") as file:
+        if file.read(len(ARCHIVE)) != ARCHIVE:
+            return  # as torch saved before 1.6
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise UsageError(f"{path.name} is refused or damaged: {_first_line(error)}") from error
+    if not _directory_is_at_the_end(path):
+        raise UsageError(f"{path.name} is refused or damaged: its table of contents is not where torch puts it.")
+    compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UsageError(
+            f"{path.name} was refused: it is an archive whose entries are compressed or overlap, and may stand for a\n"
+            "thousand times its size; torch.save writes none such. Where you trust it, save it anew with torch.save."
+        )
+
+
+def _directory_is_at_the_end(path: Path) -> bool:
+    """Whether the list of an archive's entries ends where its end record starts: else torch's reader, which goes by
+    the offset in that record, and Python's, which goes by its place, may find different lists.
+
+    The records are those of APPNOTE.TXT (PKWARE), 4.3.14 to 4.3.16.
+    """
+    with path.open("rb") as file:
+        place = file.seek(0, 2) - 22
+        file.seek(max(0, place - 76))
+        tail = file.read()
+    if len(tail) != 98 or tail[-22:-18] != b"PK\x05\x06":
+        return False
+    size, offset, comment = struct.unpack("<2LH", tail[-10:])
+    if tail[-42:-38] == b"PK\x06\x07":  # the locator of the end record of zip64, for more than 4 GiB
+        place -= 76
+        size, offset = struct.unpack("<2Q", tail[-58:-42])
+        if tail[:4] != b"PK\x06\x06" or struct.unpack("<Q", tail[-34:-26]) != (place,):
+            return False
+    return bool(comment == 0 and offset + size == place)
 
 
 def is_state_dict(found: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hfgen.errors import HFGenError, LoadError, UsageError
-from hfgen.reading import read_json
+from hfgen.reading import MOST_TABLE, read_json
 from hfgen.sizes import check_config, check_fit, incomplete, missing_tensors, renamed
 from hfgen.weights import AGAIN, check_names, saved_shapes, weights_name
 
@@ -104,21 +104,39 @@ def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping
             check_component(folder, name, getattr(components, value[1]), kwargs.get("variant"))
 
 
-def check_component(folder: str, name: str, class_: type, variant: str | None = None) -> None:
-    """Raise a LoadError where a component cannot be loaded as this class, or should not be."""
+def check_component(
+    folder: str, name: str, class_: type, variant: str | None = None, place: Path | None = None
+) -> None:
+    """Raise a LoadError where a component cannot be loaded as this class, or should not be.
+
+    Args:
+        place: its own folder, where that is not told by its name.
+    """
     from diffusers import SchedulerMixin
 
     config = "scheduler_config.json" if issubclass(class_, SchedulerMixin) else "config.json"
-    place = component_folder(folder, name)
+    place = place or component_folder(folder, name)
+    where = (place / config).relative_to(folder).as_posix()
     refuse_links_out(folder, place)
     if not (place / config).exists():
-        raise LoadError(f"The component {name!r} is incomplete: {name}/{config} is missing.")
+        raise LoadError(f"The component {name!r} is incomplete: {where} is missing.")
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
     settings = read_config(place / config)
     if issubclass(class_, torch.nn.Module):
         saved = saved_shapes(place, variant, weights_name(class_))
         check_names(place, variant)
-        check_fit(name, class_, settings, saved)
+        check_fit(name, class_, settings, saved, where)
+
+
+def check_files(folder: str, name: str) -> None:
+    """Raise a LoadError where files of a component that is no network (a tokenizer) lie elsewhere, or are too long."""
+    place = component_folder(folder, name)
+    refuse_links_out(folder, place, *place.iterdir())
+    for path in place.glob("*.json"):
+        try:
+            read_json(path, MOST_TABLE)
+        except (ValueError, OSError) as error:
+            raise LoadError(f"{place.name}/{path.name} is damaged: {_first_line(error)}\n{AGAIN}") from error
 
 
 def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import Interrupted
+from hfgen.reading import printable
 
 SCRIPT = Path(__file__).parent / "train.py"
 # Told by hfgen's launcher: who it is, where errors are left for it, how the processes were started.
@@ -43,6 +44,7 @@ def tell_error(message: str, code: int, agreed: bool) -> None:
     Those that `hfgen train` itself started leave it to that process.
     """
     rank = int(os.environ.get("RANK", "0"))
+    message = "\n".join(printable(line) for line in message.splitlines())  # it may quote what anyone has published
     if not leave_error(message, code, agreed) and (rank == 0 or not agreed):
         print(f"hfgen: {message}" if rank == 0 else f"hfgen[{rank}]: {message}", file=sys.stderr, flush=True)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import DiffusionPipeline
 
 from hfgen import hub, registry
-from hfgen.components import STACK
+from hfgen.components import COMPONENT_BASES, STACK
 from hfgen.errors import LoadError
 from hfgen.fetching import local_folder
 from hfgen.pipeline import HFGenPipeline
@@ -43,6 +43,8 @@ def _load_foreign(
                     f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load."
                 )
             class_ = getattr(STACK_MODULES[library], class_name, None)
-            if isinstance(class_, type) and issubclass(class_, ModelMixin | SchedulerMixin):
+            if isinstance(class_, type) and issubclass(class_, COMPONENT_BASES):
                 hub.check_component(folder, name, class_, options.get("variant"))
+            else:
+                hub.check_files(folder, name)
         return foreign.from_pretrained(folder, use_safetensors=True, **options)

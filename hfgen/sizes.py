@@ -10,24 +10,25 @@ import inspect
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
 from hfgen.errors import LoadError
-from hfgen.transformers_models import config_class_of, construct
+from hfgen.transformers_models import config_class_of
 from hfgen.weights import Shapes
 
 LARGEST = 1 << 20  # of any whole number in a config, but for those that are no sizes:
-NO_SIZES = ("seed", "theta")
+NO_SIZES = ("seed", "theta", "warmup_steps", "cycle_steps")
 MOST_TIMESTEPS = 100_000
 MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
 MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
 FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
 PARTS_PER_TENSOR = 20
+Built = TypeVar("Built")
 WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -76,15 +77,16 @@ def _shown(value: Any) -> str:
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) -> None:
+def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, where: str) -> None:
     """Raise a LoadError where a network of this config would not be made of the tensors that are saved.
 
     Args:
         name: of the component.
+        where: the name of its config's file.
         class_: a diffusers `ModelMixin`, or a transformers `PreTrainedModel`.
         saved: name -> shape of each saved tensor.
     """
-    model = _without_memory(name, class_, config, saved)
+    model: nn.Module | None = without_memory(lambda: _as_loaded(class_, config), len(saved), where)
     if model is None:
         return
     tensors = model.state_dict()
@@ -96,11 +98,11 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) 
         if tuple(tensor.shape) != saved.get(key, tuple(tensor.shape)):
             raise LoadError(
                 f"The weights of {name!r} do not fit its config: {key!r} is {list(saved[key])} in the file,\n"
-                f"and {list(tensor.shape)} by {name}/config.json. The two were not saved together, or one was edited."
+                f"and {list(tensor.shape)} by {where}. The two were not saved together, or one was edited."
             )
     unsaved = sum(t.numel() for n, t in [*model.named_buffers(), *model.named_parameters()] if n not in tensors)
     most = max(MOST_ELEMENTS, 4 * sum(map(math.prod, saved.values())))
-    _check(unsaved, most, f"{name}/config.json: its tables have {unsaved:,} values")
+    _check(unsaved, most, f"{where}: its tables have {unsaved:,} values")
 
 
 def missing_tensors(model: nn.Module, saved: Shapes) -> set[str]:
@@ -127,21 +129,35 @@ def renamed(model: Any, saved: Shapes) -> Shapes:
     return saved
 
 
-def _without_memory(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes) -> nn.Module | None:
-    """The network on the device `meta`; None where its class needs the values of tensors to build itself."""
-    known = inspect.signature(config_class_of(class_) or class_.__init__).parameters
-    arguments = {key: value for key, value in config.items() if key in known}
-    most = min(FEW_PARTS + PARTS_PER_TENSOR * len(saved), MOST_PARTS)
-    told = f"{name}/config.json asks for more than {most:,} parts, and the weights hold {len(saved):,} tensors"
+def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Built | None:
+    """What is built, on the device `meta`; None where a class needs the values of tensors to build itself.
+
+    Args:
+        tensors: how many were saved, by which the number of parts is bounded.
+        where: what asks for the parts, for the message.
+
+    Raises:
+        LoadError: it has far more parts than were saved.
+    """
+    most = min(FEW_PARTS + PARTS_PER_TENSOR * tensors, MOST_PARTS)
+    told = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors"
     try:
         with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
             warnings.simplefilter("ignore")  # what is told is told when it is loaded
-            model: nn.Module = construct(class_, arguments)
-            return model
+            return build()
     except (NotImplementedError, RuntimeError, TypeError) as error:
         if "meta" in str(error):
             return None
         raise
+
+
+def _as_loaded(class_: Any, config: Mapping[str, Any]) -> Any:
+    """A network as `from_pretrained` builds it; transformers' configs know other names of their options, too."""
+    config_class: Any = config_class_of(class_)
+    if config_class is not None:
+        return class_(config_class.from_dict(dict(config)))
+    known = inspect.signature(class_.__init__).parameters
+    return class_(**{key: value for key, value in config.items() if key in known})
 
 
 @contextlib.contextmanager

@@ -77,8 +77,9 @@ def is_pickled(start: bytes) -> bool:
 
 def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
     dot_variant = f".{variant}" if variant else ""
-    shards = folder / f"{stem}.safetensors.index{dot_variant}.json"  # the one that the stack reads
-    if shards.exists():
+    shards, whole = folder / f"{stem}.safetensors.index{dot_variant}.json", folder / f"{stem}{dot_variant}.safetensors"
+    whole_first = stem == "model"  # of both, transformers reads the whole file, diffusers the shards
+    if shards.exists() and not (whole_first and whole.exists()):
         try:
             weight_map = read_json(shards, MOST_TABLE)["weight_map"]
             names = sorted(set(weight_map.values()))
@@ -87,7 +88,6 @@ def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
             return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
-    whole = folder / f"{stem}{dot_variant}.safetensors"
     return [whole] if whole.exists() else []
 
 

@@ -1,7 +1,7 @@
 """A stand-in for the Hub: local folders as model repositories, over HTTP on the loopback device.
 
 It speaks what `snapshot_download` asks for: repository info, tree, and HEAD and GET of files; and what a push asks
-for: create, branches, preupload, LFS, commits with a parent, pull requests, history. It fails when it is told to.
+for: create, whoami, branches, tags, preupload, LFS, commits with a parent, pull requests, history. It fails if told to.
 huggingface_hub reads HF_ENDPOINT when it is imported, so that tests load in processes of their own, with
 `HubServer.environment`.
 """
@@ -241,6 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer_json({})
         if parts[0] == "stored":
             return self.read_stored(parts[1])
+        if parts == ["api", "whoami-v2"]:
+            return self.who()
         is_api = parts[:2] == ["api", "models"]
         parts = parts[2:] if is_api else parts
         repo_id, rest = "/".join(parts[:2]), parts[2:] or ["revision", "main"]
@@ -258,6 +260,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_json(self.pull_requests(repo_id, repository))
         else:
             self.answer_about(repo_id, repository.find(rest[1]), "/".join([rest[0], *rest[2:]]), is_api)
+
+    def who(self) -> None:
+        name, role = {TOKEN: ("me", "write"), READER: ("a-reader", "read")}.get(self.token or "", ("", ""))
+        if not name:
+            return self.refuse(401, "", "Invalid credentials in Authorization header")
+        auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
+        return self.answer_json({"type": "user", "name": name, "orgs": [], "auth": auth})
 
     def write(self, parts: list[str]) -> None:
         """Of one user, `me`, whose token is `TOKEN`; `READER` is that of somebody who may ask for pull requests."""
@@ -278,6 +287,12 @@ class _Handler(BaseHTTPRequestHandler):
             if parts[5] in repository.revisions:
                 return self.refuse(409, "", "Reference already exists")
             repository.commit(parts[5], "main", self.server.new_folder(), {}, [])
+            return self.answer_json({})
+        if verb == "tag":
+            found, tag = repository.find(parts[5]), json.loads(self.body)["tag"]
+            if found is None or tag in repository.revisions:
+                return self.refuse(409 if found else 404, "" if found else "RevisionNotFound", "No such, or exists")
+            repository.revisions[tag] = repository.revisions[parts[5]]
             return self.answer_json({})
         if verb == "preupload":
             asked = [file["path"] for file in json.loads(self.body)["files"]]

@@ -335,6 +335,15 @@ def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain_diffusers, plain, col
     assert str(tmp_path) not in (tmp_path / "again" / "vae" / "config.json").read_text()
 
 
+def test_a_folder_within_a_bare_model_is_not_what_is_looked_at(plain, tmp_path):
+    plain.save_pretrained(tmp_path)
+    plain.save_pretrained(tmp_path / "vae")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layers_per_block": 1000}))
+    with pytest.raises(LoadError, match=r": config\.json asks for more than"):
+        AutoencoderKLPipeline.from_pretrained(tmp_path)
+
+
 def test_the_model_in_a_larger_pipelines_folder(plain_diffusers, plain, colour, tmp_path):
     plain.save_pretrained(tmp_path / "large" / "vae")
     (tmp_path / "large" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import diffusers
@@ -23,12 +24,14 @@ from huggingface_hub import ModelCard
 from plugin_site import install, on_path
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from hfgen import HFGenPipeline, cli, converting
 from hfgen.converting import check, converter_of, fill, open_source, recognise
-from hfgen.errors import CheckError, HFGenError, PluginError, UsageError
-from hfgen.foreign_files import plain
+from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
+from hfgen.foreign_files import ForeignFiles, plain
 from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen_gan.converters import build
 
 HERE = Path(__file__).parent / "converted"
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -168,6 +171,34 @@ def test_what_is_not_the_tutorials_is_named(tmp_path):
         refused(words, tmp_path / "it.pth", tmp_path / "made", "--allow_pickle")
 
 
+def bytes_of(*shape):
+    """A tensor of few bytes: what a network would hold as four for each element."""
+    return torch.zeros(shape, dtype=torch.int8)
+
+
+def test_a_small_file_asks_for_no_large_gan(tmp_path):
+    """The networks that these kernels claim have some hundred gigabytes; nothing of that is allocated."""
+    generator = {"main.0.weight": bytes_of(1, 64, 1, 4096), "main.3.weight": bytes_of(64, 1, 4, 4)}
+    generator |= {f"main.1.{part}": bytes_of(64) for part in ("weight", "bias", "running_mean", "running_var")}
+    torch.save(generator, tmp_path / "netG.pth")
+    words = "not of the architecture of DCGANGenerator. In hfgen's names: generator.blocks.1.0.weight: nothing there"
+    refused(words, tmp_path / "netG.pth", tmp_path / "made", "--allow_pickle")
+    discriminator = random(TutorialDiscriminator(ndf=1)).state_dict() | {"main.0.weight": bytes_of(1 << 16, 1, 4, 4)}
+    torch.save({"G": random(TutorialGenerator(nc=1)).state_dict(), "D": discriminator}, tmp_path / "both.pth")
+    words = "architecture of DCGANDiscriminator. In hfgen's names: discriminator.blocks.0.0.weight: 2x1x4x4 there"
+    refused(words, tmp_path / "both.pth", tmp_path / "made", "--allow_pickle")
+
+
+def test_a_discriminator_that_is_left_out_is_smaller_than_the_generator():
+    """One of the default width, built and dropped, would have 4,096 times the parameters of this generator."""
+    sizes = []
+    hook = hooks.register_module_parameter_registration_hook(lambda _, __, tensor: sizes.append(tensor.numel()))
+    shapes = [(5, 8, 4, 4), *((8 >> i, 4 >> i, 4, 4) for i in range(3)), (1, 2, 4, 4)]
+    with hook, torch.device("meta"):
+        build([torch.empty(shape) for shape in shapes], {}, {})
+    assert max(sizes) == 5 * 8 * 16
+
+
 # --- torchgan, StudioGAN --------------------------------------------------------------------------------------------
 
 
@@ -256,6 +287,26 @@ def test_pythaes_layers_are_linear(tmp_path):
     refused("no linear layers: encoder:mean.bias", tmp_path / "source", tmp_path / "made", "--allow_pickle")
 
 
+def test_a_small_file_asks_for_no_large_vae(tmp_path):
+    """Hidden and latent widths are those of the biases, which here are a million for one row of weights each."""
+    shutil.copytree(HERE / "pythae-bce", tmp_path / "source")
+    weights = tmp_path / "source" / "model.pt"
+    tensors = torch.load(weights)["model_state_dict"]
+    wide = ("encoder.layers.0.0.bias", "encoder.embedding.bias", "encoder.log_var.bias")
+    torch.save({"model_state_dict": tensors | {name: bytes_of(1_000_000) for name in wide}}, weights)
+    words = "architecture of MLPEncoder. In hfgen's names: encoder.layers.0.weight: "
+    refused(words, tmp_path / "source", tmp_path / "made", "--allow_pickle")
+    torch.save({"model_state_dict": tensors | {"encoder.log_var.weight": bytes_of(2, 9)}}, weights)
+    refused("mean and log variance are of different sizes", tmp_path / "source", tmp_path / "made", "--allow_pickle")
+
+
+def test_what_pythaes_mse_was_is_told(tmp_path):
+    """Its factor of 0.5 came with a version that no file tells."""
+    for words, number in (((), 1), (("--likelihood.sigma", "1.4142"), 0)):
+        converted(HERE / "pythae-mse", tmp_path / f"made-{number}", *words)
+        assert (tmp_path / f"made-{number}" / "README.md").read_text().count("since its version 0.1.2") == number
+
+
 def test_pickled_code_of_pythae_is_never_read(tmp_path):
     """Whatever the config says of it."""
     shutil.copytree(HERE / "pythae-bce", tmp_path / "source")
@@ -341,7 +392,11 @@ def test_a_single_network_needs_a_family(tmp_path):
     assert type(pipeline).__name__ == "DDIMPipeline"
     config = pipeline.scheduler.config
     assert (config.num_train_timesteps, config.beta_schedule) == (7, "squaredcos_cap_v2")
-    assert "scheduler.num_train_timesteps = 7" in (tmp_path / "made" / "README.md").read_text()
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "scheduler.num_train_timesteps = 7" in card
+    assert "a single UNet2DModel, without a scheduler" in card
+    assert "a DDIMScheduler with num_train_timesteps = 7, beta_start = 0.0001, beta_end = 0.02, beta_sch" in card
+    assert "`--scheduler.KEY VALUE`" in card
 
 
 def test_a_single_autoencoder_is_its_familys(tmp_path):
@@ -381,6 +436,13 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+class Zeros:
+    """Bytes without end, for torch's unpickler one of the plain values."""
+
+    def __reduce__(self):
+        return bytearray, (1000,)
+
+
 def test_a_pickle_is_read_on_the_users_word_only(tmp_path):
     saved_by_diffusers(tmp_path / "ddpm", safe_serialization=False)
     sources = [HERE / "torchgan" / "generator.pt", HERE / "pythae-mse", tmp_path / "ddpm"]
@@ -403,8 +465,43 @@ def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatc
     refused(
         "test_convert.TutorialGenerator, which is code", tmp_path / "whole.pth", tmp_path / "made", "--allow_pickle"
     )
+    torch.save({"a": Zeros()}, tmp_path / "zeros.pth")
+    refused("holds a bytearray", tmp_path / "zeros.pth", tmp_path / "made", "--allow_pickle")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    refused("is refused or damaged", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle")
     (tmp_path / "cut.pth").write_bytes((HERE / "torchgan" / "generator.pt").read_bytes()[:1000])
     refused("is refused or damaged", tmp_path / "cut.pth", tmp_path / "made", "--allow_pickle")
+
+
+def repacked(path, change=lambda archive: None, compression=zipfile.ZIP_STORED):
+    """The archive of torch with its entries written anew by Python."""
+    with zipfile.ZipFile(HERE / "torchgan" / "generator.pt") as source, zipfile.ZipFile(path, "w", compression) as new:
+        for name in source.namelist():
+            new.writestr(name, source.read(name))
+        change(new)
+    return path
+
+
+def test_an_archive_that_is_larger_inside_is_refused(tmp_path, monkeypatch):
+    def twenty_times(archive):
+        archive.filelist.extend(archive.filelist * 20)
+
+    cases = {
+        "whose entries are compressed": repacked(tmp_path / "a.pth", compression=zipfile.ZIP_DEFLATED),
+        "compressed or overlap": repacked(tmp_path / "b.pth", twenty_times),
+        "its table of contents is not where torch puts it": repacked(tmp_path / "c.pth"),
+    }
+    moved = (tmp_path / "c.pth").read_bytes()
+    first = moved.index(b"PK\x01\x02")  # of the list of entries, which Python finds 8 bytes further on as well
+    (tmp_path / "c.pth").write_bytes(moved[:first] + bytes(8) + moved[first:])
+    for words, source in cases.items():
+        refused(words, source, tmp_path / "made", "--allow_pickle")
+    plain = repacked(tmp_path / "d.pth")
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)  # zip64, as of more than 4 GiB
+    large = repacked(tmp_path / "e.pth")
+    assert b"PK\x06\x06" in large.read_bytes()
+    for path in (plain, large):
+        assert ForeignFiles(path, "it", allow_pickle=True).networks().keys() == {path.stem}
 
 
 # --- what is true of all --------------------------------------------------------------------------------------------
@@ -501,6 +598,34 @@ def test_which_format(tmp_path):
     (tmp_path / "source" / "notes.txt").write_text("")
     refused("it holds notes.txt", tmp_path / "source", tmp_path / "a")
     assert recognise(open_source(str(generator), True)).name == "torchgan"
+
+
+def test_what_is_local_has_no_revision_and_no_repository(tmp_path):
+    source = HERE / "torchgan" / "generator.pt"
+    refused("has revisions", source, tmp_path / "a", "--allow_pickle", "--revision", "main")
+    for name in ("netG_typo.pth", "out/netG_typo.pth", "netG.safetensors"):
+        refused("so the Hub was not asked", name, tmp_path / "a", "--allow_pickle", code=1)
+
+
+def test_json_is_bounded_and_of_the_folder(tmp_path):
+    """Links lead nowhere but from a Hub's snapshot to its blobs."""
+    folder = tmp_path / "models--org--old" / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (tmp_path / "outside.json").write_text('{"secret": 1}')
+    (folder / "out.json").symlink_to(tmp_path / "outside.json")
+    (folder / "long.json").write_text(json.dumps({"a": "b" * (1 << 20)}))
+    (folder / "deep.json").write_text('{"a": ' + "[" * 60 + "]" * 60 + "}")
+    (folder.parents[1] / "blobs").mkdir()
+    (folder.parents[1] / "blobs" / "1").write_text('{"a": 1}')
+    (folder / "blob.json").symlink_to(Path("../../blobs/1"))
+    source = ForeignFiles(folder, "it")
+    assert source.json("blob.json") == {"a": 1}
+    for name, words in {"out": "link out of the folder", "long": "longer than", "deep": "levels deep"}.items():
+        with pytest.raises(LoadError, match=words):
+            source.json(f"{name}.json")
+    (folder / "out.safetensors").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(LoadError, match="link out of the folder"):
+        source.content("out.safetensors")
 
 
 def test_formats_are_entry_points():

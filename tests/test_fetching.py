@@ -30,6 +30,9 @@ def load(asked):
         options["scheduler"] = PriorScheduler([3])
     if "only" in options:
         return {"path": huggingface_hub.hf_hub_download(asked["target"], options.pop("only"), **options)}
+    if "api" in options:
+        api = huggingface_hub.HfApi(token=options["token"])
+        return {"answer": str(getattr(api, options["api"])(**options["words"]))}
     if "folder" in options:
         return {"path": fetching.download(asked["target"], **options["folder"])}
     pipeline = HFGenPipeline.from_pretrained(asked["target"], **options)
@@ -307,6 +310,39 @@ def test_a_fault_that_stays_is_one_error(load, loads, hub, cold, what, part, wor
 
     assert re.search(words, found["message"], re.DOTALL), found["message"]
     loads(load(cache_dir=cold))  # and nothing that is damaged was kept
+
+
+def test_a_tag_is_the_commit_that_it_was_put_on(load, loads, hub, cold, folders):
+    """And stays so, when the branch moves on."""
+    hub.add("me/tagged", folders / "toy")
+    assert "'name': 'me'" in load(api="whoami", words={}, token=TOKEN)["answer"]
+    assert load(api="create_tag", words={"repo_id": "me/tagged", "tag": "v1"}, token=TOKEN)["answer"] == "None"
+    hub.add("me/tagged", folders / "other")
+    loads(load("me/tagged", cache_dir=cold, revision="v1"))
+    loads(load("me/tagged", cache_dir=cold), "other")
+
+
+def test_an_update_that_fails_leaves_what_was_cached(load, loads, hub, cold, folders):
+    """A branch is noted to have moved once what is needed of its new commit is here."""
+    hub.add("org/moves", folders / "toy")
+    loads(load("org/moves", cache_dir=cold))
+    hub.add("org/moves", folders / "other")
+    hub.fail(403, "GET", "org/moves/resolve", times=99)
+    assert "error" in load("org/moves", cache_dir=cold)
+    hub.faults[-1].times = 0
+    loads(load("org/moves", cache_dir=cold, local_files_only=True))
+    loads(load("org/moves", cache_dir=cold), "other")
+    loads(load("org/moves", cache_dir=cold, local_files_only=True), "other")
+
+
+def test_two_files_of_one_content_arrive_damaged(load, loads, hub, cold, folders, tmp_path):
+    """They share a blob of the cache; the second try is made all the same."""
+    twins = shutil.copytree(folders / "toy", tmp_path / "twins")
+    (twins / "generator" / "extra.json").write_text("{}")
+    (twins / "critic" / "extra.json").write_text("{}")
+    hub.add("org/twins", twins)
+    hub.fail("wrong", "GET", "extra.json")
+    loads(load("org/twins", cache_dir=cold))
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "generator/config.json", f"generator/{WEIGHTS}"])

@@ -322,3 +322,73 @@ def test_a_pipeline_that_no_family_has_is_looked_at_too(tmp_path, name, entries,
     edit(tmp_path / name, **entries)
     with pytest.raises(LoadError, match=words):
         load_any(str(tmp_path))
+
+
+@pytest.fixture
+def stable(tmp_path):
+    """A pipeline of diffusers' that no family has, with a network and a tokenizer of transformers'."""
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    place = tmp_path / "words"
+    place.mkdir()
+    (place / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    text = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    unet = {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "block_out_channels": [4]}
+    unet |= {"attention_head_dim": 2, "norm_num_groups": 2, "layers_per_block": 1, "cross_attention_dim": 4}
+    pipeline = StableDiffusionPipeline(
+        AutoencoderKL(block_out_channels=[4], norm_num_groups=2, layers_per_block=1),
+        CLIPTextModel(CLIPTextConfig(vocab_size=3, max_position_embeddings=4, **text)),
+        CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt")),
+        UNet2DConditionModel(8, **unet),
+        PNDMScheduler(skip_prk_steps=True, steps_offset=1), None, None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "stable")
+    return tmp_path / "stable"
+
+
+def moved_out(folder):
+    (folder / "text_encoder").rename(folder.parent / "elsewhere")
+    (folder / "text_encoder").symlink_to(folder.parent / "elsewhere")
+
+
+def tokenizer_moved_out(folder):
+    (folder / "tokenizer" / "tokenizer_config.json").rename(folder.parent / "elsewhere.json")
+    (folder / "tokenizer" / "tokenizer_config.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: edit(folder / "text_encoder" / "config.json", vocab_size=1 << 31), "vocab_size is 2147483648"),
+        (lambda folder: edit(folder / "text_encoder" / "config.json", vocab_size=1 << 20), "do not fit its config"),
+        (moved_out, "is a link out of the folder"),
+        (tokenizer_moved_out, "is a link out of the folder"),
+        (lambda folder: (folder / "tokenizer" / "tokenizer_config.json").write_text("[" * 200_000), "levels deep"),
+    ],
+)
+def test_parts_of_transformers_are_looked_at_too(stable, damage, words):
+    from hfgen.errors import LoadError
+    from hfgen.loading_any import load_any
+
+    assert type(load_any(str(stable))).__name__ == "StableDiffusionPipeline"
+    damage(stable)
+    with pytest.raises(LoadError, match=words):
+        load_any(str(stable))
+
+
+def test_what_a_message_quotes_does_not_speak_to_the_terminal(folder, capsys):
+    (folder / WEIGHTS).rename(folder / "generator" / "other.safetensors")
+    table = {"weight_map": {"inner.weight": "\x1b[2Jx.safetensors"}}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(table))
+    code, _, said = hfgen("info", folder, capsys=capsys)
+    assert code == 1
+    assert "?[2Jx.safetensors is missing" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("key", ["warmup_steps", "cycle_steps"])
+def test_long_schedules_are_no_sizes(folder, key):
+    edit(folder / "scheduler" / "scheduler_config.json", **{key: 2_000_000})
+    HFGenPipeline.from_pretrained(folder)

@@ -1,5 +1,6 @@
 """A family whose network is a transformers `PreTrainedModel`: the laws of every family, and the Auto classes."""
 
+import json
 import sys
 
 import plugin_site
@@ -113,3 +114,33 @@ def test_options_start_from_a_saved_component(saved):
     assert saved_config(model, str(saved / "transformer"), "transformer") == {"hidden_size": 4, "num_layers": 1}
     with pytest.raises(UsageError, match="no config of a ToyTransformer there"):
         saved_config(model, str(saved / "scheduler"), "transformer")
+
+
+def test_the_weights_that_are_checked_are_those_that_are_loaded(saved):
+    """Of a whole file and shards beside it, transformers reads the file; diffusers would read the shards."""
+    from safetensors.torch import load_file, save_file
+
+    whole = saved / "transformer" / "model.safetensors"
+    tensors = load_file(whole)
+    save_file(tensors, saved / "transformer" / "model-00001-of-00001.safetensors", {"format": "pt"})
+    table = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (saved / "transformer" / "model.safetensors.index.json").write_text(json.dumps(table))
+    save_file({"row.bias": tensors["row.bias"]}, whole, {"format": "pt"})
+    with pytest.raises(LoadError, match="incomplete"):
+        HFGenPipeline.from_pretrained(saved)
+    whole.unlink()
+    loaded = HFGenPipeline.from_pretrained(saved).transformer.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_an_option_by_its_other_name_is_looked_at(saved):
+    """`attribute_map` of a config, as GPT-2 has one: the size that counts may stand under either name."""
+    config = sys.modules["toy_transformer"].ToyTransformerConfig
+    path = saved / "transformer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "depth": 500}))
+    HFGenPipeline.from_pretrained(saved)  # no option of that name: ignored
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "attribute_map", {"depth": "num_layers"})
+        patch.setattr(sys.modules["toy_transformer"].ToyTransformer, "from_pretrained", None)  # it is not built
+        with pytest.raises(LoadError, match="5988 of 6003 tensors are missing"):
+            HFGenPipeline.from_pretrained(saved)

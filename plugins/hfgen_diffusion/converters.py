@@ -18,6 +18,7 @@ from hfgen.converting import Conversion, Converter, Options
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.foreign_files import ForeignFiles, StateDict
 from hfgen.registry import find_by_class, find_by_component, get_family
+from hfgen.transformers_models import config_of
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
 CONFIGS = ("config.json", "scheduler_config.json")
@@ -52,7 +53,22 @@ class Diffusers(Converter):
         single = hub.single_component(source.path)
         alone = [name for name, part in pipeline.components.items() if type(part).__name__ == single]
         weights = {name or alone[0]: tensors for name, tensors in weights.items()}
-        return Conversion(_with_options(pipeline, options), weights)
+        pipeline = _with_options(pipeline, options)
+        return Conversion(lambda: pipeline, weights, _assumed(pipeline, single) if single else [])
+
+
+def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
+    """Of a single model: the schedulers that it was given, in sentences."""
+    notes = []
+    for name, part in pipeline.components.items():
+        if isinstance(part, SchedulerMixin):
+            settings = (f"{key} = {value!r}" for key, value in config_of(part).items() if value is not None)
+            notes.append(
+                f"The source is a single {single}, without a {name}: that of its training is not known, and a "
+                f"{type(part).__name__} with {', '.join(settings)} is taken. Images are right only if it was such; "
+                f"others are said by `--{name}.KEY VALUE` when it is converted."
+            )
+    return notes
 
 
 def copy(source: ForeignFiles, place: Path, options: Options, model: str | None) -> dict[str, StateDict]:

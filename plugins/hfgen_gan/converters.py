@@ -43,7 +43,8 @@ class PyTorchDCGAN(Converter):
             weights["discriminator"] = renamed(discriminator, theirs, "the tutorial's discriminator")
         width = None if discriminator is None else len(discriminator["main.0.weight"])
         bias = {"image_bias": "to_image.bias" in weights["generator"]}
-        return Conversion(build([generator[name] for name in kernels], bias, options, width), weights, [ASSUMED])
+        layers = [generator[name] for name in kernels]
+        return Conversion(lambda: build(layers, bias, options, width), weights, [ASSUMED])
 
 
 ASSUMED = (
@@ -107,10 +108,11 @@ class TorchGAN(Converter):
         kernels, names = _torchgan_generator(generator)
         weights = {"generator": renamed(generator, names, "torchgan's DCGANGenerator with BatchNorm")}
         derived = {"image_bias": True, "activation": "leaky_relu"}
-        pipeline = build([generator[name] for name in kernels], derived, options)
+        layers = [generator[name] for name in kernels]
         left = len(generators) < len(networks)
-        note = ACTIVATIONS.format(pipeline.generator.config.activation)
-        return Conversion(pipeline, weights, [note, *([NO_DISCRIMINATOR] if left else [])])
+        note = ACTIVATIONS.format(options.get("generator", {}).get("activation", derived["activation"]))
+        notes = [note, *([NO_DISCRIMINATOR] if left else [])]
+        return Conversion(lambda: build(layers, derived, options), weights, notes)
 
 
 ACTIVATIONS = (
@@ -204,8 +206,8 @@ def build(
     generator = {"latent_dim": first.shape[0], "base_channels": last.shape[0], **derived}
     overrides: dict[str, Any] = {name: dict(given) for name, given in options.items()}
     overrides["generator"] = {**generator, **overrides.get("generator", {})}
-    if discriminator is not None:
-        overrides["discriminator"] = {"base_channels": discriminator, **overrides.get("discriminator", {})}
+    width = 1 if discriminator is None else discriminator  # one that is left out is narrower than any generator
+    overrides["discriminator"] = {"base_channels": width, **overrides.get("discriminator", {})}
     pipeline = DCGANPipeline.build(first.shape[-1] * 2 ** (len(kernels) - 1), last.shape[1], **overrides)
     if discriminator is not None:
         return pipeline

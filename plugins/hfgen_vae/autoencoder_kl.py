@@ -320,7 +320,7 @@ def load_bare(target: str, subfolder: str | None = None, **options: Any) -> Auto
     class_name = hub.read_config(folder / "config.json").get("_class_name")
     if class_name != AutoencoderKL.__name__:
         raise LoadError(f"It holds a model of class {class_name!r}, not an AutoencoderKL.")
-    hub.check_component(str(folder), "vae", AutoencoderKL, options.get("variant"))
+    hub.check_component(str(folder), "vae", AutoencoderKL, options.get("variant"), folder)
     options |= {"use_safetensors": True, "output_loading_info": True}
     vae, info = AutoencoderKL.from_pretrained(str(folder), **options)
     if info["missing_keys"]:

@@ -65,7 +65,8 @@ class Pythae(Converter):
         weights["encoder"] = {n: t for n, t in weights["encoder"].items() if n.startswith("layers.")}
         weights["encoder"] |= {f"to_moments.{n}": torch.cat([head[n] for head in moments]) for n in moments[0]}
         likelihood = options.get("likelihood", {}).get("class_name", LIKELIHOODS[config["reconstruction_loss"]])
-        return Conversion(_build(config, found, likelihood, options), weights, _notes(config, likelihood))
+        notes = _notes(config, likelihood, options)
+        return Conversion(lambda: _build(config, found, likelihood, options), weights, notes)
 
 
 LIKELIHOODS = {"mse": "GaussianLikelihood", "bce": "BernoulliLikelihood"}
@@ -97,6 +98,10 @@ def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found:
     odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
     if odd:
         raise UsageError(f"{source.name}: these are no linear layers: {shapes(found, odd)}.")
+    for part in ("weight", "bias"):
+        pair = [f"encoder:{head}.{part}" for head in ("mean", "logvar")]
+        if found[pair[0]].shape != found[pair[1]].shape:
+            raise UsageError(f"{source.name}: mean and log variance are of different sizes: {shapes(found, pair)}.")
     inputs, shape = found["encoder:layers.0.weight"].shape[1], config["input_dim"]
     if inputs != math.prod(shape):
         raise UsageError(f"{source.name}: input_dim is {shape}, but the encoder takes {inputs} values.")
@@ -122,8 +127,18 @@ def _build(config: Mapping[str, Any], found: Mapping[str, Tensor], likelihood: s
     return VAEPipeline.build(side, channels, **merged)
 
 
-def _notes(config: Mapping[str, Any], likelihood: str) -> list[str]:
+SIGMA = (
+    'The loss "mse" of pythae is half the sum of squares since its version 0.1.2, which is the sigma of 2 taken here. '
+    "From 0.0.9 to 0.1.1 it was the whole sum, and the files do not tell the version: of a model trained by one of "
+    "these say `--likelihood.sigma 1.4142` when it is converted."
+)
+
+
+def _notes(config: Mapping[str, Any], likelihood: str, options: Options) -> list[str]:
     notes = [f"In pythae it was a {config['name'].removesuffix('Config').removesuffix('_')}, of images in [0, 1]."]
+    assumed = likelihood == "GaussianLikelihood" and "sigma" not in options.get("likelihood", {})
+    if assumed and config["reconstruction_loss"] == "mse":
+        notes.append(SIGMA)
     if likelihood == "BernoulliLikelihood":
         notes.append(
             "pythae encodes grey values as they are; `encode` here binarises them first, as the likelihood is of "
