@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfgen.bundling import unbundled
 from hfgen.errors import HFGenError, LoadError, UsageError
 from hfgen.reading import MOST_TABLE, read_json
 from hfgen.sizes import check_config, check_fit, incomplete, missing_tensors, renamed
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 INDEX = "model_index.json"
+MODULES = "modules"  # in the index, under `_hfgen`: component -> its class's module, where the index names a code file
 
 # --- finding ----------------------------------------------------------------------------------------------------
 
@@ -71,6 +71,14 @@ def check_index(index: Any) -> None:
         is_list = isinstance(value, list) and not name.startswith("_")
         if is_list and any(isinstance(v, str) for v in value) and not _is_pair_of_strings(value):
             raise LoadError(f"{INDEX}: the entry {name!r} is no component: {value!r}.")
+
+
+def unbundled(index: Mapping[str, Any]) -> dict[str, Any]:
+    """The index with each component's own module in place of the file beside it; what is malformed stays."""
+    modules = index.get("_hfgen", {}).get(MODULES)
+    modules = modules if isinstance(modules, dict) else {}
+    named = {name: module for name, module in modules.items() if isinstance(module, str)}
+    return {**index, **{n: [m, index[n][1]] for n, m in named.items() if _is_pair_of_strings(index.get(n))}}
 
 
 def check_entries(index: Mapping[str, Any], components: Iterable[str]) -> None:

@@ -53,6 +53,8 @@ class ModuleSource:
     Attributes:
         bound: name -> the statements that bind or change it, in their order; imports are in `imports` instead.
         imports: name -> the import that binds it, but for those under `if TYPE_CHECKING`.
+        changes: statements that change what is imported: `torch.backends.cudnn.benchmark = True`.
+        effects: (statement, what in it does something else than to bind names): a call, say.
 
     Raises:
         UsageError: there is no source of it, as of what is typed at a prompt.
@@ -65,23 +67,32 @@ class ModuleSource:
         except (OSError, TypeError) as error:
             raise UsageError(f"{name} has no source file, so that nothing of it can be bundled.") from error
         self.package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+        text = _at_run_time(text)
         self.tree = ast.parse(text)
         self._lines = text.encode().splitlines(keepends=True)
         self.bound: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, Import] = {}
+        self.changes: list[ast.stmt] = []
+        self.effects: list[tuple[ast.stmt, ast.stmt]] = []
         self.future = False
         self._free: dict[ast.AST, set[str]] = {}
-        for position, statement in enumerate(self.tree.body):
-            self._read(statement, position)
+        for statement in self.tree.body:
+            self._read(statement)
 
-    def _read(self, statement: ast.stmt, position: int) -> None:
+    def _read(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             found = list(self.imported(statement))
             self.future |= any(entry.module == FUTURE for entry in found)
             self.imports |= {entry.bound: entry for entry in found if entry.module != FUTURE}
-        elif not _is_for_type_checkers(statement) and not (position == 0 and is_text(statement)):
-            for name in _bound_by(statement) or ["<effect>"]:
+        elif not is_text(statement) and not _is_of_scripts(statement):
+            bound, changed = _bound_by(statement), _changed_by(statement)
+            outside = {name for name in changed if name in self.imports and name not in self.bound}
+            self.changes += [statement] * bool(outside)
+            names = [*bound, *sorted(changed - outside - {*bound})]
+            for name in names:
                 self.bound.setdefault(name, []).append(statement)
+            effects = list(_effects(statement)) or [statement] * (not names and not outside)
+            self.effects += [(statement, effect) for effect in effects]
 
     def imported(self, statement: ast.Import | ast.ImportFrom) -> Iterator[Import]:
         """What an import statement binds, relative ones made absolute."""
@@ -110,6 +121,10 @@ class ModuleSource:
             self._free[node] = set(_globals(symtable.symtable(ast.unparse(bare), "<statement>", "exec")))
         return self._free[node]
 
+    def together_with(self, statement: ast.stmt) -> Iterator[str]:
+        """Names that a statement binds or changes."""
+        yield from (name for name, statements in self.bound.items() if statement in statements)
+
     def __contains__(self, name: str) -> bool:
         return name in self.bound or name in self.imports
 
@@ -136,18 +151,57 @@ def is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def _is_for_type_checkers(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
+def _at_run_time(text: str) -> str:
+    """The text of a module with the `else` of `if TYPE_CHECKING: ... else: ...` alone, at the same line."""
+    lines = text.encode().splitlines(keepends=True)
+    for statement in reversed(ast.parse(text).body):
+        if isinstance(statement, ast.If) and _is_for_type_checkers(statement.test):
+            start, end = statement.lineno - 1, int(statement.end_lineno or 0)
+            kept = "\n".join(map(ast.unparse, statement.orelse))
+            lines[start:end] = [(kept + "\n" * max(1, end - start - kept.count("\n"))).encode()]
+    return b"".join(lines).decode()
+
+
+def _is_for_type_checkers(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name | ast.Attribute) and ast.unparse(test).split(".")[-1] == "TYPE_CHECKING"
+
+
+def _is_of_scripts(statement: ast.stmt) -> bool:
+    """`if __name__ == "__main__":`."""
+    tests = ("__name__ == '__main__'", "'__main__' == __name__")
+    return isinstance(statement, ast.If) and not statement.orelse and ast.unparse(statement.test) in tests
 
 
 def _bound_by(statement: ast.stmt) -> list[str]:
-    """Names that a top-level statement binds, or whose values it changes: `a`, `a.x = ...`, `a["x"] += ...`."""
+    """Names that a top-level statement binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     table = symtable.symtable(ast.unparse(statement), "<statement>", "exec")
-    names = [symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()]
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    return names + [name for target in targets if (name := _root(target)) and name not in names]
+    return [symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()]
+
+
+def _changed_by(statement: ast.stmt) -> set[str]:
+    """Names whose values a top-level statement changes: `a.x = ...`, `for i in b: a["x"] += ...`."""
+    parts = (part for part in _run_by(statement) if isinstance(part, ast.Attribute | ast.Subscript))
+    return {name for part in parts if not isinstance(part.ctx, ast.Load) and (name := _root(part))}
+
+
+def _effects(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """What it does for its own sake, such as calls; not what it does only where something fails."""
+    for part in _run_by(statement):
+        if isinstance(part, ast.Expr) and not isinstance(part.value, ast.Constant):
+            yield part
+    if isinstance(statement, ast.For | ast.With) and _changed_by(statement) & {*_bound_by(statement)}:
+        yield statement  # `for a in b: a.x = ...` changes what is in b
+
+
+def _run_by(node: ast.AST) -> Iterator[ast.AST]:
+    """It and what is in it, but for the insides of functions and classes, and for `except`."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.ExceptHandler):
+        return
+    yield node
+    for part in ast.iter_child_nodes(node):
+        yield from _run_by(part)
 
 
 def _root(target: Any) -> str | None:
@@ -201,6 +255,15 @@ class _Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def names_bound_in(member: ast.stmt) -> set[str]:
+    """The names that a statement of a class binds; none of a docstring, or of an annotation without a value."""
+    if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {member.name}
+    if (isinstance(member, ast.AnnAssign) and member.value is None) or is_text(member):
+        return set()
+    return {part.id for part in ast.walk(member) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
 def attributes_in(node: ast.AST) -> set[str]:
     """Names of all attributes that it asks for of anything, also by `getattr` and `hasattr`."""
     found = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
@@ -215,3 +278,15 @@ def inner_imports(source: ModuleSource, node: ast.AST) -> Iterator[Import]:
     for part in ast.walk(node):
         if isinstance(part, ast.Import | ast.ImportFrom):
             yield from source.imported(part)
+
+
+def wrap(line: str, width: int = 119) -> list[str]:
+    """`from module import names` in lines of at most that width, in parentheses where it takes several.
+
+    >>> wrap("from torch import Tensor, nn", 20)
+    ['from torch import (', '    Tensor,', '    nn,', ')']
+    """
+    start, _, names = line.partition(" import ")
+    if len(line) <= width:
+        return [line]
+    return [f"{start} import (", *(f"    {name}," for name in names.split(", ")), ")"]

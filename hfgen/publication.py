@@ -4,7 +4,7 @@ import contextlib
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def prepared(
         files[card.CARD] = (makeshift_card(folder, place) if makeshift else card.render(folder)).encode()
     code = bundling.code_for(folder) if bundle_code or bundling.is_bundled(folder) else {}
     if code:
+        files = {name: file for name, file in files.items() if not bundling.is_outdated(name, file, code)}
         files[card.CARD] = _bundled_card(folder, place, files[card.CARD], makeshift)
     refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
@@ -193,13 +194,21 @@ def changes(ready: Prepared, there: set[str]) -> tuple[Files, Sequence[str]]:
 
     What somebody else put there stays: no name is touched that hfgen does not write.
     """
-    removed = sorted(name for name in there - set(ready.files) if _is_replaced(name, ready.variant))
-    files = dict(ready.files)
+    files, gone = dict(ready.files), there - set(ready.files)
+    if ready.variant and _names_code(there) and not _names_code(ready.files):  # it joins a bundle
+        gone = {name for name in gone if not bundling.NAME.fullmatch(name)}
+        files.pop(hub.INDEX, None)
+    removed = sorted(name for name in gone if _is_replaced(name, ready.variant))
     if ready.variant and card.CARD in there:  # it tells of the model that is there
         files = {name: files[name] for name in files if name != card.CARD and not OF_A_RUN.fullmatch(name)}
     elif ready.makeshift and card.CARD in there and not any(OF_A_RUN.fullmatch(name) for name in removed):
         del files[card.CARD]
     return files, removed
+
+
+def _names_code(names: Collection[str]) -> bool:
+    """Whether files are those of a bundle."""
+    return hub.INDEX in names and any(bundling.NAME.fullmatch(name) for name in names)
 
 
 def _is_replaced(name: str, variant: str | None) -> bool:

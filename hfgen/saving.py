@@ -29,11 +29,15 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
     if not options.get("safe_serialization", True):
         raise UsageError("hfgen saves safetensors only.")
     code = bundling.code_of(pipeline) if options.pop("bundle_code", False) else {}
+    variant, kept = options.get("variant"), False
     try:
-        with hub.staged(folder, options.get("variant")) as staging:
+        with hub.staged(folder, variant) as staging:
             yield staging
             hub.strip_local_paths(staging)
+            if variant and not code and (joined := bundling.index_with_code_of(folder, staging)):
+                code, kept = joined, True
             bundling.write(code, staging)
     except SafetensorError as error:
         raise OSError(f"{folder} could not be written: {error}") from error
-    bundling.remove_others(folder, code)
+    if not kept:
+        bundling.remove_others(folder, code)

@@ -7,8 +7,10 @@ files of a bundle each has classes of its own.
 """
 
 import ast
+import builtins
 import dataclasses
 import importlib
+import sys
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
@@ -29,11 +31,13 @@ from hfgen.module_source import (
     attributes_in,
     first_line,
     inner_imports,
-    is_text,
+    names_bound_in,
     names_in,
     source_of,
+    wrap,
 )
 from hfgen.objective import Objective
+from hfgen.registry import register_family
 
 Key = tuple[str, str]  # a module and a name that it binds
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
@@ -95,16 +99,18 @@ class _Collected:
         self.need(self.root.__module__, self.root.__name__)
         if self.is_pipeline:
             self.claim(BASE.bound, BASE, self.root.__module__)
-        while any([self._take_members(key) for key in list(self.members)]):
+        while any([*map(self._take_members, list(self.members)), *map(self._take_changes, list(self.needs))]):
             pass
         for module in self.needs:
             self._refuse_effects(source_of(module))
 
-    def need(self, module: str, name: str) -> None:
+    def need(self, module: str, name: str, is_bound_elsewhere: bool = False) -> None:
         """A name that something taken from the module uses."""
         self.needs.setdefault(module, [])
         found = self.resolve(module, name)
-        if isinstance(found, Import):
+        if found is None and not is_bound_elsewhere:
+            self._refuse_unknown(module, name)
+        elif isinstance(found, Import):
             self.claim(name, found, module)
         elif found is not None:
             origin, original = found
@@ -132,7 +138,7 @@ class _Collected:
         self.claim(name, key, user)
         source = source_of(module)
         for statement in source.bound[name]:
-            if key in self.pruned:
+            if key in self.pruned and isinstance(statement, ast.ClassDef):
                 self.members[key] = []
                 self.taken[id(statement)] = module, statement
                 self._scan_header(key, source, statement)
@@ -143,8 +149,23 @@ class _Collected:
             if other != name and any(id(s) in self.taken for s in statements) and (module, other) not in self.pruned:
                 self.need(module, other)
 
-    def scan(self, source: ModuleSource, node: ast.stmt) -> None:
-        """Take along what a statement uses."""
+    def _take_changes(self, module: str) -> bool:
+        """Take what a module does to what it imports; whether there was anything."""
+        source = source_of(module)
+        changes = [statement for statement in source.changes if id(statement) not in self.taken]
+        for statement in changes:
+            self.taken[id(statement)] = module, statement
+            self.scan(source, statement)
+            for name in source.together_with(statement):
+                self.need(module, name)
+        return bool(changes)
+
+    def scan(self, source: ModuleSource, node: ast.stmt, known: Collection[str] = ()) -> None:
+        """Take along what a statement uses.
+
+        Args:
+            known: names of the class that it is in.
+        """
         where = f"line {first_line(node)} of {source.name}"
         for entry in inner_imports(source, node):
             if self.follows(entry.module) or entry.module.partition(".")[0] in self.families:
@@ -159,14 +180,17 @@ class _Collected:
             )
         self.asked |= attributes_in(node) | used
         for name in sorted(used):
-            self.need(source.name, name)
+            self.need(source.name, name, name in known)
 
     def _scan_annotation(self, source: ModuleSource, node: ast.stmt, expression: ast.expr) -> None:
         replaced = _Replaced(self, source.name).visit(ast.parse(ast.unparse(expression), mode="eval")).body
         if ast.unparse(replaced) != ast.unparse(expression):
             self.edits.setdefault(id(node), []).append((expression, ast.unparse(replaced)))
         for name in sorted(names_in(replaced)):
-            self.need(source.name, name) if name not in self._stand_in_names() else self._need_stand_in(name, source)
+            if name in self._stand_in_names():
+                self._need_stand_in(name, source)
+            else:  # what is imported for type checkers only is left as it is
+                self.need(source.name, name, "*" not in source.imports)
 
     def _stand_in_names(self) -> set[str]:
         return {entry.bound for _, entry in STAND_INS}
@@ -206,15 +230,16 @@ class _Collected:
         """Take what inference reaches by now; whether there was anything."""
         source, found = source_of(key[0]), False
         (node,) = (s for s in source.bound[key[1]] if isinstance(s, ast.ClassDef))
+        known = {name for member in node.body for name in names_bound_in(member)}
         for member in node.body:
             if member not in self.members[key] and self._is_reached(member):
                 self.members[key].append(member)
-                self.scan(source, member)
+                self.scan(source, member, known)
                 found = True
         return found
 
     def _is_reached(self, member: ast.stmt) -> bool:
-        names = _names_of(member)
+        names = names_bound_in(member)
         overridden = any(hasattr(DiffusionPipeline, name) for name in names)
         return not names & LEFT_OUT and (overridden or bool(names & (CALLED | self.asked)))
 
@@ -227,9 +252,15 @@ class _Collected:
     def resolve(self, module: str, name: str) -> Key | Import | None:
         """Where a name of a module comes from; None of Python's own."""
         source = source_of(module)
+        entry = source.imports.get(name)
+        if name in source.bound and entry is not None:
+            line = source.bound[name][0].lineno
+            raise UsageError(
+                f"{self._cannot()}: {module} imports {name!r}, and line {line} of it binds that again.\n"
+                "Give one of them another name."
+            )
         if name in source.bound:
             return module, name
-        entry = source.imports.get(name)
         if entry is None:
             return None
         if self.follows(entry.module):
@@ -259,6 +290,14 @@ class _Collected:
     def _cannot(self) -> str:
         return f"{self.root.__name__} cannot be bundled"
 
+    def _refuse_unknown(self, module: str, name: str) -> None:
+        """A name that the module has from elsewhere, as by `import *`, would be missing in the file."""
+        if hasattr(builtins, name) or (name.startswith("__") and name.endswith("__")):
+            return
+        star = source_of(module).imports.get("*")
+        advice = f"import it by name instead of {star.statement()}" if star else "bind or import it there"
+        raise UsageError(f"{self._cannot()}: nothing at the top of {module} says what {name!r} is; {advice}.")
+
     def _refuse_copies(self, key: Key, user: str) -> None:
         """A class that another file has its own of, or that would be a second pipeline, is good for nothing here."""
         value = None if key in self.pruned else _value(key)
@@ -277,15 +316,12 @@ class _Collected:
 
     def _refuse_effects(self, source: ModuleSource) -> None:
         """Statements that do something when their module is imported, but for what registers a family."""
-        for statement in source.bound.get("<effect>", []):
-            names = source.free_names(statement)
-            used = [found for name in names if isinstance(found := self.resolve(source.name, name), tuple)]
-            if "__name__" in names or any(module.startswith("hfgen.") for module, _ in used):
-                continue
-            raise UsageError(
-                f"{self._cannot()}: line {statement.lineno} of {source.name} does something when that is imported: "
-                f"{ast.unparse(statement)[:60]}"
-            )
+        for statement, effect in source.effects:
+            if id(statement) not in self.taken and not _is_registration(source.name, effect):
+                raise UsageError(
+                    f"{self._cannot()}: line {effect.lineno} of {source.name} does something when that is imported: "
+                    f"{ast.unparse(effect)[:60]}"
+                )
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -357,25 +393,14 @@ class _Replaced(ast.NodeTransformer):
         return node.left if ast.unparse(node.left) == ast.unparse(node.right) else node
 
 
-def _names_of(member: ast.stmt) -> set[str]:
-    """The names that a statement of a class binds; none of a docstring, or of an annotation without a value."""
-    if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {member.name}
-    if (isinstance(member, ast.AnnAssign) and member.value is None) or is_text(member):
-        return set()
-    return {part.id for part in ast.walk(member) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
-
-
-def wrap(line: str, width: int = 119) -> list[str]:
-    """`from module import names` in lines of at most that width, in parentheses where it takes several.
-
-    >>> wrap("from torch import Tensor, nn", 20)
-    ['from torch import (', '    Tensor,', '    nn,', ')']
-    """
-    start, _, names = line.partition(" import ")
-    if len(line) <= width:
-        return [line]
-    return [f"{start} import (", *(f"    {name}," for name in names.split(", ")), ")"]
+def _is_registration(module: str, statement: ast.stmt) -> bool:
+    """Whether it calls `register_family`, which is of no use where hfgen is not."""
+    call = getattr(statement, "value", None)
+    words = ast.unparse(call.func).split(".") if isinstance(call, ast.Call) else [""]
+    value: Any = sys.modules[module]
+    for word in words:
+        value = getattr(value, word, None)
+    return value is register_family
 
 
 def _value(key: Key) -> Any:
