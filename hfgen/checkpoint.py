@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfgen import continuity
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.sharding import fill, fill_state, whole
 
 PREFIX = "checkpoint-"
@@ -97,7 +97,7 @@ def damage_of(place: Path, content: bool = True) -> str | None:
             if content and _digest(path) != digest:
                 return f"{name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{STATE}: {_first_line(error)}"
+        return f"{STATE}: {first_line(error)}"
     return None
 
 
@@ -248,7 +248,7 @@ def load_checkpoint(place: Path, trainer: Any) -> list[str]:
         if isinstance(error, HFGenError):
             raise
         written_by = continuity.other_version(read_state(place))
-        raise HFGenError(_damaged(place, f"{_first_line(error)}{written_by}")) from error
+        raise HFGenError(_damaged(place, f"{first_line(error)}{written_by}")) from error
     trainer.load_state(state)
     return told
 
@@ -269,10 +269,6 @@ def saving(what: str, folder: Path, resume_command: str) -> Iterator[None]:
 
 def _damaged(place: Path, what: str) -> str:
     return f"The checkpoint {place} is damaged: {what}.\nGive another one, or `latest`: the newest that is whole."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

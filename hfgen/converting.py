@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfgen import hub
 from hfgen.converted_card import card
 from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError, did_you_mean
 from hfgen.fetching import local_folder
@@ -25,6 +24,7 @@ from hfgen.foreign_files import PICKLES, SAFE, ForeignFiles
 from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import CONVERTERS, enabled_entry_points
 from hfgen.sizes import without_memory
+from hfgen.staging import staged
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
@@ -236,7 +236,7 @@ def convert(
     pipeline = built(read, source.name)
     given = [f"{name}.{key} = {value!r}" for name, part in (options or {}).items() for key, value in part.items()]
     notes = [*read.notes, *([f"Said by whoever converted it: {', '.join(given)}."] if given else [])]
-    with hub.staged(target) as staging:
+    with staged(target) as staging:
         pipeline.save_pretrained(staging)
         check(staging, read.weights)
         text = card(target.resolve().name, source, converter, pipeline, notes)

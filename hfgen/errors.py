@@ -60,3 +60,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean {near[0]!r}?"
     return f" Known: {', '.join(known)}." if known else " None is known."
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or what it is, where it says nothing.
+
+    >>> first_line(ValueError("no such\\nthing")), first_line(KeyboardInterrupt())
+    ('no such', 'KeyboardInterrupt')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

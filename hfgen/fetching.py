@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from hfgen import __version__
-from hfgen.errors import LoadError
+from hfgen.errors import LoadError, first_line
 from hfgen.hub import INDEX, component_entries, read_index
 from hfgen.progress import bars_on_a_terminal_only
 from hfgen.reading import MOST_BYTES, MOST_TABLE
@@ -279,7 +279,7 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise LoadError(f"The repository {repo_id!r} has no revision {revision or MAIN!r}.") from error
     except GatedRepoError as error:
         raise LoadError(
-            f"The repository {repo_id!r} is gated: {_first_line(error)}\n"
+            f"The repository {repo_id!r} is gated: {first_line(error)}\n"
             f"Accept its conditions on its page, {constants.ENDPOINT}/{repo_id}, and give the token of that account:\n"
             "`token=` or `hf auth login`."
         ) from error
@@ -299,7 +299,7 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
             f"not to be asked{_cause(error)}."
         ) from error
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
-        raise LoadError(f"{repo_id!r} could not be fetched: {_first_line(error)}{_hint(error)}") from error
+        raise LoadError(f"{repo_id!r} could not be fetched: {first_line(error)}{_hint(error)}") from error
 
 
 def _hint(error: BaseException) -> str:
@@ -316,8 +316,4 @@ def _hint(error: BaseException) -> str:
 
 def _cause(error: BaseException) -> str:
     cause = error.__cause__
-    return f" ({_first_line(cause)})" if isinstance(cause, HfHubHTTPError) else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f" ({first_line(cause)})" if isinstance(cause, HfHubHTTPError) else ""

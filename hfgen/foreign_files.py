@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfgen import hub
-from hfgen.errors import LoadError, UsageError
+from hfgen.errors import LoadError, UsageError, first_line
 from hfgen.reading import read_json
 
 SAFE = ".safetensors"
@@ -66,7 +66,7 @@ class ForeignFiles:
         except FileNotFoundError as error:
             raise LoadError(f"{self.name}: {name} is missing.") from error
         except (ValueError, OSError) as error:
-            raise LoadError(f"{self.name}: {name} is damaged: {_first_line(error)}") from error
+            raise LoadError(f"{self.name}: {name} is damaged: {first_line(error)}") from error
         if not isinstance(found, dict):
             raise LoadError(f"{self.name}: {name} is damaged: it holds no dictionary.")
         self._remember(path)
@@ -146,7 +146,7 @@ def _safetensors(path: Path) -> StateDict:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{path.name} is truncated or damaged: {_first_line(error)}") from error
+        raise LoadError(f"{path.name} is truncated or damaged: {first_line(error)}") from error
 
 
 def _pickle(path: Path) -> Any:
@@ -165,7 +165,7 @@ def _pickle(path: Path) -> Any:
                 "Where you trust it, save the networks' state_dict() alone with the library that wrote it."
             ) from error
         told = re.search(r"WeightsUnpickler error: (.+)", str(error))
-        raise UsageError(f"{path.name} is refused or damaged: {told[1] if told else _first_line(error)}") from error
+        raise UsageError(f"{path.name} is refused or damaged: {told[1] if told else first_line(error)}") from error
 
 
 def _has(path: Path, words: bytes) -> bool:
@@ -186,7 +186,7 @@ def _refuse_compressed(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise UsageError(f"{path.name} is refused or damaged: {_first_line(error)}") from error
+        raise UsageError(f"{path.name} is refused or damaged: {first_line(error)}") from error
     if not _directory_is_at_the_end(path):
         raise UsageError(f"{path.name} is refused or damaged: its table of contents is not where torch puts it.")
     compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
@@ -263,7 +263,3 @@ def _kind(found: Any) -> str:
     if isinstance(found, Mapping):
         return f"a dictionary of {', '.join(str(key) for key in list(found)[:4])}" if found else "an empty dictionary"
     return f"a {type(found).__name__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,17 +1,14 @@
-"""What is read from and written to a folder or a Hub: only JSON, text and safetensors; whole or not at all."""
+"""What a folder or repository must be to be loaded: its index, its components, their files."""
 
 import contextlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfgen.errors import HFGenError, LoadError, UsageError
+from hfgen.errors import HFGenError, LoadError, UsageError, first_line
 from hfgen.reading import MOST_TABLE, read_json
 from hfgen.sizes import check_config, check_fit, incomplete, missing_tensors, renamed
 from hfgen.weights import AGAIN, check_names, saved_shapes, weights_name
@@ -36,7 +33,7 @@ def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
         what = f"a single {single}, which no enabled family wraps" if single else "no saved pipeline"
         raise LoadError(f"{folder} holds no {INDEX}: it is {what}.") from error
     except (ValueError, OSError) as error:
-        raise LoadError(f"{path} is damaged: {_first_line(error)}\n{AGAIN}") from error
+        raise LoadError(f"{path} is damaged: {first_line(error)}\n{AGAIN}") from error
     check_index(index)
     return index
 
@@ -136,7 +133,7 @@ def check_files(folder: str, name: str) -> None:
         try:
             read_json(path, MOST_TABLE)
         except (ValueError, OSError) as error:
-            raise LoadError(f"{place.name}/{path.name} is damaged: {_first_line(error)}\n{AGAIN}") from error
+            raise LoadError(f"{place.name}/{path.name} is damaged: {first_line(error)}\n{AGAIN}") from error
 
 
 def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
@@ -167,7 +164,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except (ValueError, OSError) as error:
-        raise LoadError(f"{where} is damaged: {_first_line(error)}\n{AGAIN}") from error
+        raise LoadError(f"{where} is damaged: {first_line(error)}\n{AGAIN}") from error
     if not isinstance(config, dict):
         raise LoadError(f"{where} is damaged: it holds no dictionary.")
     check_config(config, where)
@@ -211,76 +208,7 @@ def clear_errors(target: str) -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _summary(error: BaseException) -> str:
     """In one line: torch names the tensors of a wrong shape from the second line on."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
-
-
-# --- writing ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
-    """A folder to write into; on success its entries are moved into `folder`, on failure it vanishes.
-
-    Args:
-        variant: of the weights: they join those that are in the subfolders, instead of replacing the subfolders.
-    """
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for killed in folder.glob(".saving-*"):
-        _restore(killed, folder)
-        shutil.rmtree(killed, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    try:
-        yield staging
-        for entry in sorted(staging.iterdir(), key=lambda path: path.name == INDEX):
-            _move_into_place(entry, folder / entry.name, variant)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in created:
-            with contextlib.suppress(OSError):
-                parent.rmdir()  # only if empty
-        raise
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _restore(killed: Path, folder: Path) -> None:
-    """A save that was killed between its two renames left the former component among what it was writing."""
-    for old in killed.glob("*.old"):
-        place = folder / old.name.removesuffix(".old")
-        if not place.exists():
-            os.replace(old, place)
-
-
-def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
-    if not place.is_dir():
-        os.replace(entry, place)
-    elif variant:
-        names = {file.name for file in entry.iterdir()}
-        for pattern in (f"*.index.{variant}.json", f"*.{variant}-*.safetensors", f"*.{variant}.safetensors"):
-            for stale in {path.name for path in place.glob(pattern)} - names:
-                (place / stale).unlink()
-        for name in names:
-            os.replace(entry / name, place / name)
-    else:
-        old = entry.with_name(f"{entry.name}.old")
-        os.replace(place, old)
-        try:
-            os.replace(entry, place)
-        except BaseException:
-            os.replace(old, place)
-            raise
-
-
-def strip_local_paths(folder: Path) -> None:
-    """Drop `_name_or_path`, perhaps a private path of this machine, from the components' configs."""
-    for path in folder.glob("*/config.json"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

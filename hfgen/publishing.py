@@ -23,7 +23,7 @@ from huggingface_hub.utils import (
 
 from hfgen import __version__, card, run_folder
 from hfgen.arguments import TrainingArguments
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.plots import plot_run
 from hfgen.publication import KEPT_HERE, changes, prepared
 from hfgen.uploading import Place, Pushed, patiently, upload
@@ -162,9 +162,7 @@ def _check_metadata(content: Path | bytes) -> None:
     try:
         patiently(lambda: ModelCard(text).validate())
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{card.CARD}: its metadata cannot be read, nothing was sent: {_first_line(error)}"
-        ) from error
+        raise UsageError(f"{card.CARD}: its metadata cannot be read, nothing was sent: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -188,13 +186,9 @@ def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
         raise
     except (HfHubHTTPError, httpx2.HTTPError, HFGenError, OSError, ValueError, RuntimeError) as error:
         raise HFGenError(
-            f"{folder.resolve().name} was not pushed to {place.repo_id}: {_first_line(error)}{_hint(error)}\n"
+            f"{folder.resolve().name} was not pushed to {place.repo_id}: {first_line(error)}{_hint(error)}\n"
             f"Nothing here was changed. Again: {again}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _hint(error: BaseException) -> str:

@@ -1,14 +1,16 @@
 """Saving a pipeline into a folder: all of it or nothing; and code beside it only where that is asked for."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from hfgen import bundling, hub
+from hfgen import bundling
 from hfgen.errors import UsageError
+from hfgen.staging import staged
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
@@ -31,9 +33,9 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
     code = bundling.code_of(pipeline) if options.pop("bundle_code", False) else {}
     variant, kept = options.get("variant"), False
     try:
-        with hub.staged(folder, variant) as staging:
+        with staged(folder, variant) as staging:
             yield staging
-            hub.strip_local_paths(staging)
+            strip_local_paths(staging)
             if variant and not code and (joined := bundling.index_with_code_of(folder, staging)):
                 code, kept = joined, True
             bundling.write(code, staging)
@@ -41,3 +43,11 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
         raise OSError(f"{folder} could not be written: {error}") from error
     if not kept:
         bundling.remove_others(folder, code)
+
+
+def strip_local_paths(folder: Path) -> None:
+    """Drop `_name_or_path`, perhaps a private path of this machine, from the components' configs."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

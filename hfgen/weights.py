@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hfgen.errors import LoadError
+from hfgen.errors import LoadError, first_line
 from hfgen.reading import MOST_TABLE, read_json
 from hfgen.transformers_models import config_class_of
 
@@ -46,7 +46,7 @@ def _header(file: Path) -> Shapes:
         with safe_open(file, "np") as tensors:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{name} is truncated or damaged: {_first_line(error)}\n{AGAIN}") from error
+        raise LoadError(f"{name} is truncated or damaged: {first_line(error)}\n{AGAIN}") from error
 
 
 def _check_start(file: Path, name: str) -> None:
@@ -87,7 +87,7 @@ def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
                 raise ValueError("it names other files than safetensors beside it")
             return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LoadError(f"{folder.name}/{shards.name} is damaged: {_first_line(error)}") from error
+            raise LoadError(f"{folder.name}/{shards.name} is damaged: {first_line(error)}") from error
     return [whole] if whole.exists() else []
 
 
@@ -96,7 +96,3 @@ def check_names(folder: Path, variant: str | None) -> None:
     undotted = [path.name for path in folder.iterdir() if "." not in path.name]
     if variant and undotted:
         raise LoadError(f"A variant cannot be loaded beside {folder.name}/{undotted[0]}; move that file away.")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
