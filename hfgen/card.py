@@ -96,8 +96,10 @@ def write_card(folder: Path, name: str | None = None) -> Path:
 
 
 def name_on(folder: Path) -> str:
-    """The model's name as its card tells it: a folder may have been renamed, or fetched from a Hub."""
-    found = re.search(r"^# ([\w][\w .-]*)$", (folder / CARD).read_text(encoding="utf-8"), re.MULTILINE)
+    """The model's name as its card tells it: a folder may have been renamed; of what is published, its id."""
+    found = re.search(
+        r"^# ((?:[\w][\w.-]*/)?[\w][\w .-]*)$", (folder / CARD).read_text(encoding="utf-8"), re.MULTILINE
+    )
     return found[1] if found else folder.resolve().name
 
 
@@ -161,7 +163,7 @@ def card_data(
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
         base_model=None if not base or Path(base).exists() else base,
-        model_name=name if found else None,
+        model_name=name.rpartition("/")[2] if found else None,
         eval_results=found or None,
     )
 

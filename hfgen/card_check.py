@@ -99,6 +99,7 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
 def failing(folder: Path, name: str) -> list[str]:
     """Run the card's snippets where the model's name is the folder's, in a process that imports nothing from there."""
     with tempfile.TemporaryDirectory() as place:
+        (Path(place) / name).parent.mkdir(exist_ok=True)  # of a repository's id
         (Path(place) / name).symlink_to(folder.resolve())
         words = [sys.executable, "-P", "-c", card.program(folder, name)]
         done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False, timeout=PATIENCE)

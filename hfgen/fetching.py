@@ -30,7 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from hfgen import __version__
 from hfgen.errors import LoadError, first_line
-from hfgen.hub import INDEX, component_entries, read_index
+from hfgen.hub import INDEX, check_variant, component_entries, read_index
 from hfgen.progress import bars_on_a_terminal_only
 from hfgen.reading import MOST_BYTES, MOST_TABLE
 from hfgen.uploading import digest, is_transient, patiently
@@ -74,7 +74,7 @@ def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> st
     """
     where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
     select = (lambda _, names: matching(names, patterns)) if patterns else needed_by(kwargs)
-    with _clear_errors(repo_id, where.get("revision")), bars_on_a_terminal_only():
+    with _clear_errors(repo_id, dict(where)), bars_on_a_terminal_only():
         if where.pop("local_files_only", False) or constants.is_offline_mode():
             return _from_cache(repo_id, select, where)
         if COMMIT.fullmatch(where.get("revision", "")) and not where.get("force_download"):
@@ -116,6 +116,7 @@ def needed_by(kwargs: Mapping[str, Any]) -> Select:
         if not (Path(folder) / INDEX).exists():
             return first
         chosen = dict.fromkeys(first)
+        check_variant(kwargs.get("variant"), [name for name in names if name.count("/") < 2])
         for component, _, _ in component_entries(read_index(folder)):
             if component not in kwargs:
                 inside = any(name.startswith(f"{component}/") for name in names)
@@ -269,14 +270,15 @@ def _storage(repo_id: str, where: Mapping[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+def _clear_errors(repo_id: str, where: Mapping[str, Any]) -> Iterator[None]:
     """Turn what the client raises into one error that says what to do."""
+    revision = where.get("revision") or MAIN
     try:
         yield
     except LoadError as error:
         raise LoadError(f"{repo_id}: {error}") from error.__cause__
     except RevisionNotFoundError as error:
-        raise LoadError(f"The repository {repo_id!r} has no revision {revision or MAIN!r}.") from error
+        raise LoadError(f"The repository {repo_id!r} has no revision {revision!r}.") from error
     except GatedRepoError as error:
         raise LoadError(
             f"The repository {repo_id!r} is gated: {first_line(error)}\n"
@@ -294,6 +296,13 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
             "not to be asked.\nLoad it once with a connection, without HF_HUB_OFFLINE and local_files_only."
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.ConnectError) as error:
+        notes = _storage(repo_id, where) / "refs"
+        cached = sorted(note.relative_to(notes).as_posix() for note in notes.rglob("*") if note.is_file())
+        if cached:
+            raise LoadError(
+                f"Of {repo_id!r} the revision {revision!r} is not in the cache, only {', '.join(cached[:4])}; the Hub "
+                "cannot be\nreached or was not to be asked."
+            ) from error
         raise LoadError(
             f"There is no folder {repo_id!r}, and it is not in the cache of the Hub, which cannot be reached or was "
             f"not to be asked{_cause(error)}."

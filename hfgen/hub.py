@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 INDEX = "model_index.json"
+# Keywords of diffusers' `from_pretrained` that mean something here.
+LOADING = (
+    *("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "variant", "dtype"),
+    *("torch_dtype", "device_map", "max_memory", "offload_folder", "offload_state_dict", "low_cpu_mem_usage"),
+    *("use_safetensors", "quantization_config", "disable_mmap"),
+)
 MODULES = "modules"  # in the index, under `_hfgen`: component -> its class's module, where the index names a code file
 
 # --- finding ----------------------------------------------------------------------------------------------------
@@ -92,10 +99,29 @@ def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, library, class_name) for name, (library, class_name) in entries]
 
 
+def check_variant(variant: str | None, names: Iterable[str]) -> None:
+    """Raise a LoadError where no weights of a variant are among the names of files.
+
+    >>> check_variant("ema", ["unet/model.ema.safetensors", "unet/model.bf16-00001-of-00002.safetensors"])
+    >>> check_variant("fp16", ["unet/model.ema.safetensors", "unet/model.bf16-00001-of-00002.safetensors"])
+    Traceback (most recent call last):
+    hfgen.errors.LoadError: There are no weights of the variant 'fp16', only of: bf16, ema.
+    """
+    found = (re.search(r"\.([\w-]+?)(?:-\d+-of-\d+)?\.safetensors$", name) for name in names)
+    there = sorted({match[1] for match in found if match})
+    if variant and variant not in there:
+        known = f", only of: {', '.join(there)}" if there else ": it was saved without any"
+        raise LoadError(f"There are no weights of the variant {variant!r}{known}.")
+
+
 def check_component_files(folder: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
     """Each component that the index names is readable and of sizes that its weights have too, before any is loaded."""
     from hfgen import components
 
+    place = Path(folder)
+    check_variant(
+        kwargs.get("variant"), [p.name for p in [*place.glob("*.safetensors"), *place.glob("*/*.safetensors")]]
+    )
     for name, value in index.items():
         if not name.startswith("_") and _is_pair_of_strings(value) and name not in kwargs:
             check_component(folder, name, getattr(components, value[1]), kwargs.get("variant"))

@@ -19,6 +19,7 @@ from hfgen.building import (
     component_choices,
     nest_options,
     refuse_another_shape,
+    signature_of,
     without_class_name,
 )
 from hfgen.components import STACK, redirect
@@ -265,6 +266,8 @@ class HFGenPipeline(DiffusionPipeline):
                 raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
         target = str(pretrained_model_name_or_path)
         hub.check_dtype(kwargs.get("dtype"))
+        if kwargs.get("use_safetensors") is False:
+            raise UsageError("hfgen loads safetensors only; `hfgen convert` reads pickles of tensors, if you say so.")
         kwargs["use_safetensors"] = True
         folder = local_folder(target, **kwargs)
         wrapper = registry.find_by_component(hub.single_component(folder)) if cls is HFGenPipeline else None
@@ -288,8 +291,14 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
-        """Refuse components given by keyword that are of another kind."""
+        """Refuse unknown keywords, which diffusers would ignore, and components that are of another kind."""
+        known = [*hub.LOADING, *signature_of(cls), *component_choices(cls)]
+        for name in kwargs:
+            if name not in known:
+                raise UsageError(f"{cls.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
         for name, class_ in cls.component_classes().items():
+            if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
+                raise UsageError(f"{name!r} was given as None; a {cls.__name__} needs it.")
             kind = SchedulerMixin if issubclass(class_, SchedulerMixin) else nn.Module
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):

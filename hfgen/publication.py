@@ -16,6 +16,7 @@ from hfgen.arguments import read_config_file
 from hfgen.card_results import TASK
 from hfgen.errors import UsageError
 from hfgen.publishable import refuse
+from hfgen.saving import refuse_odd_name
 from hfgen.uploading import Files, Place, size_of
 from hfgen.weights import saved_shapes
 
@@ -55,12 +56,16 @@ def prepared(
     Code is published only as hfgen generates it now: where it is asked for, or the folder was saved with it.
     """
     check_model(folder, again)
+    refuse_odd_name(variant)
     if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
         raise UsageError(f"--max_shard_size {max_shard_size} is no size such as 500MB or 5GB.")
     files = dict(contents(folder))
     makeshift = card.CARD not in files and not (folder / run_folder.METRICS).is_file()
     if card.CARD not in files:
-        files[card.CARD] = (makeshift_card(folder, place) if makeshift else card.render(folder)).encode()
+        made = makeshift_card(folder, place) if makeshift else card.render(folder, place.repo_id)
+        files[card.CARD] = made.encode()
+    elif card.is_rendered(folder):  # its snippets are for those who find it there
+        files[card.CARD] = card.render(folder, place.repo_id).encode()
     code = bundling.code_for(folder) if bundle_code or bundling.is_bundled(folder) else {}
     if code:
         files = {name: file for name, file in files.items() if not bundling.is_outdated(name, file, code)}
@@ -77,10 +82,9 @@ def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: 
     """With how to load the code; a card that somebody has edited stays as it is."""
     if makeshift:
         return makeshift_card(folder, place, bundled=True).encode()
-    if isinstance(content, Path) and not card.is_rendered(folder):
+    if isinstance(content, Path):
         return content
-    name = card.name_on(folder) if isinstance(content, Path) else None
-    return card.render(folder, name, bundled=True).encode()
+    return card.render(folder, place.repo_id, bundled=True).encode()
 
 
 def contents(folder: Path) -> Files:

@@ -6,7 +6,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,17 +26,24 @@ from hfgen import __version__, card, run_folder
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.plots import plot_run
-from hfgen.publication import KEPT_HERE, changes, prepared
+from hfgen.publication import KEPT_HERE, OF_A_RUN, changes, prepared
 from hfgen.uploading import Place, Pushed, patiently, upload
 
 if TYPE_CHECKING:
     from hfgen.pipeline import HFGenPipeline
 
 
-def require_token(arguments: TrainingArguments) -> None:
-    """Raise a UsageError where something is to be pushed and nobody is logged in: before the training, not after."""
-    if arguments.push_to_hub and not (arguments.hub_token or get_token()):
+def require_place(arguments: TrainingArguments, folder: Path) -> None:
+    """Raise a UsageError where something is to be pushed and nobody is logged in, or no repository can have that
+    name: before the training, not after."""
+    if not arguments.push_to_hub:
+        return
+    if not (arguments.hub_token or get_token()):
         raise UsageError("--push_to_hub needs a token: `hf auth login`, or the variable HF_TOKEN.")
+    try:
+        check_place(Place(arguments.hub_model_id or folder.resolve().name))
+    except UsageError as error:
+        raise UsageError(f"--hub_model_id: {error}") from error
 
 
 def push(folder: Path, arguments: TrainingArguments) -> str:
@@ -82,7 +90,23 @@ def push_pipeline(
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / repo_id.rpartition("/")[2]
         pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
-        return publish(fresh, place, variant, token=token, again="push_to_hub(...)")
+        pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
+    if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
+        warnings.warn(
+            f"What {repo_id} held of a run (card, metrics, results, pictures) told of the weights that were there, "
+            "and was replaced with them. `hfgen push RUN` publishes a run with all of it.",
+            stacklevel=3,
+        )
+    return pushed
+
+
+def _call(repo_id: str, private: bool | None, place: Place, options: Mapping[str, object]) -> str:
+    """The call that pushes a pipeline once more; a token has to be given again."""
+    given = {"private": private, "revision": place.revision, "create_pr": place.create_pr, **options}
+    given["commit_message"] = None if place.commit_message == default_message() else place.commit_message
+    defaults = {"safe_serialization": True}
+    words = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False, defaults.get(name))]
+    return f"pipeline.push_to_hub({', '.join([repr(repo_id), *words])})"
 
 
 def default_message() -> str:
@@ -115,7 +139,7 @@ def publish(
     """
     again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
     check_place(place)
-    if not (token or get_token()):
+    if token is False or not (token or get_token()):
         raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
     with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:

@@ -25,7 +25,7 @@ from hfgen.noise import key
 from hfgen.objective import objective_options
 from hfgen.pipeline import HFGenPipeline
 from hfgen.plots import plot_run
-from hfgen.publishing import push, push_step, require_token
+from hfgen.publishing import push, push_step, require_place
 from hfgen.registry import family_of
 from hfgen.run_lock import RunLock
 from hfgen.streamed_images import stream_images
@@ -59,7 +59,7 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
 
 
 def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Any) -> Facts:
-    require_token(config.arguments)
+    require_place(config.arguments, folder)
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):

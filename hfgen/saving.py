@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
         raise UsageError("save_pretrained does not push; call push_to_hub.")
     if not options.get("safe_serialization", True):
         raise UsageError("hfgen saves safetensors only.")
+    refuse_odd_name(options.get("variant"))
     code = bundling.code_of(pipeline) if options.pop("bundle_code", False) else {}
     variant, kept = options.get("variant"), False
     try:
@@ -43,6 +45,12 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
         raise OSError(f"{folder} could not be written: {error}") from error
     if not kept:
         bundling.remove_others(folder, code)
+
+
+def refuse_odd_name(variant: str | None) -> None:
+    """Raise a UsageError where a variant's name cannot stand in the names of files."""
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
+        raise UsageError(f"{variant!r} is no name of a variant: letters, digits, `_` and `-`, such as ema or bf16.")
 
 
 def strip_local_paths(folder: Path) -> None:

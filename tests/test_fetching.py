@@ -356,6 +356,17 @@ def test_a_cache_that_was_damaged_is_mended(load, loads, cold, name):
     loads(load(cache_dir=cold, force_download=True))
 
 
+def test_which_revisions_are_cached_is_told(load, warm):
+    found = load(cache_dir=warm, revision="v9", local_files_only=True)
+    assert re.search(r"revision 'v9' is not in the cache, only main", found["message"]), found
+
+
+def test_which_variants_a_repository_has_is_told_before_weights_are_fetched(load, cold):
+    found = load(cache_dir=cold, variant="fp16")
+    assert "no weights of the variant 'fp16', only of: ema" in found["message"]
+    assert found["files"] <= {"model_index.json", "README.md"}
+
+
 @pytest.mark.parametrize(
     ("target", "options", "words"),
     [

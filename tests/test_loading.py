@@ -13,6 +13,7 @@ from hub_server import HubServer
 from plugin_site import TOY, install_toy, run, toy_installed
 
 from hfgen import HFGenPipeline, PriorScheduler
+from hfgen.errors import LoadError, UsageError
 
 CHILD = str(Path(__file__).with_name("load_cases.py"))
 TOKEN = "hf_of_the_reader"
@@ -292,3 +293,23 @@ def test_a_class_that_its_user_has_imported_needs_no_registration(site, tmp_path
 
     own_module.OwnPipeline.build(4, 1).save_pretrained(tmp_path)
     assert isinstance(own_module.OwnPipeline.from_pretrained(tmp_path), own_module.OwnPipeline)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"revison": "main"}, "takes no 'revison'. Did you mean 'revision'"),
+        ({"generatr": None}, "takes no 'generatr'. Did you mean 'generator'"),
+        ({"subfolder": "generator"}, "takes no 'subfolder'"),
+        ({"generator": None}, "'generator' was given as None; a ToyPipeline needs it"),
+        ({"use_safetensors": False}, "hfgen loads safetensors only"),
+    ],
+)
+def test_keywords_that_diffusers_would_ignore_are_refused(folders, options, words):
+    with pytest.raises(UsageError, match=words):
+        HFGenPipeline.from_pretrained(folders / "toy", **options)
+
+
+def test_which_variants_there_are_is_told(folders):
+    with pytest.raises(LoadError, match="no weights of the variant 'fp16', only of: other"):
+        HFGenPipeline.from_pretrained(folders / "toy", variant="fp16")

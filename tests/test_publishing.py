@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,9 @@ from hfgen import HFGenPipeline, publishing
 from hfgen.arguments import TrainingArguments
 from hfgen.card import without_folders
 from hfgen.errors import LoadError, UsageError
-from hfgen.publication import Prepared, changes, check_model, contents
+from hfgen.publication import Prepared, changes, check_model, contents, prepared
 from hfgen.publishable import refuse
-from hfgen.publishing import check_place, require_token, retry_command
+from hfgen.publishing import check_place, require_place, retry_command
 from hfgen.testing import make_data
 from hfgen.uploading import Place, is_transient
 
@@ -26,6 +27,7 @@ from hfgen.uploading import Place, is_transient
 CHILD = """
 import contextlib, io, json, sys
 from hfgen import HFGenPipeline, cli, uploading
+from hfgen.errors import HFGenError
 
 uploading.WAITS = (0.01,) * 4
 
@@ -43,6 +45,9 @@ def run(words):
                 cli.main(words)
         except SystemExit as stop:
             code = stop.code
+        except HFGenError as error:
+            code = error.exit_code
+            print(error, file=err)
     return {"out": out.getvalue(), "err": err.getvalue(), "code": code}
 
 for line in sys.stdin:
@@ -250,7 +255,7 @@ def test_code_that_hfgen_generates_goes_with_it_and_goes_again(hub, run, hfgen):
     index = json.loads(files["model_index.json"])
     assert f"{index['_class_name'][0]}.py" in files
     assert f"generator/{index['generator'][0]}.py" in files
-    assert 'DiffusionPipeline.from_pretrained("my-model", trust_remote_code=True)' in files["README.md"].decode()
+    assert 'DiffusionPipeline.from_pretrained("me/bundled", trust_remote_code=True)' in files["README.md"].decode()
     before = len(hub.requests)
     assert hfgen("pixels", "me/bundled", "{}")["out"] == hfgen("pixels", run, "{}")["out"]
     assert not [request for request in hub.requests[before:] if ".py" in request.path]
@@ -258,7 +263,8 @@ def test_code_that_hfgen_generates_goes_with_it_and_goes_again(hub, run, hfgen):
     assert json.loads(hub.files("me/bundled")["model_index.json"])["_class_name"] == index["_class_name"]
     hfgen("push", run, "me/bundled")
     assert not [name for name in hub.files("me/bundled") if name.endswith(".py")]
-    assert hub.files("me/bundled")["README.md"] == (run / "README.md").read_bytes()
+    card = hub.files("me/bundled")["README.md"].decode()
+    assert card.replace("me/bundled", "my-model") == (run / "README.md").read_text()
 
 
 def test_code_is_published_only_as_hfgen_generates_it(hub, run, hfgen, tmp_path):
@@ -431,7 +437,9 @@ def test_a_training_pushes_on_its_way(hub, hfgen, place):
     assert "step 1 pushed to" in done["err"]
     files = hub.files("me/on-the-way")
     assert {"samples/step_000001.png", "samples/step_000002.png", "generator/config.json"} <= set(files)
-    assert files["README.md"] == (place / "on the way" / "README.md").read_bytes()
+    published, local = files["README.md"].decode(), (place / "on the way" / "README.md").read_text()
+    assert published.replace("me/on-the-way", "on the way") == local.replace("'on the way'", "on the way")
+    assert 'HFGenPipeline.from_pretrained("me/on-the-way")' in published
     refused = hfgen(*training(place / "blobs.npz", place / "off", *words, "--hub_token", "hf_wrong"), code=1)
     assert "step 1 was not pushed; the training goes on: " in refused["err"]
     HFGenPipeline.from_pretrained(place / "off")
@@ -448,11 +456,47 @@ def test_a_training_whose_push_is_refused_loses_nothing_else(hfgen, run, place):
 def test_who_is_not_logged_in_is_told_before_the_training(monkeypatch, tmp_path):
     monkeypatch.setattr(publishing, "get_token", lambda: None)
     with pytest.raises(UsageError, match="--push_to_hub needs a token: `hf auth login`"):
-        require_token(TrainingArguments(push_to_hub=True))
-    require_token(TrainingArguments(push_to_hub=True, hub_token="hf_x"))
-    require_token(TrainingArguments())
-    with pytest.raises(UsageError, match="needs a token: `hf auth login`"):
-        publishing.publish(tmp_path, Place("me/x"))
+        require_place(TrainingArguments(push_to_hub=True), Path("run"))
+    require_place(TrainingArguments(push_to_hub=True, hub_token="hf_x"), Path("run"))
+    require_place(TrainingArguments(), Path("run"))
+    for token in (None, False):
+        with pytest.raises(UsageError, match="needs a token: `hf auth login`"):
+            publishing.publish(tmp_path, Place("me/x"), token=token)
+        monkeypatch.setattr(publishing, "get_token", lambda: "hf_of_somebody")
+
+
+def test_a_name_that_no_repository_can_have_is_told_before_the_training(monkeypatch):
+    monkeypatch.setattr(publishing, "get_token", lambda: "hf_x")
+    with pytest.raises(UsageError, match="--hub_model_id: 'bad id' is no name of a repository"):
+        require_place(TrainingArguments(push_to_hub=True, hub_model_id="bad id"), Path("run"))
+    with pytest.raises(UsageError, match="--hub_model_id: 'my run' is no name"):
+        require_place(TrainingArguments(push_to_hub=True), Path("my run"))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "a.b"])
+def test_a_variant_is_a_part_of_a_file_name(run, tmp_path, name):
+    with pytest.raises(UsageError, match="is no name of a variant"):
+        HFGenPipeline.from_pretrained(run).save_pretrained(tmp_path / "saved", variant=name)
+    with pytest.raises(UsageError, match="is no name of a variant"):
+        with prepared(run, Place("me/x"), name, None, "again"):
+            pass
+
+
+def test_a_pipeline_over_a_run_says_what_it_replaces(hub, hfgen, run):
+    """The run's card and results told of other weights."""
+    hfgen("push", run, "me/replaced")
+    done = hfgen("push_to_hub", run, "me/replaced", json.dumps({"commit_message": "Anew"}))
+    assert "held of a run" in done["err"]
+    assert "metrics.jsonl" not in hub.files("me/replaced")
+    failed = hfgen("push_to_hub", run, "other/x", json.dumps({"private": True, "commit_message": "Anew"}), code=1)
+    assert "Again: pipeline.push_to_hub('other/x', private=True, commit_message='Anew')" in failed["err"]
+
+
+def test_what_a_dry_run_says_again_sends_nothing_either(hfgen, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "weights.bin").write_bytes(b"")
+    done = hfgen("push", tmp_path / "run", "me/x", "--dry_run", code=2)
+    assert done["err"].rstrip().endswith("me/x --dry_run")
 
 
 def test_offline_is_not_tried_again():

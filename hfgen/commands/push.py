@@ -14,7 +14,7 @@ import click
 @click.option("--revision", help="Branch; it is created where there is none.  [default: main]")
 @click.option("--create_pr", is_flag=True, help="Open a pull request instead, to anybody's repository.")
 @click.option("--commit_message", help="Title of the commit, or of the pull request.")
-@click.option("--variant", help="Publish the weights under this name (ema, fp16), beside those that are there.")
+@click.option("--variant", help="Publish the weights as they are under this name (ema), beside those that are there.")
 @click.option("--max_shard_size", help="Split larger weights: 500MB, 5GB.")
 @click.option("--bundle_code", is_flag=True, help="Add code by which plain diffusers loads it without hfgen.")
 @click.option("--token", help="Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
@@ -49,7 +49,8 @@ def command(
         return click.echo(json.dumps(vars(pushed)) if as_json else told(pushed))
     check_place(place)
     options = place, o["variant"], o["max_shard_size"]
-    with prepared(run, *options, retry_command(run, *options, bundle_code), token, bundle_code) as ready:
+    again = f"{retry_command(run, *options, bundle_code)} --dry_run"
+    with prepared(run, *options, again, token, bundle_code) as ready:
         files = sizes(ready)
     if bundle_code and not any(bundling.NAME.fullmatch(name) for name in files):
         click.echo(bundling.READABLE_ANYWAY, err=True)
