@@ -468,9 +468,35 @@ def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatc
     torch.save({"a": Zeros()}, tmp_path / "zeros.pth")
     refused("holds a bytearray", tmp_path / "zeros.pth", tmp_path / "made", "--allow_pickle")
     (tmp_path / "empty.pth").write_bytes(b"")
-    refused("is refused or damaged", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle")
+    refused(
+        "it is no torch file of tensors, or a damaged one", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle"
+    )
     (tmp_path / "cut.pth").write_bytes((HERE / "torchgan" / "generator.pt").read_bytes()[:1000])
     refused("is refused or damaged", tmp_path / "cut.pth", tmp_path / "made", "--allow_pickle")
+
+
+@pytest.mark.parametrize("protocol", [*range(6), "in an archive"])
+def test_nobody_is_told_how_to_run_a_refused_pickle(protocol, tmp_path):
+    """torch's own message tells it; here the code is named, in words of hfgen's alone, whatever the protocol."""
+    bomb = Bomb(tmp_path / "exploded")
+    for name in ("bad.pkl", "bad.pth"):
+        if protocol == "in an archive":
+            torch.save({"a": torch.zeros(1), "b": bomb}, tmp_path / name, pickle_protocol=4)
+        else:
+            (tmp_path / name).write_bytes(pickle.dumps({"a": [os.name, os.name], "b": bomb}, protocol=protocol))
+        code, output = hfgen(tmp_path / name, tmp_path / "made", "--allow_pickle")
+        assert code == 2
+        assert "no torch file of tensors: it holds posix.mkdir, which is code" in output
+        assert not re.search("weights_only|torch.load|Re-running|github|pytorch", output)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"hello world", b"\x80\x04\x95", b"\x80\x04]q\x00.", b"(" * 9, b"\x93."])
+def test_what_is_no_pickle_of_tensors(content, tmp_path):
+    (tmp_path / "odd.pkl").write_bytes(content)
+    code, output = hfgen(tmp_path / "odd.pkl", tmp_path / "made", "--allow_pickle")
+    assert code == 2
+    assert output == "odd.pkl was refused: it is no torch file of tensors, or a damaged one."
 
 
 def repacked(path, change=lambda archive: None, compression=zipfile.ZIP_STORED):
