@@ -213,7 +213,7 @@ def _globals(content: bytes) -> Iterator[str]:
                 memo[len(memo) if argument is None else argument] = last
                 continue
             if opcode.name in ("GLOBAL", "INST"):
-                yield argument.replace(" ", ".")
+                yield str(argument).replace(" ", ".")
             if opcode.name == "STACK_GLOBAL":
                 yield ".".join(words[-2:])
             last = memo.get(argument) if opcode.name.endswith("GET") else argument

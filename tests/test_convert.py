@@ -154,8 +154,10 @@ def test_the_sizes_are_those_of_the_tensors(tmp_path):
 
 def test_what_is_not_the_tutorials_is_named(tmp_path):
     tensors = random(TutorialGenerator()).state_dict()
+    discriminator = random(TutorialDiscriminator()).state_dict()
+    first = {name: tensors[name] for name in ("main.0.weight", "main.1.weight")}
     cases = {
-        "without a place in it: main.0.bias (6)": {**tensors, "main.0.bias": torch.zeros(6)},
+        "no place for: main.0.bias (6)": {**tensors, "main.0.bias": torch.zeros(6)},
         "missing: main.4.running_mean": {k: t for k, t in tensors.items() if k != "main.4.running_mean"},
         "blocks.1.0.weight: 6x3x3x3 there, 6x3x4x4 here": {**tensors, "main.3.weight": torch.zeros(6, 3, 3, 3)},
         "have 6, 6 channels; a DCGAN's halve": {**tensors, "main.3.weight": torch.zeros(6, 6, 4, 4)},
@@ -163,12 +165,25 @@ def test_what_is_not_the_tutorials_is_named(tmp_path):
         "no ordinary array": {**tensors, "main.6.weight": torch.zeros(1).expand(3, 2, 4, 4)},
         "holds no generator": random(TutorialDiscriminator()).state_dict(),
         "holds several generators: a, b": {"a": tensors, "b": tensors},
-        "it has the tensors other (2), main.0.weight (5x6x4x4)": {"other": torch.zeros(2), **tensors},
+        "no place for: other (2)": {"other": torch.zeros(2), **tensors},
+        "no place for: extra.weight (3)": {"D": discriminator | {"extra.weight": torch.zeros(3)}, "G": tensors},
+        "it has the tensors other (2), main.0.weight (5x6x4x4)": {"other": torch.zeros(2), **first},
         "holds no state dict but a list": [1, 2],
     }
     for words, content in cases.items():
         torch.save(content, tmp_path / "it.pth")
         refused(words, tmp_path / "it.pth", tmp_path / "made", "--allow_pickle")
+
+
+@pytest.mark.parametrize("name", ["pytorch-dcgan", "torchgan"])
+def test_the_tensor_that_finds_no_place_is_named(name, tmp_path):
+    """With the format said, and without."""
+    tensors = random(TutorialGenerator()).state_dict()
+    if name == "torchgan":
+        tensors = torch.load(HERE / "torchgan" / "generator.pt")
+    torch.save({**tensors, "extra.weight": torch.zeros(3)}, tmp_path / "it.pth")
+    for options in ((), ("--format", name)):
+        refused("no place for: extra.weight (3)", tmp_path / "it.pth", tmp_path / "made", "--allow_pickle", *options)
 
 
 def bytes_of(*shape):
