@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from hfgen import bundling
+from hfgen import bundling, untouched_card
 from hfgen.errors import UsageError
 from hfgen.staging import staged
 
@@ -43,6 +43,7 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
         raise OSError(f"{folder} could not be written: {error}") from error
     if not kept:
         bundling.remove_others(folder, code)
+        untouched_card.tell_of_code(folder / "README.md", bundled=bool(code))
 
 
 def strip_local_paths(folder: Path) -> None:

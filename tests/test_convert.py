@@ -5,6 +5,7 @@ made them. The tutorial's networks are here, and diffusers is installed.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -30,7 +31,9 @@ from hfgen import HFGenPipeline, cli, converting
 from hfgen.converting import check, converter_of, fill, open_source, recognise
 from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
 from hfgen.foreign_files import ForeignFiles, plain
+from hfgen.publication import prepared
 from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen.uploading import Place
 from hfgen_gan.converters import build
 
 HERE = Path(__file__).parent / "converted"
@@ -580,6 +583,43 @@ def test_it_is_drawn_from_and_pushed(made, tmp_path):
     pushed = runner.invoke(cli.cli, ["push", str(made), "org/gan", "--dry_run", "--json"])
     assert pushed.exit_code == 0, pushed.output
     assert "README.md" in pushed.stdout
+
+
+def test_the_card_tells_how_it_is_used(made):
+    text = (made / "README.md").read_text()
+    assert "`pip install hfgen`, then\n\n```python" in text
+    introduction = text.split("# gan\n\n")[1].split("\n\n## Use")[0].splitlines()
+    assert introduction[-1].endswith("under hfgen's names.")
+    assert all(len(line) <= 119 for line in introduction)
+    for line, following in itertools.pairwise(introduction):
+        assert len(f"{line} {following.split()[0]}") > 119
+
+
+def card_for_the_hub(folder):
+    with prepared(folder, Place("org/gan"), None, None, "again", bundle_code=True) as ready:
+        content = ready.files["README.md"]
+    return content.decode() if isinstance(content, bytes) else content.read_text()
+
+
+def test_the_card_tells_of_bundled_code(made, tmp_path):
+    """Pushed or saved; what somebody has edited stays as it is."""
+    folder = tmp_path / "gan"
+    shutil.copytree(made, folder)
+    readme = folder / "README.md"
+    plain = readme.read_text()
+    assert "trust_remote_code" not in plain
+    told = card_for_the_hub(folder)
+    assert told.count('DiffusionPipeline.from_pretrained("gan", trust_remote_code=True)') == 1
+    assert told.count("\n\nWithout hfgen, plain diffusers loads it") == 1
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder, bundle_code=True)
+    assert readme.read_text() == told == card_for_the_hub(folder)
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder)
+    assert readme.read_text() == plain
+    edited = plain.replace("No quality", "My own words. No quality")
+    readme.write_text(edited)
+    assert card_for_the_hub(folder) == edited
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder, bundle_code=True)
+    assert readme.read_text() == edited
 
 
 def test_what_is_there_stays(made, tmp_path):
