@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from hfgen import evaluation, run_folder
+from hfgen import evaluation, hub, run_folder
 from hfgen.arguments import read_config_file
 from hfgen.bundling import how_to_load, is_bundled
 from hfgen.card_results import TASK, eval_results, measured
@@ -139,13 +139,39 @@ def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """config.yaml, env.json and the last metrics of a run."""
-    metrics = run_folder.read_metrics(folder)
-    if not metrics or not (folder / run_folder.CONFIG).is_file():
-        raise UsageError(f"{folder} holds no finished run: {run_folder.CONFIG} or {run_folder.METRICS} is missing.")
+    """config.yaml, env.json and the last metrics of a run.
+
+    Raises:
+        UsageError: one of them is missing or damaged; it says which.
+    """
+    missing = [name for name in (run_folder.CONFIG, run_folder.METRICS) if not (folder / name).exists()]
+    if missing:
+        raise UsageError(
+            f"{folder} holds no finished run: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+            + (ONE_OF_ITS_OWN if (folder / CARD).is_file() and (folder / hub.INDEX).is_file() else "")
+        )
     config = read_config_file(folder / run_folder.CONFIG)
+    if not isinstance(config.get("model"), str):
+        raise UsageError(f"{folder / run_folder.CONFIG} is damaged: it does not say which `model` was trained.")
+    metrics = run_folder.read_metrics(folder)
+    if not metrics:
+        raise UsageError(_without_metrics(folder / run_folder.METRICS))
     environment = run_folder.read_environment(folder)
     return {"config": config, "environment": environment, "last": metrics[-1]}
+
+
+ONE_OF_ITS_OWN = (
+    "\nIts README.md was not made of a run, as that of a model that `hfgen convert` wrote: it stays as it is, and\n"
+    "cannot be rendered again; to change it, edit it."
+)
+
+
+def _without_metrics(path: Path) -> str:
+    if not path.is_file():
+        return f"{path} is no file."
+    if path.stat().st_size == 0:
+        return f"{path} is empty: the run logged no step."
+    return f"{path} is damaged: its first line is no JSON dictionary with a `step`."
 
 
 def card_data(

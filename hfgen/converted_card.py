@@ -1,5 +1,6 @@
 """The card of a model that was converted: what it is, what it was made from, and that the rest is not known."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,22 +11,25 @@ from hfgen.card import python_snippet
 from hfgen.card_results import TASK
 from hfgen.registry import family_of
 from hfgen.run import component_rows
+from hfgen.untouched_card import marked
 
 if TYPE_CHECKING:
     from hfgen.converting import Converter
     from hfgen.foreign_files import ForeignFiles
     from hfgen.pipeline import HFGenPipeline
 
+WIDTH = 119
 TEMPLATE = """---
 {{ card_data }}
 ---
 
 # {{ title }}
 
-{{ description }}. Converted by hfgen {{ version }} from {{ source }} ({{ format }}): the same tensors,
-as safetensors, under hfgen's names.
+{{ introduction }}
 
 ## Use
+
+`pip install {{ packages }}`, then
 
 ```python
 {{ python }}
@@ -69,15 +73,17 @@ def card(
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline.references if "arXiv:" in r]
     tags = ["hfgen", *([family.name] if family else []), "image-generation", *(f"arxiv:{number}" for number in arxiv)]
     data = ModelCardData(library_name="hfgen", pipeline_tag=TASK, tags=tags)
-    return str(
+    introduction = (
+        f"{pipeline.description}. Converted by hfgen {__version__} from `{source.name}` ({converter.description}): "
+        "the same tensors, as safetensors, under hfgen's names."
+    )
+    text = str(
         ModelCard.from_template(
             data,
             template_str=TEMPLATE,
             title=name,
-            description=pipeline.description,
-            version=__version__,
-            source=f"`{source.name}`",
-            format=converter.description,
+            introduction=textwrap.fill(introduction, WIDTH, break_long_words=False, break_on_hyphens=False),
+            packages=" ".join(dict.fromkeys(["hfgen", family.distribution if family else "hfgen"])),
             python=python_snippet(name, {}, bool(pipeline.num_classes)),
             components=component_rows(pipeline),
             notes=notes,
@@ -85,3 +91,4 @@ def card(
             references=pipeline.references,
         )
     )
+    return marked(text)

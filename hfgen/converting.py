@@ -185,7 +185,7 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], what: str) 
     extra = [name for name in tensors if name not in names]
     missing = [name for name in names if name not in tensors and not name.endswith(COUNTER)]
     if extra or missing:
-        told = [f"without a place in it: {shapes(tensors, extra)}"] if extra else []
+        told = [f"no place for: {shapes(tensors, extra)}"] if extra else []
         told += [f"missing: {', '.join(missing[:SHOWN])}"] if missing else []
         raise UsageError(f"The tensors are not those of {what}; " + "; ".join(told) + ".")
     return {names[name]: tensor for name, tensor in tensors.items()}

@@ -6,12 +6,14 @@ tensors and plain containers and refuses everything else.
 
 import functools
 import hashlib
+import io
 import mmap
+import pickletools
 import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".model", ".pkl", ".pickle")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
 ARCHIVE = b"PK\x03\x04"  # how a file starts that torch takes for a zip archive
 BYTEARRAY = b"\nbytearray\n"  # the end of the opcode that names it; its argument is a length, filled with zeros
+OF_TENSORS = re.compile(r"torch\._utils\.\w+|torch\.\w+Storage|torch\.\w+\d+|collections\.OrderedDict")
+MOST_SCANNED = 1 << 20  # bytes of a refused pickle in which the name of its code is looked for
 MOST = 2  # files of a folder that are read as one model: two networks
 
 StateDict = dict[str, Tensor]
@@ -158,14 +162,62 @@ def _pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of storages as old versions of torch saved them
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was made up can raise whatever it likes
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named:
+        # torch's own text is never told: it says how to have the file run
+        named = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        code = named[1] if named else _code_named_in(path)
+        if code:
             raise UsageError(
-                f"{path.name} was refused: it holds more than tensors and plain values: {named[1]}, which is code.\n"
+                f"{path.name} was refused: it is no torch file of tensors: it holds {code}, which is code.\n"
                 "Where you trust it, save the networks' state_dict() alone with the library that wrote it."
             ) from error
-        told = re.search(r"WeightsUnpickler error: (.+)", str(error))
-        raise UsageError(f"{path.name} is refused or damaged: {told[1] if told else first_line(error)}") from error
+        raise UsageError(f"{path.name} was refused: it is no torch file of tensors, or a damaged one.") from error
+
+
+def _code_named_in(path: Path) -> str | None:
+    """The first name of code in a pickle, of what torch's unpickler stops before; nothing of it is run.
+
+    Read is its first MiB; of an archive, that of the entry `data.pkl`.
+    """
+    try:
+        for name in _globals(_start(path)):
+            if re.fullmatch(r"[\w.]+", name) and not OF_TENSORS.fullmatch(name):
+                return name
+    except (ValueError, IndexError, KeyError, OSError):  # where it is damaged, or no pickle at all
+        pass
+    return None
+
+
+def _start(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return file.read(MOST_SCANNED)
+    with zipfile.ZipFile(path) as archive:
+        entry = next(name for name in [*archive.namelist(), ""] if name.endswith("data.pkl") or not name)
+        with archive.open(entry) as file:
+            return file.read(MOST_SCANNED)
+
+
+def _globals(content: bytes) -> Iterator[str]:
+    """What the opcodes of the pickles in a file name, as `module.name`; one that is cut off is a ValueError.
+
+    >>> list(_globals(b"cposix\\nsystem\\n."))
+    ['posix.system']
+    """
+    file = io.BytesIO(content)
+    while file.tell() < len(content):
+        words: list[str] = []
+        memo: dict[Any, Any] = {}
+        last: Any = None  # what the last opcode pushed, where that can be a name
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
+                memo[len(memo) if argument is None else argument] = last
+                continue
+            if opcode.name in ("GLOBAL", "INST"):
+                yield str(argument).replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                yield ".".join(words[-2:])
+            last = memo.get(argument) if opcode.name.endswith("GET") else argument
+            words += [last] if isinstance(last, str) else []
 
 
 def _has(path: Path, words: bytes) -> bool:

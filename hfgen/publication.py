@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hfgen import bundling, card, hub, run_folder
+from hfgen import bundling, card, hub, run_folder, untouched_card
 from hfgen.arguments import read_config_file
 from hfgen.card_results import TASK
 from hfgen.errors import UsageError
@@ -83,7 +83,8 @@ def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: 
     if makeshift:
         return makeshift_card(folder, place, bundled=True).encode()
     if isinstance(content, Path):
-        return content
+        told = untouched_card.told_of_code(content, bundled=True)
+        return content if told is None else told.encode()
     return card.render(folder, place.repo_id, bundled=True).encode()
 
 

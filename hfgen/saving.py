@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from hfgen import bundling
+from hfgen import bundling, untouched_card
 from hfgen.errors import UsageError
 from hfgen.staging import staged
 
@@ -45,6 +45,7 @@ def saving(pipeline: "HFGenPipeline", folder: Path, options: dict[str, Any]) -> 
         raise OSError(f"{folder} could not be written: {error}") from error
     if not kept:
         bundling.remove_others(folder, code)
+        untouched_card.tell_of_code(folder / "README.md", bundled=bool(code))
 
 
 def refuse_odd_name(variant: str | None) -> None:

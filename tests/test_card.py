@@ -203,3 +203,36 @@ def test_what_has_no_card(tmp_path):
         hfgen("card", tmp_path)
     with pytest.raises(UsageError, match="is no folder"):
         hfgen("card", tmp_path / "none")
+
+
+def test_a_model_that_was_converted_keeps_its_card(tmp_path):
+    (tmp_path / "README.md").write_text("# gan")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UsageError) as error:
+        hfgen("card", tmp_path)
+    assert "config.yaml and metrics.jsonl are missing" in str(error.value)
+    assert "`hfgen convert` wrote: it stays as it is, and\ncannot be rendered again" in str(error.value)
+    assert (tmp_path / "README.md").read_text() == "# gan"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.yaml", None, r"run: config\.yaml is missing\.$"),
+        ("config.yaml", "a: [", r"config\.yaml is no readable YAML: "),
+        ("config.yaml", "- a", r"config\.yaml is no config"),
+        ("config.yaml", "seed: 1", r"config\.yaml is damaged: it does not say which `model`"),
+        ("metrics.jsonl", None, r"run: metrics\.jsonl is missing\.$"),
+        ("metrics.jsonl", "", r"metrics\.jsonl is empty"),
+        ("metrics.jsonl", '{"step": ', r"metrics\.jsonl is damaged: its first line"),
+        ("metrics.jsonl", '{"loss": 1}', r"metrics\.jsonl is damaged: its first line"),
+        ("metrics.jsonl", b"\xff", r"metrics\.jsonl cannot be read: "),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(name, content, words, tmp_path):
+    files = {"config.yaml": "model: dcgan", "metrics.jsonl": '{"step": 1}', name: content}
+    for file, text in files.items():
+        if text is not None:
+            (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=words):
+        hfgen("card", tmp_path)

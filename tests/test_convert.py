@@ -5,6 +5,7 @@ made them. The tutorial's networks are here, and diffusers is installed.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -30,7 +31,9 @@ from hfgen import HFGenPipeline, cli, converting
 from hfgen.converting import check, converter_of, fill, open_source, recognise
 from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
 from hfgen.foreign_files import ForeignFiles, plain
+from hfgen.publication import prepared
 from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen.uploading import Place
 from hfgen_gan.converters import build
 
 HERE = Path(__file__).parent / "converted"
@@ -154,8 +157,10 @@ def test_the_sizes_are_those_of_the_tensors(tmp_path):
 
 def test_what_is_not_the_tutorials_is_named(tmp_path):
     tensors = random(TutorialGenerator()).state_dict()
+    discriminator = random(TutorialDiscriminator()).state_dict()
+    first = {name: tensors[name] for name in ("main.0.weight", "main.1.weight")}
     cases = {
-        "without a place in it: main.0.bias (6)": {**tensors, "main.0.bias": torch.zeros(6)},
+        "no place for: main.0.bias (6)": {**tensors, "main.0.bias": torch.zeros(6)},
         "missing: main.4.running_mean": {k: t for k, t in tensors.items() if k != "main.4.running_mean"},
         "blocks.1.0.weight: 6x3x3x3 there, 6x3x4x4 here": {**tensors, "main.3.weight": torch.zeros(6, 3, 3, 3)},
         "have 6, 6 channels; a DCGAN's halve": {**tensors, "main.3.weight": torch.zeros(6, 6, 4, 4)},
@@ -163,12 +168,25 @@ def test_what_is_not_the_tutorials_is_named(tmp_path):
         "no ordinary array": {**tensors, "main.6.weight": torch.zeros(1).expand(3, 2, 4, 4)},
         "holds no generator": random(TutorialDiscriminator()).state_dict(),
         "holds several generators: a, b": {"a": tensors, "b": tensors},
-        "it has the tensors other (2), main.0.weight (5x6x4x4)": {"other": torch.zeros(2), **tensors},
+        "no place for: other (2)": {"other": torch.zeros(2), **tensors},
+        "no place for: extra.weight (3)": {"D": discriminator | {"extra.weight": torch.zeros(3)}, "G": tensors},
+        "it has the tensors other (2), main.0.weight (5x6x4x4)": {"other": torch.zeros(2), **first},
         "holds no state dict but a list": [1, 2],
     }
     for words, content in cases.items():
         torch.save(content, tmp_path / "it.pth")
         refused(words, tmp_path / "it.pth", tmp_path / "made", "--allow_pickle")
+
+
+@pytest.mark.parametrize("name", ["pytorch-dcgan", "torchgan"])
+def test_the_tensor_that_finds_no_place_is_named(name, tmp_path):
+    """With the format said, and without."""
+    tensors = random(TutorialGenerator()).state_dict()
+    if name == "torchgan":
+        tensors = torch.load(HERE / "torchgan" / "generator.pt")
+    torch.save({**tensors, "extra.weight": torch.zeros(3)}, tmp_path / "it.pth")
+    for options in ((), ("--format", name)):
+        refused("no place for: extra.weight (3)", tmp_path / "it.pth", tmp_path / "made", "--allow_pickle", *options)
 
 
 def bytes_of(*shape):
@@ -468,9 +486,35 @@ def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatc
     torch.save({"a": Zeros()}, tmp_path / "zeros.pth")
     refused("holds a bytearray", tmp_path / "zeros.pth", tmp_path / "made", "--allow_pickle")
     (tmp_path / "empty.pth").write_bytes(b"")
-    refused("is refused or damaged", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle")
+    refused(
+        "it is no torch file of tensors, or a damaged one", tmp_path / "empty.pth", tmp_path / "made", "--allow_pickle"
+    )
     (tmp_path / "cut.pth").write_bytes((HERE / "torchgan" / "generator.pt").read_bytes()[:1000])
     refused("is refused or damaged", tmp_path / "cut.pth", tmp_path / "made", "--allow_pickle")
+
+
+@pytest.mark.parametrize("protocol", [*range(6), "in an archive"])
+def test_nobody_is_told_how_to_run_a_refused_pickle(protocol, tmp_path):
+    """torch's own message tells it; here the code is named, in words of hfgen's alone, whatever the protocol."""
+    bomb = Bomb(tmp_path / "exploded")
+    for name in ("bad.pkl", "bad.pth"):
+        if protocol == "in an archive":
+            torch.save({"a": torch.zeros(1), "b": bomb}, tmp_path / name, pickle_protocol=4)
+        else:
+            (tmp_path / name).write_bytes(pickle.dumps({"a": [os.name, os.name], "b": bomb}, protocol=protocol))
+        code, output = hfgen(tmp_path / name, tmp_path / "made", "--allow_pickle")
+        assert code == 2
+        assert "no torch file of tensors: it holds posix.mkdir, which is code" in output
+        assert not re.search("weights_only|torch.load|Re-running|github|pytorch", output)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"hello world", b"\x80\x04\x95", b"\x80\x04]q\x00.", b"(" * 9, b"\x93."])
+def test_what_is_no_pickle_of_tensors(content, tmp_path):
+    (tmp_path / "odd.pkl").write_bytes(content)
+    code, output = hfgen(tmp_path / "odd.pkl", tmp_path / "made", "--allow_pickle")
+    assert code == 2
+    assert output == "odd.pkl was refused: it is no torch file of tensors, or a damaged one."
 
 
 def repacked(path, change=lambda archive: None, compression=zipfile.ZIP_STORED):
@@ -539,6 +583,43 @@ def test_it_is_drawn_from_and_pushed(made, tmp_path):
     pushed = runner.invoke(cli.cli, ["push", str(made), "org/gan", "--dry_run", "--json"])
     assert pushed.exit_code == 0, pushed.output
     assert "README.md" in pushed.stdout
+
+
+def test_the_card_tells_how_it_is_used(made):
+    text = (made / "README.md").read_text()
+    assert "`pip install hfgen`, then\n\n```python" in text
+    introduction = text.split("# gan\n\n")[1].split("\n\n## Use")[0].splitlines()
+    assert introduction[-1].endswith("under hfgen's names.")
+    assert all(len(line) <= 119 for line in introduction)
+    for line, following in itertools.pairwise(introduction):
+        assert len(f"{line} {following.split()[0]}") > 119
+
+
+def card_for_the_hub(folder):
+    with prepared(folder, Place("org/gan"), None, None, "again", bundle_code=True) as ready:
+        content = ready.files["README.md"]
+    return content.decode() if isinstance(content, bytes) else content.read_text()
+
+
+def test_the_card_tells_of_bundled_code(made, tmp_path):
+    """Pushed or saved; what somebody has edited stays as it is."""
+    folder = tmp_path / "gan"
+    shutil.copytree(made, folder)
+    readme = folder / "README.md"
+    plain = readme.read_text()
+    assert "trust_remote_code" not in plain
+    told = card_for_the_hub(folder)
+    assert told.count('DiffusionPipeline.from_pretrained("gan", trust_remote_code=True)') == 1
+    assert told.count("\n\nWithout hfgen, plain diffusers loads it") == 1
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder, bundle_code=True)
+    assert readme.read_text() == told == card_for_the_hub(folder)
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder)
+    assert readme.read_text() == plain
+    edited = plain.replace("No quality", "My own words. No quality")
+    readme.write_text(edited)
+    assert card_for_the_hub(folder) == edited
+    HFGenPipeline.from_pretrained(folder).save_pretrained(folder, bundle_code=True)
+    assert readme.read_text() == edited
 
 
 def test_what_is_there_stays(made, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hfgen.converting import Conversion, Converter, Options, renamed, shapes
+from hfgen.converting import COUNTER, Conversion, Converter, Options, renamed, shapes
 from hfgen.errors import UsageError
 from hfgen.foreign_files import ForeignFiles
 from hfgen_gan.dcgan import DCGANPipeline
@@ -54,8 +54,19 @@ ASSUMED = (
 
 
 def _is_tutorial(tensors: Tensors) -> bool:
+    """By the names of all tensors; or by all that a network has, so that those beside them are named later."""
     first = tensors.get("main.0.weight")
-    return first is not None and first.ndim == 4 and all(re.match(r"main\.\d+\.", name) for name in tensors)
+    if first is None or first.ndim != 4:
+        return False
+    of_generator = "main.1.running_mean" in tensors
+    names = _tutorial_generator(tensors)[1] if of_generator else _tutorial_discriminator(tensors)
+    return all(re.match(r"main\.\d+\.", name) for name in tensors) or _has_all(tensors, names)
+
+
+def _has_all(tensors: Tensors, names: Iterable[str]) -> bool:
+    """Whether these are all there, and a BatchNorm among them: else they could be any network's."""
+    names = [name for name in names if not name.endswith(COUNTER)]
+    return any(name.endswith("running_mean") for name in names) and all(name in tensors for name in names)
 
 
 def _kernels(tensors: Tensors, pattern: str) -> list[int]:
@@ -124,8 +135,10 @@ NO_DISCRIMINATOR = "torchgan's discriminator, which ends in a LeakyReLU, was lef
 
 def _is_torchgan(tensors: Tensors) -> bool:
     first = tensors.get("model.0.0.weight")
+    if first is None or first.ndim != 4:
+        return False
     parts = all(re.match(r"(model\.\d+|disc)\.\d+\.", name) for name in tensors)
-    return first is not None and first.ndim == 4 and parts
+    return parts or _has_all(tensors, _torchgan_generator(tensors)[1])
 
 
 def _torchgan_generator(tensors: Tensors) -> tuple[list[str], dict[str, str]]:
@@ -183,7 +196,7 @@ def the_one(found: Mapping[str, Tensors], what: str, source: ForeignFiles) -> Te
         return next(iter(found.values()))
     if found:
         raise UsageError(f"{source.name} holds several {what}s: {', '.join(found)}. Save the one to convert alone.")
-    raise UsageError(f"{source.name} holds no {what}; without one nothing can be drawn.")
+    raise UsageError(f"{source.name} holds no {what} that this format knows; without one nothing can be drawn.")
 
 
 def build(
