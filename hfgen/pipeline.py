@@ -159,6 +159,8 @@ class HFGenPipeline(DiffusionPipeline):
         with evaluating(self.models().values()):
             labels = self._labels(class_labels, noise)
             images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
+        if not images.isfinite().all():
+            raise HFGenError("What was drawn is no number: weights are damaged, or their training diverged.")
         images = postprocess(images, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

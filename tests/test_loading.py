@@ -13,7 +13,7 @@ from hub_server import HubServer
 from plugin_site import TOY, install_toy, run, toy_installed
 
 from hfgen import HFGenPipeline, PriorScheduler
-from hfgen.errors import LoadError, UsageError
+from hfgen.errors import HFGenError, LoadError, UsageError
 
 CHILD = str(Path(__file__).with_name("load_cases.py"))
 TOKEN = "hf_of_the_reader"
@@ -313,3 +313,10 @@ def test_keywords_that_diffusers_would_ignore_are_refused(folders, options, word
 def test_which_variants_there_are_is_told(folders):
     with pytest.raises(LoadError, match="no weights of the variant 'fp16', only of: other"):
         HFGenPipeline.from_pretrained(folders / "toy", variant="fp16")
+
+
+def test_what_is_no_number_is_no_picture(folders):
+    pipeline = HFGenPipeline.from_pretrained(folders / "toy")
+    pipeline.generator.outer.bias.data.fill_(torch.nan)
+    with pytest.raises(HFGenError, match="no number"):
+        pipeline(seeds=[0])
