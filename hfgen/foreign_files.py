@@ -163,7 +163,7 @@ def _pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that was made up can raise whatever it likes
         # torch's own text is never told: it says how to have the file run
-        named = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+        named = re.search(r"GLOBAL:? ([\w.]{1,200})", str(error))
         code = named[1] if named else _code_named_in(path)
         if code:
             raise UsageError(
@@ -180,10 +180,10 @@ def _code_named_in(path: Path) -> str | None:
     """
     try:
         for name in _globals(_start(path)):
-            if re.fullmatch(r"[\w.]+", name) and not OF_TENSORS.fullmatch(name):
+            if re.fullmatch(r"[\w.]{1,200}", name) and not OF_TENSORS.fullmatch(name):
                 return name
-    except (ValueError, IndexError, KeyError, OSError):  # where it is damaged, or no pickle at all
-        pass
+    except Exception:  # as it may be damaged in any way, or no pickle at all
+        return None
     return None
 
 

@@ -517,6 +517,15 @@ def test_what_is_no_pickle_of_tensors(content, tmp_path):
     assert output == "odd.pkl was refused: it is no torch file of tensors, or a damaged one."
 
 
+def test_a_refused_archive_that_is_damaged_too(tmp_path):
+    """Python's reader of archives raises what is neither a ValueError nor an OSError."""
+    torch.save({"a": Bomb("exploded")}, tmp_path / "it.pth", pickle_protocol=4)
+    content = (tmp_path / "it.pth").read_bytes()
+    (tmp_path / "it.pth").write_bytes(content.replace(b"exploded", b"Exploded"))  # its checksum is another's
+    words = "it is no torch file of tensors, or a damaged one"
+    refused(words, tmp_path / "it.pth", tmp_path / "made", "--allow_pickle")
+
+
 def repacked(path, change=lambda archive: None, compression=zipfile.ZIP_STORED):
     """The archive of torch with its entries written anew by Python."""
     with zipfile.ZipFile(HERE / "torchgan" / "generator.pt") as source, zipfile.ZipFile(path, "w", compression) as new:
