@@ -154,7 +154,7 @@ def test_the_default_dtype_survives_a_failure(folder):
 
 
 def test_unknown_variant(folder):
-    refuse(folder, "variant=ema", variant="ema")
+    refuse(folder, "no weights of the variant .ema.: it was saved without any", variant="ema")
 
 
 def test_a_variant_beside_a_file_without_a_suffix(folder):

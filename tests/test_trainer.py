@@ -18,11 +18,11 @@ from hfgen.arguments import resolve
 from hfgen.data import load_images
 from hfgen.ema import ModelEMA
 from hfgen.errors import CheckError, HFGenError, UsageError
-from hfgen.hub import staged
 from hfgen.objective import Update
 from hfgen.optimizers import step_together
 from hfgen.registry import get_family
 from hfgen.run_folder import choose, read_metrics, take
+from hfgen.staging import staged
 from hfgen.testing import make_data, quiet_environment, state, weights
 
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
