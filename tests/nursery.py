@@ -11,7 +11,10 @@ from typing import NamedTuple
 from hfgen.testing import quiet_environment
 
 SCRIPT = """
-import importlib, json, os, sys
+import importlib, json, os, signal, sys
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+for number in HANDLERS:  # a launcher under test hands its signals on to all children of the tests' process
+    signal.signal(number, signal.SIG_IGN)
 for name in sys.argv[1:]:
     importlib.import_module(name)
 import torch
@@ -20,6 +23,8 @@ for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if child == 0:
+        for number, handler in HANDLERS.items():
+            signal.signal(number, handler)
         for number, path in enumerate(job["streams"], 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         if job["new_session"]:
