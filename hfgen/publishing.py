@@ -4,7 +4,6 @@ import contextlib
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,17 +14,13 @@ import httpx2
 import yaml
 from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    validate_repo_id,
-)
+from huggingface_hub.utils import validate_repo_id
 
 from hfgen import __version__, card, run_folder
 from hfgen.arguments import TrainingArguments
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.plots import plot_run
+from hfgen.progress import bars_on_a_terminal_only
 from hfgen.publication import KEPT_HERE, OF_A_RUN, changes, prepared
 from hfgen.uploading import Place, Pushed, patiently, upload
 
@@ -143,7 +138,7 @@ def publish(
         raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
     with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
-        with _bars_on_terminals(), _clear_errors(folder, place, again):
+        with bars_on_a_terminal_only(), _clear_errors(folder, place, again):
             _check_metadata(ready.files[card.CARD])
             return upload(api, place, lambda there: changes(ready, there))
 
@@ -187,18 +182,6 @@ def _check_metadata(content: Path | bytes) -> None:
         patiently(lambda: ModelCard(text).validate())
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{card.CARD}: its metadata cannot be read, nothing was sent: {first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if hide:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
 
 
 @contextlib.contextmanager
