@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import hfgen
-from hfgen import grid
-from hfgen.arguments import resolve
-from hfgen.data import Images, decode_all
+from hfgen.data.images import Images, decode_all
+from hfgen.modalities import image as grid
+from hfgen.settings.resolve import resolve
 from hfgen_gan.dcgan import DCGANPipeline
 
 SIZE, BATCH, LATENTS = 64, 64, 100

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hfgen.arguments import FIELDS
+from hfgen.settings.arguments import FIELDS
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:

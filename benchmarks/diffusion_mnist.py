@@ -24,8 +24,10 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from report import fill_readme, write_diffusion
 from tqdm import tqdm
 
-from hfgen import HFGenPipeline, evaluation, load_images, run_folder
-from hfgen.card import write_card
+from hfgen import HFGenPipeline, load_images, run_folder
+from hfgen.cards.card import write_card
+from hfgen.data.images import Images
+from hfgen.evaluation import likelihoods
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = (10, 20, 50, 100, 1000)
@@ -59,7 +61,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, images: evaluation.Images) -> None:
+def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, images: Images) -> None:
     start, name = time.perf_counter(), f"log_likelihood_{options.what}"
     if options.variance_type:
         noise, name = pipeline.scheduler.config, f"{name}_{options.variance_type}"
@@ -67,11 +69,11 @@ def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, ima
     settings = {"method": METHODS[options.what]}
     settings |= {"num_timesteps": options.num_timesteps} if options.what == "bound" else {}
     settings |= {"num_ode_steps": options.num_ode_steps} if options.what == "ode" else {}
-    found = evaluation.log_likelihood(pipeline, images, range(options.num_images), tqdm, **settings)
+    found = likelihoods.log_likelihood(pipeline, images, range(options.num_images), tqdm, **settings)
     seconds = time.perf_counter() - start
     print(f"{options.run.name}: {found}, {seconds:.0f} s")
     config = yaml.safe_load((options.run / run_folder.CONFIG).read_text())
-    evaluation.write_log_likelihood(options.run, found, config["dataset_name"], "test", name)
+    likelihoods.write_log_likelihood(options.run, found, config["dataset_name"], "test", name)
     training = run_folder.read_metrics(options.run)[-1]
     line = {
         "run": options.run.name,
@@ -87,22 +89,22 @@ def measure_likelihood(options: argparse.Namespace, pipeline: HFGenPipeline, ima
     record("diffusion_likelihood", line, ("run", "epoch", "method", "images"))
 
 
-def measure_steps(run: Path, pipeline: HFGenPipeline, images: evaluation.Images) -> None:
+def measure_steps(run: Path, pipeline: HFGenPipeline, images: Images) -> None:
     """By DDIM; and the whole chain by the scheduler that the model was saved with."""
     ancestral = pipeline.scheduler
     rows = []
     for steps in STEPS:
         pipeline.register_modules(scheduler=DDIMScheduler.from_config(ancestral.config))
         few = steps < 1000
-        rows += evaluation.sampling_times(pipeline, [steps], BATCH, repeats=3 if few else 1)
+        rows += likelihoods.sampling_times(pipeline, [steps], BATCH, repeats=3 if few else 1)
         error = reconstruction_error(pipeline, images.tensor(range(8)), steps)
         line = {"run": run.name, "num_inference_steps": steps, "seconds": round(rows[-1]["seconds"], 3)}
         record("diffusion_steps", line | {"reconstruction_mse": error}, ("run", "num_inference_steps"))
         print(line, error)
     pipeline.register_modules(scheduler=ancestral)
-    rows += evaluation.sampling_times(pipeline, STEPS[-1:], BATCH, repeats=1)
+    rows += likelihoods.sampling_times(pipeline, STEPS[-1:], BATCH, repeats=1)
     how = f"float32, {torch.get_num_threads()} threads of a CPU; median of 3, of 1 with 1,000 steps"
-    evaluation.write_sampling_times(run, rows, BATCH, how)
+    likelihoods.write_sampling_times(run, rows, BATCH, how)
 
 
 def reconstruction_error(pipeline: HFGenPipeline, images: torch.Tensor, steps: int) -> float:

@@ -59,8 +59,8 @@ from torch.nn.functional import mse_loss
 from torch.profiler import ProfilerActivity, record_function
 
 import hfgen
-from hfgen.arguments import resolve
-from hfgen.data import Images, decode_all
+from hfgen.data.images import Images, decode_all
+from hfgen.settings.resolve import resolve
 from hfgen_diffusion.ddim import DDIMPipeline
 from hfgen_diffusion.ddpm import DDPMPipeline
 

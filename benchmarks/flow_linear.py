@@ -6,8 +6,8 @@ Gaussian of its mean and covariance, whose bits per dimension have a closed form
 The flow is hfgen's: `squeeze_factor` 28 makes every pixel a channel, one step of actnorm and a 784x784 convolution,
 Glow's own preprocessing. Loss and gradients are its objective's. The matrix is moved along the relative gradient,
 G W^T W (Cardoso & Laheld 1996, "Equivariant adaptive source separation"), which does not depend on how badly
-conditioned the data are; actnorm's statistics are those of all training images. (tests/test_flows.py trains a smaller
-one with Adam alone, by the Trainer.)
+conditioned the data are; actnorm's statistics are those of all training images. (tests/families/test_flows.py trains a
+smaller one with Adam alone, by the Trainer.)
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tqdm import trange
 
 from hfgen import load_images
 from hfgen.noise import StepNoise
-from hfgen.objective import build_objective
+from hfgen.settings.options import build_objective
 from hfgen_flow.glow import GlowPipeline
 
 RESULTS = Path(__file__).parent / "results"

@@ -41,8 +41,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 
 import hfgen
-from hfgen.arguments import resolve
-from hfgen.data import Images, decode_all
+from hfgen.data.images import Images, decode_all
+from hfgen.settings.resolve import resolve
 from hfgen_flow.glow import GlowPipeline
 from hfgen_flow.realnvp import RealNVP, RealNVPPipeline
 

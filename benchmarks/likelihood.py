@@ -21,9 +21,11 @@ from report import fill_readme, write_likelihoods
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from hfgen import HFGenPipeline, evaluation, load_images, run_folder
-from hfgen.card import write_card
-from hfgen.checkpoint import list_checkpoints, step_of
+from hfgen import HFGenPipeline, load_images, run_folder
+from hfgen.cards.card import write_card
+from hfgen.evaluation import likelihoods
+from hfgen.likelihood import LogLikelihood
+from hfgen.training.checkpoint import list_checkpoints, step_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,14 +40,14 @@ def main() -> None:
     for step, folder in chosen(options.run, lines, wanted):
         start = time.perf_counter()
         pipeline = load(folder)
-        bound = evaluation.log_likelihood(
+        bound = likelihoods.log_likelihood(
             pipeline, images, indices, tqdm, num_importance_samples=options.num_importance_samples
         )
         seconds = time.perf_counter() - start
         print(f"{options.run.name}, step {step}: {bound}, {seconds:.0f} s")
         record(table_of(pipeline), options.run.name, lines[step], bound, seconds)
         if folder == options.run:
-            evaluation.write_log_likelihood(options.run, bound, config["dataset_name"], "test")
+            likelihoods.write_log_likelihood(options.run, bound, config["dataset_name"], "test")
             write_card(options.run)
     write_likelihoods(RESULTS)
     fill_readme()
@@ -85,7 +87,7 @@ def load(folder: Path) -> HFGenPipeline:
     return pipeline
 
 
-def record(table: str, run: str, metrics: dict, bound: evaluation.LogLikelihood, seconds: float) -> None:
+def record(table: str, run: str, metrics: dict, bound: LogLikelihood, seconds: float) -> None:
     path = RESULTS / f"{table}.json"
     lines = json.loads(path.read_text()) if path.is_file() else []
     line = {

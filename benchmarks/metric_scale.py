@@ -17,8 +17,8 @@ from scipy.ndimage import gaussian_filter, shift
 from torch import Tensor
 
 from hfgen import load_images
-from hfgen.reference import RealImages, features_of
-from hfgen.sample_metrics import authenticity, fid, inception_score, kid, manifold
+from hfgen.evaluation.real_images import RealImages, features_of
+from hfgen.evaluation.sample_metrics import authenticity, fid, inception_score, kid, manifold
 from hfgen_extractors.digitnet import DigitNet
 
 COUNT, RESULT = 10_000, Path(__file__).parent / "results" / "metric_scale.md"

@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import hfgen
-from hfgen.arguments import resolve
-from hfgen.data import decode_all
-from hfgen.objective import build_objective
+from hfgen.data.images import decode_all
 from hfgen.registry import get_family
+from hfgen.settings.options import build_objective
+from hfgen.settings.resolve import resolve
 
 FAMILIES = ["dcgan", "vae", "realnvp", "ddpm"]
 OFF = {"use_ema": False, "max_grad_norm": 0.0, "checkpointing_steps": 0, "validation_steps": 0}

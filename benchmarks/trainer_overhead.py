@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import hfgen
-from hfgen.arguments import resolve
-from hfgen.batches import Batches, Layout
-from hfgen.data import Images
+from hfgen.data.batches import Batches
+from hfgen.data.images import Images
+from hfgen.data.layout import Layout
 from hfgen.objective import Batch
-from hfgen.trainer import make_accelerator, make_optimizer
+from hfgen.processes.world import make_accelerator
+from hfgen.settings.resolve import resolve
+from hfgen.training.optimizers import make_optimizer
 
 PIXELS, HIDDEN, BATCH = 784, 16, 64
 

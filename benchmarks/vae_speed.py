@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import hfgen
-from hfgen.arguments import resolve
-from hfgen.data import Images, decode_all
-from hfgen.validation import EXAMPLES, validate
+from hfgen.data.images import Images, decode_all
+from hfgen.settings.resolve import resolve
+from hfgen.training.validation import EXAMPLES, validate
 from hfgen_vae.vae import VAEPipeline
 
 try:

@@ -8,8 +8,8 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 if __name__ == "__main__":
-    from hfgen.cli import main
-    from hfgen.launched import follow_launcher
+    from hfgen.commands.main import main
+    from hfgen.processes.child import follow_launcher
 
     follow_launcher()
     main()

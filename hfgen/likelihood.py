@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfgen.errors import CheckError, UsageError
 
-CHUNK = 100  # importance samples drawn at a time: part of the protocol, since draws depend on it
+IMPORTANCE_CHUNK = 100  # importance samples drawn at a time: part of the protocol, since draws depend on it
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def importance_weighted_bound(log_weights: Callable[[int], Tensor], num_importan
         UsageError: K is below 1.
     """
     check_num_samples(num_importance_samples)
-    total = log_weights(min(CHUNK, num_importance_samples)).double().logsumexp(1)
-    for start in range(CHUNK, num_importance_samples, CHUNK):
-        chunk = log_weights(min(CHUNK, num_importance_samples - start))
+    total = log_weights(min(IMPORTANCE_CHUNK, num_importance_samples)).double().logsumexp(1)
+    for start in range(IMPORTANCE_CHUNK, num_importance_samples, IMPORTANCE_CHUNK):
+        chunk = log_weights(min(IMPORTANCE_CHUNK, num_importance_samples - start))
         total = torch.logaddexp(total, chunk.double().logsumexp(1))
     return total - math.log(num_importance_samples)

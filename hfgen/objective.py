@@ -2,17 +2,16 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hfgen.building import signature_of
 from hfgen.errors import HFGenError
 from hfgen.noise import Noise
 
 if TYPE_CHECKING:
-    from hfgen.pipeline import HFGenPipeline
+    from diffusers import DiffusionPipeline
 
 Batch = Mapping[str, Tensor]
 
@@ -91,7 +90,7 @@ class Objective:
         return {}
 
     @classmethod
-    def initialize(cls, pipeline: "HFGenPipeline", batch: Batch, noise: Noise) -> None:
+    def initialize(cls, pipeline: "DiffusionPipeline", batch: Batch, noise: Noise) -> None:
         """Data-dependent initialisation, from this process's images of the first step, all micro-batches together.
 
         Called once, before the first step of a training that is not resumed, without gradients, on the networks
@@ -99,12 +98,12 @@ class Objective:
         """
 
     @classmethod
-    def diagnose(cls, pipeline: "HFGenPipeline", examples: Batch) -> Diagnosis:
+    def diagnose(cls, pipeline: "DiffusionPipeline", examples: Batch) -> Diagnosis:
         """Look at the model on some training images, always the same; called without gradients, in eval mode."""
         return Diagnosis()
 
     @classmethod
-    def refresh_statistics(cls, pipeline: "HFGenPipeline") -> None:
+    def refresh_statistics(cls, pipeline: "DiffusionPipeline") -> None:
         """Recompute what the weights imply but averaging them does not give, such as BatchNorm's statistics.
 
         Called on a pipeline that holds the averaged weights, before it samples or is saved. Must not depend on, or
@@ -137,16 +136,3 @@ def frozen(module: nn.Module) -> Iterator[None]:
         else:
             for parameter in parameters:
                 parameter.requires_grad_(True)
-
-
-def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
-    """The objective of a pipeline: it is given the components that its signature names, and its options."""
-    wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
-    return objective_class(**wanted, **options)
-
-
-def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a pipeline's objective: those given, and the defaults of the others."""
-    components = pipeline_class.component_classes()
-    signature = signature_of(pipeline_class.objective_class).items()
-    return {**{name: p.default for name, p in signature if name not in components}, **options}

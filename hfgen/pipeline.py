@@ -11,9 +11,37 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from torch import Tensor, nn
 
-from hfgen import __version__, components, hub, registry
-from hfgen.arguments import check_options, refuse_unknown
-from hfgen.building import (
+from hfgen import __version__, registry
+from hfgen.cards.card import CARD
+from hfgen.cards.without_run import tell_of_code
+from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
+from hfgen.hub.client import bars_on_a_terminal_only
+from hfgen.hub.download import download, local_folder
+from hfgen.inputs import labels_for, noise_of
+from hfgen.likelihood import LogLikelihood
+from hfgen.modalities.image import postprocess
+from hfgen.noise import Noise, SeededNoise
+from hfgen.objective import Objective
+from hfgen.repository import components
+from hfgen.repository.checks import (
+    LOADING,
+    check_component_files,
+    check_dtype,
+    check_weights_are_complete,
+    clear_errors,
+)
+from hfgen.repository.components import STACK, class_name_of, pipeline_class_of, redirect
+from hfgen.repository.index import (
+    check_entries,
+    check_index,
+    component_entries,
+    is_bundled,
+    read_index,
+    single_component,
+)
+from hfgen.repository.save import saving
+from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.options import (
     CLASS_NAME,
     chosen_class,
     component_choices,
@@ -22,16 +50,7 @@ from hfgen.building import (
     signature_of,
     without_class_name,
 )
-from hfgen.components import STACK, redirect
-from hfgen.errors import HFGenError, LoadError, PluginError, UsageError, did_you_mean
-from hfgen.fetching import download, local_folder
-from hfgen.images import labels_for, noise_of, postprocess
-from hfgen.likelihood import LogLikelihood
-from hfgen.noise import Noise, SeededNoise
-from hfgen.objective import Objective
-from hfgen.progress import bars_on_a_terminal_only
-from hfgen.saving import saving
-from hfgen.transformers_models import config_of, construct
+from hfgen.settings.resolve import check_options, refuse_unknown
 
 Config = dict[str, Any]
 
@@ -267,23 +286,23 @@ class HFGenPipeline(DiffusionPipeline):
             if kwargs.pop(refused, None):
                 raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
         target = str(pretrained_model_name_or_path)
-        hub.check_dtype(kwargs.get("dtype"))
+        check_dtype(kwargs.get("dtype"))
         if kwargs.get("use_safetensors") is False:
             raise UsageError("hfgen loads safetensors only; `hfgen convert` reads pickles of tensors, if you say so.")
         kwargs["use_safetensors"] = True
         folder = local_folder(target, **kwargs)
-        wrapper = registry.find_by_component(hub.single_component(folder)) if cls is HFGenPipeline else None
+        wrapper = registry.find_by_component(single_component(folder)) if cls is HFGenPipeline else None
         if wrapper is not None:
             wrapping_family: Any = wrapper.load()
             return wrapping_family.from_pretrained(target, **kwargs)
         verify = kwargs.pop("verify", True)
-        with hub.clear_errors(target):
-            family = cls._dispatch(hub.read_index(folder))
+        with clear_errors(target):
+            family = cls._dispatch(read_index(folder))
             family._check_given(kwargs)
-            hub.check_component_files(folder, family.load_config(folder), kwargs)
+            check_component_files(folder, family.load_config(folder), kwargs)
             with bars_on_a_terminal_only():
                 pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
-            hub.check_weights_are_complete(folder, pipeline, kwargs)
+            check_weights_are_complete(folder, pipeline.models(), kwargs)
             if verify:
                 pipeline.verify()
         return pipeline
@@ -294,7 +313,7 @@ class HFGenPipeline(DiffusionPipeline):
     @classmethod
     def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
         """Refuse unknown keywords, which diffusers would ignore, and components that are of another kind."""
-        known = [*hub.LOADING, *signature_of(cls), *component_choices(cls)]
+        known = [*LOADING, *signature_of(cls), *component_choices(cls)]
         for name in kwargs:
             if name not in known:
                 raise UsageError(f"{cls.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
@@ -309,16 +328,10 @@ class HFGenPipeline(DiffusionPipeline):
     @classmethod
     def _dispatch(cls, index: Config) -> type[Self]:
         """The installed class that an index names: hfgen's own where it is said, else the pipeline's class name."""
-        class_name = index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+        class_name = class_name_of(index)
         if cls.__name__ == class_name and cls is not HFGenPipeline:
             return cls  # a class that its user has imported needs no registration
-        family = registry.find_by_class(class_name)
-        if family is None:
-            raise PluginError(
-                f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
-                "Install the plugin it belongs to, if you trust it; `hfgen list models` shows what is installed."
-            )
-        found = family.load()
+        found = pipeline_class_of(index)
         if not issubclass(found, cls):
             raise LoadError(f"This is a {class_name}, not a {cls.__name__}; load it with HFGenPipeline.")
         return found
@@ -328,9 +341,9 @@ class HFGenPipeline(DiffusionPipeline):
         """`model_index.json`, with each component redirected to an installed class (`hfgen.components`)."""
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
-        hub.check_index(index)
-        hub.check_entries(index, cls.component_classes())
-        for name, library, class_name in hub.component_entries(index):
+        check_index(index)
+        check_entries(index, cls.component_classes())
+        for name, library, class_name in component_entries(index):
             index[name] = redirect(library, class_name, cls.__module__.partition(".")[0])
             cls._check_role(name, getattr(components, index[name][1]))
         return loaded
@@ -356,7 +369,7 @@ class HFGenPipeline(DiffusionPipeline):
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)
         index["_hfgen"] = self._origin()
-        for name, library, class_name in hub.component_entries(index):
+        for name, library, class_name in component_entries(index):
             if library not in STACK:  # diffusers shortens `a.ddpm.net` to `ddpm`
                 part = getattr(self, name)
                 index[name] = [type(getattr(part, "_orig_mod", part)).__module__, class_name]
@@ -381,12 +394,14 @@ class HFGenPipeline(DiffusionPipeline):
             UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
             OSError: the disk is full, or the folder cannot be written.
         """
-        with saving(self, Path(save_directory), kwargs) as staging, bars_on_a_terminal_only():
+        folder = Path(save_directory)
+        with saving(self, folder, kwargs) as staging, bars_on_a_terminal_only():
             super().save_pretrained(str(staging), **kwargs)
+        tell_of_code(folder / CARD, bundled=is_bundled(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Save into a fresh folder and push it as one commit; `hfgen.publishing.push_pipeline` has the options."""
-        from hfgen.publishing import push_pipeline
+        from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(self, repo_id, **options)
 
@@ -404,8 +419,13 @@ def evaluating(models: Any) -> Iterator[None]:
             model.train()
 
 
-def _provenance(index: Config) -> str:
-    origin = index.get("_hfgen")
-    if not isinstance(origin, dict) or "distribution" not in origin:
-        return ""
-    return f", which was saved by the distribution {str(origin['distribution'])!r}"
+def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
+    """With what the grids are drawn, so that a seed draws one of their pictures again."""
+    own = dict(pipeline.validation_options)
+    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
+
+
+def reconstructs(pipeline: HFGenPipeline) -> bool:
+    """Whether the family maps images to latents and back."""
+    family = type(pipeline)
+    return family.encode is not HFGenPipeline.encode and family.decode is not HFGenPipeline.decode

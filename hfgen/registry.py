@@ -207,8 +207,8 @@ def _require_pipeline(family: Family, pipeline_class: Any) -> None:
 
 
 def _register_models(pipeline_class: type) -> None:
-    from hfgen.building import component_choices
-    from hfgen.transformers_models import register_with_auto_classes
+    from hfgen.settings.model_configs import register_with_auto_classes
+    from hfgen.settings.options import component_choices
 
     for choices in component_choices(pipeline_class).values():
         for class_ in choices:
@@ -216,6 +216,7 @@ def _register_models(pipeline_class: type) -> None:
 
 
 def _is_pipeline(pipeline_class: Any) -> bool:
-    from hfgen.pipeline import HFGenPipeline
+    from diffusers import DiffusionPipeline
 
-    return isinstance(pipeline_class, type) and issubclass(pipeline_class, HFGenPipeline)
+    is_pipeline = isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)
+    return is_pipeline and hasattr(pipeline_class, "training_defaults")

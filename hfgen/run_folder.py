@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from hfgen.errors import UsageError
-from hfgen.reading import read_json, read_text
+from hfgen.files import read_json, read_text, write_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 MOST_METRICS = 1 << 28  # bytes
@@ -101,17 +101,6 @@ def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any
     write_text(folder / ENVIRONMENT, json.dumps({**environment(), **facts}, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file: on a full disk, or killed, the old one stays."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def environment() -> dict[str, Any]:
     """Versions and hardware; no paths, no names of people or machines."""
     import torch
@@ -191,3 +180,14 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{folder / ENVIRONMENT} holds no dictionary; it is no run's.")
     return found
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line's diagnosis."""
+    return {n: v for n, v in line.get("diagnosis", {}).items() if not isinstance(v, list)}
+
+
+def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The lists of numbers of a line's diagnosis."""
+    diagnosis = line.get("diagnosis", {})
+    return {n: v for n, v in diagnosis.items() if isinstance(v, list) and n != "warnings" and v}

@@ -18,10 +18,10 @@ STANDS_IN_FOR = "train_unconditional"
 
 def main(argv: list[str] | None = None) -> None:
     """`hfgen train`, with its options."""
-    from hfgen.launched import LAUNCHER, follow_launcher
+    from hfgen.processes.child import LAUNCHER, follow_launcher
 
     follow_launcher()
-    from hfgen.cli import main as cli_main
+    from hfgen.commands.main import main as cli_main
 
     script = [] if LAUNCHER in os.environ else ["--stand_in", STANDS_IN_FOR]  # `hfgen train` has settled the model
     cli_main(["train", *script, *(sys.argv[1:] if argv is None else argv)])

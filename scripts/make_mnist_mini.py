@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HERE = Path(__file__).parent.parent / "hfgen" / "mnist_mini"
+HERE = Path(__file__).parent.parent / "hfgen" / "data" / "mnist_mini"
 PER_DIGIT = {"train": 1000, "test": 200}
 
 

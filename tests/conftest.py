@@ -38,9 +38,9 @@ def few(tmp_path_factory):
     import yaml
 
     from hfgen import load_images
-    from hfgen.data_names import BUILT_IN_FOLDERS
-    from hfgen.protocol import Protocol
-    from hfgen.reference import RealImages
+    from hfgen.data.builtin import BUILT_IN_FOLDERS
+    from hfgen.evaluation.real_images import RealImages
+    from hfgen.results.protocol import Protocol
 
     folder = tmp_path_factory.mktemp("few")
     (folder / "data").mkdir()

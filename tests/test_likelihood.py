@@ -8,7 +8,7 @@ import torch
 
 from hfgen import likelihood
 from hfgen.errors import CheckError, UsageError
-from hfgen.likelihood import CHUNK, LogLikelihood, bits_per_dim, importance_weighted_bound
+from hfgen.likelihood import IMPORTANCE_CHUNK, LogLikelihood, bits_per_dim, importance_weighted_bound
 
 
 def test_docstring_examples():
@@ -47,13 +47,13 @@ def test_it_says_what_it_is():
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize("count", [1, 2, IMPORTANCE_CHUNK, IMPORTANCE_CHUNK + 1, 3 * IMPORTANCE_CHUNK + 7])
 def test_the_bound_of_many_samples_is_one_log_mean(count):
     """Far below and above what float32 could exponentiate."""
     log_w = torch.randn(3, count, generator=torch.Generator().manual_seed(0)) * 30 - torch.tensor(
         [[900.0], [0], [-700]]
     )
-    given, sizes = iter(log_w.split(CHUNK, dim=1)), []
+    given, sizes = iter(log_w.split(IMPORTANCE_CHUNK, dim=1)), []
 
     def next_chunk(size):
         sizes.append(size)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfgen import PriorScheduler
-from hfgen.batches import Layout
+from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
 

@@ -1,6 +1,6 @@
 /**
  * What the Hub's pages need to know of hfgen, for huggingface.js, packages/tasks/src; each part says where it goes.
- * tests/test_hub_entry.py keeps the snippet equal to that of hfgen's cards. Type-check it in that folder:
+ * tests/hub/test_hub_entry.py keeps the snippet equal to that of hfgen's cards. Type-check it in that folder:
  * tsc --ignoreConfig --noEmit --strict --skipLibCheck --module nodenext --target es2022 hfgen.ts
  */
 import type { ModelData } from "./model-data.js";

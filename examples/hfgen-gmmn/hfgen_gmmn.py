@@ -14,9 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen import HFGenPipeline, Objective, PriorScheduler, Update
-from hfgen.errors import UsageError
-from hfgen.objective import Batch
+from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, Update, UsageError
 
 BANDWIDTHS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4)
 

@@ -22,8 +22,8 @@ def command(run: Path, check: bool, num_redrawn: int, snippets: bool) -> None:
     """
     from diffusers.utils import logging
 
-    from hfgen.card import write_card
-    from hfgen.card_check import check_card, told
+    from hfgen.cards.card import write_card
+    from hfgen.evaluation.card_check import check_card, told
 
     if not run.is_dir():
         raise UsageError(f"{run} is no folder; a card is of a finished run's.")

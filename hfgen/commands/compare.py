@@ -12,7 +12,7 @@ import click
 from hfgen.errors import HFGenError, UsageError
 
 if TYPE_CHECKING:
-    from hfgen.comparison import Comparison
+    from hfgen.results.comparison import Comparison
 
 KINDS = (".md", ".html", ".png", ".svg")
 SIGNS = {"best": " *", "not separable": " ~", None: ""}
@@ -35,11 +35,12 @@ def command(
     A TARGET is the folder of a run, a checkpoint or a model card, a folder of results, a result file or a repository.
     Nothing is measured here, and only values of the same rules are compared.
     """
-    from hfgen.comparison import compare
+    from hfgen.hub.download import local_folder
+    from hfgen.results.comparison import compare
 
     if output is not None:
         check_output(output, overwrite)
-    comparison = compare(targets, protocol)
+    comparison = compare(targets, local_folder, protocol)
     if output is not None:
         write(output, comparison)
         click.echo(f"written to {output}", err=True)
@@ -72,8 +73,8 @@ def write(output: Path, comparison: "Comparison") -> None:
 
 def content(comparison: "Comparison", suffix: str) -> bytes:
     """The bytes of a file with this ending."""
-    from hfgen.comparison_page import markdown, page
-    from hfgen.comparison_plot import image, plottable
+    from hfgen.results.page import markdown, page
+    from hfgen.results.plot import image, plottable
 
     if suffix == ".md":
         return markdown(comparison).encode()
@@ -84,8 +85,8 @@ def content(comparison: "Comparison", suffix: str) -> bytes:
 
 def text(comparison: "Comparison") -> str:
     """Tables for a terminal: what is best and what is not separable from it by signs, explained below."""
-    from hfgen.commands.list_ import table as columns
-    from hfgen.comparison_page import subject, tables
+    from hfgen.results.page import subject, tables
+    from hfgen.results.words import table as columns
 
     blocks, seen = [subject(comparison)], set()
     for table in tables(comparison):

@@ -42,7 +42,7 @@ def command(
     """
     from diffusers.utils import logging
 
-    from hfgen.converting import convert, open_source, refuse_used
+    from hfgen.conversion.convert import convert, open_source, refuse_used
 
     logging.disable_progress_bar()
     refuse_used(target)  # before anything is fetched

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hfgen.commands.options import parse_numbers
-from hfgen.commands.sample import CALL_OPTIONS, load, set_prior, swap_scheduler
-from hfgen.data_names import BUILT_IN_FOLDERS
+from hfgen.commands.pipelines import load, set_prior, swap_scheduler
+from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.errors import CheckError, HFGenError, UsageError
-from hfgen.metric_names import METRICS, chosen
+from hfgen.inputs import CALL_OPTIONS
+from hfgen.results.metrics import METRICS, chosen
 
 if TYPE_CHECKING:
-    from hfgen.data import Images
-    from hfgen.measurement import Bars
-    from hfgen.protocol import Protocol
+    from hfgen.data.images import Images
+    from hfgen.evaluation.measure import Bars
+    from hfgen.results.protocol import Protocol
 
 SIZE = ("resolution", "center_crop")
 LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall", "min_coverage")
@@ -88,12 +89,12 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
 
     Killed, and started again with the same command, it goes on with the images that were not drawn yet.
     """
-    from hfgen.launcher import MODULE, Wanted, launch
+    from hfgen.processes.launcher import MODULE, Wanted, launch
 
     wanted = Wanted(num_processes)
     if not wanted.here():
         return launch(["evaluate", *words], wanted, MODULE)
-    from hfgen.launch import join_processes
+    from hfgen.processes.world import join_processes
 
     is_main = join_processes().is_main_process
     task = Task(target, o, load(target, o, any_pipeline=True), _bars(is_main), is_main)
@@ -124,9 +125,9 @@ class Task:
 
     def prepare(self) -> None:
         """Find the real images, by them the protocol, and what of it the options change."""
-        from hfgen.measurement import metrics_of, prepare
-        from hfgen.protocol import GENERAL, protocol_of, read_protocol
-        from hfgen.reference import RealImages
+        from hfgen.evaluation.measure import metrics_of, prepare
+        from hfgen.evaluation.real_images import RealImages
+        from hfgen.results.protocol import GENERAL, protocol_of, read_protocol
 
         o = self.o
         given = read_protocol(o["protocol"]) if o["protocol"] else None
@@ -157,7 +158,7 @@ class Task:
         )
 
     def _find(self, split: str | None) -> "Images":
-        from hfgen.data import load_images
+        from hfgen.data.images import load_images
 
         if self.dataset is None:
             raise UsageError("Which real images? The model does not tell on what it was trained; give --dataset_name.")
@@ -175,7 +176,7 @@ class Task:
         )
 
     def _train_images(self) -> "Images | None":
-        from hfgen.data import load_images
+        from hfgen.data.images import load_images
 
         try:
             where = self.o["dataset_config_name"], *self.columns
@@ -185,33 +186,33 @@ class Task:
 
     def measure(self, steps: int | None) -> dict[str, Any]:
         """Draw, compare, write; return what was written, in the main process."""
-        from hfgen import measurement
+        from hfgen.evaluation import measure
+        from hfgen.evaluation.record import identity, record, result_name
 
         o = self.o
         options = {name: o[name] for name in CALL_OPTIONS if o.get(name) is not None}
         options.pop("num_inference_steps", None)
         options |= {} if steps is None else {"num_inference_steps": steps}
         told = {**options, **{name: o[name] for name in CHANGED if o[name] is not None}}
-        name = measurement.result_name(self.protocol, told, self.unchanged, self.real)
+        name = result_name(self.protocol, told, self.unchanged, self.real)
         partial = self.folder / "evaluation" / f".{name}.safetensors"
         extractor = self.real.extractor
         sha256 = None if extractor is None else extractor.weights_sha256
-        identity = measurement.identity(self.pipeline, self.protocol, options, sha256)
+        same_images = identity(self.pipeline, self.protocol, options, sha256)
         try:
-            values, facts = measurement.measure(
+            values, facts = measure.measure(
                 self.pipeline,
                 self.real,
                 self.protocol,
                 self.wanted,
                 options=options,
                 partial=partial,
-                identity=identity,
+                identity=same_images,
                 bars=self.bars,
             )
             if not self.is_main:
                 return {}
-            record = (self.pipeline, self.real, self.protocol, values, facts, options, self.split)
-            result = measurement.record(*record)
+            result = record(self.pipeline, self.real, self.protocol, values, facts, options, self.split)
             result["name"] = name_of(self.target)
             result["changed"] = {option: o[option] for option in CHANGED if o[option] is not None}
             result["command"] = self._command(result["name"], steps)
@@ -235,11 +236,12 @@ class Task:
 
     def _write(self, name: str, result: Mapping[str, Any]) -> Path:
         """The result; and the card anew, where it is the run's own and nobody has edited it."""
-        from hfgen import card, measurement
+        from hfgen.cards import card
+        from hfgen.results.records import merged, write
 
         was_its_own = card.is_rendered(self.folder)
-        result = measurement.merged(self.folder / "evaluation" / f"{name}.json", dict(result))
-        path = measurement.write(self.folder, name, result)
+        result = merged(self.folder / "evaluation" / f"{name}.json", dict(result))
+        path = write(self.folder, name, result)
         if was_its_own:
             card.write_card(self.folder, card.name_on(self.folder))
         elif was_its_own is False:
@@ -277,7 +279,7 @@ def real_images(trained: str | None, protocol: "Protocol | None") -> str | None:
 
 def trained_on(target: str) -> dict[str, Any]:
     """What a run's config.yaml says of the data."""
-    from hfgen.arguments import read_config_file
+    from hfgen.files import read_config_file
     from hfgen.run_folder import CONFIG
 
     place = Path(target)
@@ -338,8 +340,7 @@ def require(results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -
 
 def table(result: Mapping[str, Any]) -> str:
     """The values of a result, each beside its floor, and under what rules they were found."""
-    from hfgen.commands.list_ import table as columns
-    from hfgen.results import shown, under
+    from hfgen.results.words import shown, table as columns, under
 
     rows = [
         {

@@ -9,12 +9,12 @@ from typing import Any
 import click
 import yaml
 
-from hfgen.arguments import read_config_file
-from hfgen.building import component_choices, signature_of
-from hfgen.data_names import BUILT_IN_DATASETS
+from hfgen.commands.recipes import list_recipes
+from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
-from hfgen.recipes import list_recipes
+from hfgen.files import read_config_file
 from hfgen.registry import get_family, list_families
+from hfgen.settings.options import component_choices, signature_of
 
 
 @click.command("info")
@@ -80,8 +80,8 @@ def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
 def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     """A run folder or a repository: family, components with parameters, and how it was trained if that is known."""
     from hfgen import HFGenPipeline, run_folder
-    from hfgen.fetching import local_folder
-    from hfgen.run import component_rows
+    from hfgen.cards.parts import component_rows
+    from hfgen.hub.download import local_folder
 
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
@@ -97,7 +97,8 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
 
 def unfinished_facts(folder: Path) -> dict[str, Any]:
     """A run that is going on or was stopped before its end."""
-    from hfgen import checkpoint, run_folder
+    from hfgen import run_folder
+    from hfgen.training import checkpoint
 
     kept, metrics = checkpoint.list_checkpoints(folder), run_folder.read_metrics(folder)
     return {
@@ -110,7 +111,7 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
 
 def dataset_facts(target: str) -> dict[str, Any]:
     """What was read from the data, which is what a training would be told."""
-    from hfgen.data import load_images
+    from hfgen.data.images import load_images
 
     images = load_images(target)
     sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}

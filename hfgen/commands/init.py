@@ -10,11 +10,11 @@ from typing import Any
 import click
 import yaml
 
-from hfgen.arguments import FIELDS, NOT_SAVED, RunConfig
-from hfgen.building import CLASS_NAME, SHAPE, chosen_class, component_choices, signature_of
-from hfgen.commands.train import resolve_run
+from hfgen.commands.recipes import list_recipes, resolve_run
 from hfgen.errors import HFGenError, UsageError
-from hfgen.recipes import list_recipes
+from hfgen.settings.arguments import FIELDS, NOT_SAVED
+from hfgen.settings.options import CLASS_NAME, SHAPE, chosen_class, component_choices, signature_of
+from hfgen.settings.resolve import RunConfig
 
 WIDTH = 119
 SIDE, CHANNELS = 32, 3  # of the images for which options that follow the data's shape are shown

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from hfgen.data_names import BUILT_IN_DATASETS
-from hfgen.metric_names import METRICS
-from hfgen.protocol import list_protocols
-from hfgen.recipes import list_recipes
+from hfgen.commands.recipes import list_recipes
+from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.registry import CONVERTERS, EXTRACTORS, conflict, enabled_entry_points, list_families
+from hfgen.results.metrics import METRICS
+from hfgen.results.protocol import list_protocols
+from hfgen.results.words import table
 
 Row = dict[str, str]
 
@@ -79,15 +80,3 @@ def command(what: str, pattern: str, as_json: bool) -> None:
     """
     rows = [row for row in WHAT[what]() if fnmatch.fnmatch(row["name"], pattern)]
     click.echo(json.dumps(rows, indent=2) if as_json else table(rows), nl=bool(rows) or as_json)
-
-
-def table(rows: list[Row]) -> str:
-    """Columns as wide as their widest value.
-
-    >>> print(table([{"name": "a", "class": "Long"}, {"name": "bcd", "class": "X"}]))
-    a    Long
-    bcd  X
-    """
-    widths = [max(len(value) for value in column) for column in zip(*(row.values() for row in rows), strict=True)]
-    lines = ("  ".join(v.ljust(w) for v, w in zip(row.values(), widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 import yaml
 
-from hfgen.arguments import HINTS, TrainingArguments
+from hfgen.settings.arguments import HINTS, TrainingArguments
 
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:

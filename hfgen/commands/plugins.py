@@ -4,9 +4,9 @@ import json
 
 import click
 
-from hfgen.commands.list_ import table
 from hfgen.errors import CheckError, HFGenError
 from hfgen.registry import Family, conflict, list_families
+from hfgen.results.words import table
 
 
 @click.command("plugins")

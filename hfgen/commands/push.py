@@ -34,26 +34,26 @@ def command(
     """
     from diffusers.utils import logging
 
-    from hfgen import bundling
-    from hfgen.publication import prepared, sizes
-    from hfgen.publishing import check_place, default_message, publish, retry_command
-    from hfgen.uploading import Place
+    from hfgen.hub.contents import prepared, sizes
+    from hfgen.hub.publish import check_place, default_message, publish, retry_command
+    from hfgen.hub.upload import Place
+    from hfgen.repository import bundle
 
     logging.disable_progress_bar()
     message = o["commit_message"] or default_message()
     place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message)
     if not dry_run:
         pushed = publish(run, place, o["variant"], o["max_shard_size"], token, bundle_code=bundle_code)
-        if bundle_code and not any(bundling.NAME.fullmatch(name) for name in pushed.files):
-            click.echo(bundling.READABLE_ANYWAY, err=True)
+        if bundle_code and not any(bundle.NAME.fullmatch(name) for name in pushed.files):
+            click.echo(bundle.READABLE_ANYWAY, err=True)
         return click.echo(json.dumps(vars(pushed)) if as_json else told(pushed))
     check_place(place)
     options = place, o["variant"], o["max_shard_size"]
     again = f"{retry_command(run, *options, bundle_code)} --dry_run"
     with prepared(run, *options, again, token, bundle_code) as ready:
         files = sizes(ready)
-    if bundle_code and not any(bundling.NAME.fullmatch(name) for name in files):
-        click.echo(bundling.READABLE_ANYWAY, err=True)
+    if bundle_code and not any(bundle.NAME.fullmatch(name) for name in files):
+        click.echo(bundle.READABLE_ANYWAY, err=True)
     total = sum(files.values())
     click.echo(json.dumps({"repo_id": repo_id, "files": files, "bytes": total}) if as_json else tree(files))
     return click.echo(f"{len(files)} files, {total:,} bytes. Nothing was sent.", err=True)

@@ -1,16 +1,15 @@
 """hfgen sample TARGET"""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hfgen.commands.options import parse_numbers
-from hfgen.errors import HFGenError, UsageError, did_you_mean
-
-CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")
+from hfgen.commands.pipelines import load, set_prior, swap_scheduler
+from hfgen.errors import HFGenError, UsageError
+from hfgen.inputs import CALL_OPTIONS
 
 
 @click.command("sample")
@@ -89,73 +88,15 @@ def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
         raise UsageError(f"--output {output} exists; nothing was drawn. Give another name, or --overwrite.")
 
 
-def load(target: str, o: dict[str, Any], any_pipeline: bool = False) -> Any:
-    """The pipeline, on the device; with `any_pipeline` of diffusers' own, too, which no family draws from."""
-    import torch
-    from diffusers.utils import logging
-
-    from hfgen import HFGenPipeline
-    from hfgen.loading_any import load_any
-
-    logging.disable_progress_bar()
-    kwargs = {name: o[name] for name in ("variant", "revision") if o[name]}
-    if o["dtype"]:
-        kwargs["dtype"] = getattr(torch, o["dtype"])
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    load_from = load_any if any_pipeline else HFGenPipeline.from_pretrained
-    try:
-        return load_from(target, **kwargs).to(o["device"] or accelerator)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {o['device']}: {str(error).splitlines()[0]}") from error
-
-
-def swap_scheduler(pipeline: Any, name: str) -> None:
-    """Sample by another of the schedulers that can take this one's place, by its class's name or the start of it."""
-    current = pipeline.scheduler
-    choices = {_short(c.__name__): c for c in (type(current), *current.compatibles)}
-    chosen = choices.get(_short(name))
-    if chosen is None:
-        known = {key: choice.__name__ for key, choice in choices.items()}
-        raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
-    if chosen is not type(current):
-        # with it, `from_config` drops what is a default here, and another's default may be another noise
-        config = {key: value for key, value in current.config.items() if key != "_use_default_values"}
-        try:
-            pipeline.register_modules(scheduler=chosen.from_config(config))
-        except (ImportError, NotImplementedError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"--scheduler {name}: {chosen.__name__} cannot be used here: {reason}") from error
-
-
-def _short(name: str) -> str:
-    """
-    >>> _short("EulerDiscreteScheduler"), _short("dpm-solver_multistep"), _short("unipc")
-    ('euler', 'dpmsolver', 'unipc')
-    """
-    short = re.sub(r"[-_ ]", "", name).lower()
-    return re.sub(r"(multistep|discrete)?(scheduler)?$", "", short)
-
-
-def set_prior(pipeline: Any, options: dict[str, float]) -> None:
-    """Sample from the prior at this temperature or truncation."""
-    if not options:
-        return
-    scheduler = pipeline.scheduler
-    for name in options:
-        if name not in scheduler.config:
-            raise UsageError(f"--{name}: the {type(scheduler).__name__} of this model has none.")
-    pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **options))
-
-
 def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:
-    from hfgen import grid
+    from hfgen.modalities import image as grid
 
     options = {name: o[name] for name in CALL_OPTIONS if o[name] is not None}
     return grid.draw(pipeline, numbers, labels, o["batch_size"], **options)
 
 
 def write_grid(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
-    from hfgen import grid
+    from hfgen.modalities import image as grid
 
     images = _draw(pipeline, numbers, labels, o)
     grid.save_image(grid.image_grid(images), output)
@@ -163,7 +104,7 @@ def write_grid(pipeline: Any, numbers: list[int], labels: list[int] | None, outp
 
 
 def write_folder(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
-    from hfgen import grid
+    from hfgen.modalities import image as grid
 
     images = _draw(pipeline, numbers, labels, o)
     for number, image in zip(numbers, images, strict=True):

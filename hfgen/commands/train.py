@@ -9,13 +9,12 @@ import click
 import yaml
 
 from hfgen import run_folder
-from hfgen.arguments import RunConfig, read_config_file, resolve
 from hfgen.commands.options import DottedCommand, dataclass_options
-from hfgen.drop_in import script_options, take_out, translate
+from hfgen.commands.recipes import is_family, list_recipes, resolve_run
+from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
-from hfgen.launched import launched_precision
-from hfgen.recipes import find_recipe, list_recipes, read_recipe
-from hfgen.registry import get_family, list_families
+from hfgen.files import read_config_file
+from hfgen.settings.resolve import RunConfig
 
 
 class TrainCommand(DottedCommand):
@@ -76,7 +75,7 @@ def command(
         raise UsageError("Give the model once: as the argument or as --model.")
     target = model or model_option or (stand_in if _names_no_model(config) else None)
     settings, given, notes = translate(_script_options(target), script, given)
-    from hfgen.launcher import Wanted, launch
+    from hfgen.processes.launcher import Wanted, launch
 
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
@@ -84,13 +83,13 @@ def command(
     resolved, pipeline_class = resolve_run(target, config, given, dotted, settings)
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
-    from hfgen import run
+    from hfgen.training import dry_run as rehearsal, run
 
     _join(num_processes)
     for note in notes:
         _say(note)
     if dry_run:
-        told = run.dry_run(resolved, pipeline_class, _folder(resolved), _say).rstrip("\n")
+        told = rehearsal.dry_run(resolved, pipeline_class, _folder(resolved), _say).rstrip("\n")
     else:
         result = run.train(resolved, pipeline_class, _folder(resolved), _say)
         told = json.dumps(result) if as_json else result["output_dir"]
@@ -99,64 +98,17 @@ def command(
     return None
 
 
-def resolve_run(
-    target: str | None,
-    config: Path | None,
-    given: Mapping[str, Any],
-    dotted: Mapping[str, dict[str, Any]],
-    script: Mapping[str, Any] | None = None,
-) -> tuple[RunConfig, Any]:
-    """Recipe, config file and command line -> (the resolved run, its pipeline class).
-
-    Raises:
-        UsageError: no model is named, or two are.
-    """
-    precision = launched_precision()
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("accelerate launch", {"mixed_precision": precision} if precision else {})
-    ]
-    if target is not None and _is_family(target):
-        layers.append(("the command line", {"model": target}))
-    elif target is not None:
-        recipe = find_recipe(target)
-        layers.append((str(recipe), read_recipe(recipe)))
-    if config is not None:
-        layers.append((str(config), read_config_file(config)))
-    layers.append(("command line", script or {}))
-    layers.append(("command line", {k: v for k, v in {**given, **dotted}.items() if v is not None}))
-    name = _one_model(layers)
-    pipeline_class = get_family(name).load()
-    return resolve(layers, name, pipeline_class), pipeline_class
-
-
-def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
-    named = [(source, layer["model"]) for source, layer in layers if layer.get("model")]
-    if not named:
-        raise UsageError("Which model? `hfgen train MODEL ...`; `hfgen list models` shows them.")
-    for source, model in named[1:]:
-        if model != named[0][1]:
-            raise UsageError(
-                f"{source} is for the model {model!r}, but {named[0][0]} says {named[0][1]!r}.\n"
-                "Name only one of the two; a file of settings for any model has no line `model:`."
-            )
-    return named[0][1]
-
-
-def _is_family(target: str) -> bool:
-    return any(family.name == target for family in list_families())
-
-
 def _names_no_model(config: Path | None) -> bool:
     return config is None or "model" not in read_config_file(config)
 
 
 def _script_options(target: str | None) -> Mapping[str, Any]:
-    recipe = None if target is None or _is_family(target) else list_recipes().get(target)
+    recipe = None if target is None or is_family(target) else list_recipes().get(target)
     return {} if recipe is None else script_options(recipe)
 
 
 def _join(asked: int | None) -> None:
-    from hfgen.launch import join_processes
+    from hfgen.processes.world import join_processes
 
     came = join_processes().num_processes
     if asked not in (None, came):
@@ -167,7 +119,7 @@ def _folder(resolved: RunConfig) -> Path:
     """The main process chooses; the others are told, since a folder that it has made is no longer free."""
     from accelerate.utils import broadcast_object_list
 
-    from hfgen.launch import join_processes
+    from hfgen.processes.world import join_processes
 
     processes, a = join_processes(), resolved.arguments
     dataset = a.dataset_name or a.train_data_dir or "data"

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hfgen.components import STACK
 from hfgen.pipeline import HFGenPipeline
+from hfgen.repository.components import STACK
 
 
 class BundleLaws:

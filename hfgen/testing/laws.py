@@ -13,23 +13,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfgen import registry
-from hfgen.arguments import resolve
-from hfgen.batch_norm import BATCH_NORMS
-from hfgen.batches import Layout
-from hfgen.checkpoint import list_checkpoints
-from hfgen.components import STACK
-from hfgen.data import load_images
+from hfgen.data.images import load_images
+from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
-from hfgen.objective import build_objective
 from hfgen.pipeline import HFGenPipeline
+from hfgen.processes.batch_norm import BATCH_NORMS
+from hfgen.repository.components import STACK
 from hfgen.run_folder import read_metrics
+from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.options import build_objective
+from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.latents import LatentLaws
 from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
 from hfgen.train import main
-from hfgen.trainer import Trainer
-from hfgen.transformers_models import config_of, construct
+from hfgen.training.checkpoint import list_checkpoints
+from hfgen.training.trainer import Trainer
 
 BATCH = 4
 
@@ -261,7 +261,7 @@ class FamilyTests(LatentLaws, BundleLaws):
 
     def test_a_run_leaves_what_it_promises(self, data: str, tmp_path: Path) -> None:
         """A folder that loads, whose card is filled in, and whose last grid its seeds draw again."""
-        from hfgen import run
+        from hfgen.training import run
 
         settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}
         config = resolve([("law", {**settings, **self._components()})], self.family, self.pipeline_class())
@@ -332,7 +332,7 @@ class FamilyTests(LatentLaws, BundleLaws):
             pytest.skip("another configuration of this family runs it")
 
     def _components(self) -> dict[str, Any]:
-        from hfgen.building import nest_options
+        from hfgen.settings.options import nest_options
 
         return nest_options(self.overrides)
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["hfgen.run", "hfgen.train", "hfgen.cli", "torch.distributed.fsdp", "torch.testing"]
+PRELOADED = ["hfgen.training.run", "hfgen.train", "hfgen.commands.main", "torch.distributed.fsdp", "torch.testing"]
 LOAD = """
 import json, pathlib, sys
 assert not [name for name in sys.modules if name.startswith("hfgen_")]  # no family is imported

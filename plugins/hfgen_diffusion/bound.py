@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hfgen.noise import Noise
+from hfgen import Noise
 from hfgen_diffusion.process import Clip, ForwardProcess
 from hfgen_diffusion.sampling import Denoiser, posterior_weights, split
 

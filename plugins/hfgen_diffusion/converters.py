@@ -11,14 +11,28 @@ import torch
 from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 
-from hfgen import HFGenPipeline, hub
-from hfgen.arguments import check_options
-from hfgen.building import component_choices
-from hfgen.converting import Conversion, Converter, Options
-from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
-from hfgen.foreign_files import ForeignFiles, StateDict
-from hfgen.registry import find_by_class, find_by_component, get_family
-from hfgen.transformers_models import config_of
+from hfgen import (
+    MODEL_INDEX,
+    Conversion,
+    Converter,
+    ConverterOptions,
+    ForeignFiles,
+    HFGenError,
+    HFGenPipeline,
+    LoadError,
+    StateDict,
+    UsageError,
+    check_options,
+    component_choices,
+    component_entries,
+    config_of,
+    did_you_mean,
+    find_by_class,
+    find_by_component,
+    get_family,
+    read_index,
+    single_component,
+)
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
 CONFIGS = ("config.json", "scheduler_config.json")
@@ -38,10 +52,10 @@ class Diffusers(Converter):
     @classmethod
     def recognises(cls, source: ForeignFiles) -> bool:
         """By its index, or by the class that a config names."""
-        return source.has(hub.INDEX) or (source.path.is_dir() and hub.single_component(source.path) is not None)
+        return source.has(MODEL_INDEX) or (source.path.is_dir() and single_component(source.path) is not None)
 
     @classmethod
-    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """The same folder with safetensors under today's names, loaded as any other."""
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "model"
@@ -50,7 +64,7 @@ class Diffusers(Converter):
                 pipeline = HFGenPipeline.from_pretrained(place)
             except HFGenError as error:
                 raise type(error)(str(error).replace(str(place), source.name)) from error
-        single = hub.single_component(source.path)
+        single = single_component(source.path)
         alone = [name for name, part in pipeline.components.items() if type(part).__name__ == single]
         weights = {name or alone[0]: tensors for name, tensors in weights.items()}
         pipeline = _with_options(pipeline, options)
@@ -71,19 +85,19 @@ def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
     return notes
 
 
-def copy(source: ForeignFiles, place: Path, options: Options, model: str | None) -> dict[str, StateDict]:
+def copy(source: ForeignFiles, place: Path, options: ConverterOptions, model: str | None) -> dict[str, StateDict]:
     """Write configs and safetensors to `place`; return the tensors of each component, of a single model under "".
 
     Raises:
         UsageError: it is hfgen's already, or of no family; a single model that needs a family, or says its own.
         LoadError: a component has no config or no weights.
     """
-    single = hub.single_component(source.path)
+    single = single_component(source.path)
     wrapper = find_by_component(single)
     if single is None:
-        index = hub.read_index(source.path)
+        index = read_index(source.path)
         _refuse(source, index, model)
-        entries = {name: source.path / name for name, _, _ in hub.component_entries(index)}
+        entries = {name: source.path / name for name, _, _ in component_entries(index)}
         entries = {name: folder if folder.is_dir() else source.path for name, folder in entries.items()}
     elif wrapper is not None and model in (None, wrapper.name):
         return _copy_component(source, source.path, place, "")
@@ -95,7 +109,7 @@ def copy(source: ForeignFiles, place: Path, options: Options, model: str | None)
     weights: dict[str, StateDict] = {}
     for name, folder in entries.items():
         weights |= _copy_component(source, folder, place / name, name)
-    (place / hub.INDEX).write_text(json.dumps(index), encoding="utf-8")
+    (place / MODEL_INDEX).write_text(json.dumps(index), encoding="utf-8")
     return weights
 
 
@@ -145,7 +159,7 @@ def _modern(name: str) -> str:
     return f"{old[1]}.{OLD_ATTENTION[old[2]]}.{old[3]}" if old and old[2] in OLD_ATTENTION else name
 
 
-def _indexed(class_name: str, model: str, options: Options, place: Path) -> tuple[str, dict[str, Any]]:
+def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path) -> tuple[str, dict[str, Any]]:
     """The component that a single model is of a family, and the index of a pipeline with it; schedulers are written
     as the options say."""
     family = get_family(model)
@@ -167,7 +181,7 @@ def _indexed(class_name: str, model: str, options: Options, place: Path) -> tupl
     return names[0], index
 
 
-def _with_options(pipeline: HFGenPipeline, options: Options) -> HFGenPipeline:
+def _with_options(pipeline: HFGenPipeline, options: ConverterOptions) -> HFGenPipeline:
     """With the settings of its scheduler that the user gave; a network's are those of its weights."""
     for name, given in options.items():
         part = pipeline.components.get(name)

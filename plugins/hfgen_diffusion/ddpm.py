@@ -15,13 +15,21 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from hfgen import HFGenPipeline, LogLikelihood
-from hfgen.errors import UsageError, did_you_mean
-from hfgen.images import check_images, check_latents, labels_for, noise_for
-from hfgen.likelihood import levels_of
-from hfgen.noise import Noise, SeededNoise
-from hfgen.pipeline import evaluating
-from hfgen.scheduler import great_circle
+from hfgen import (
+    HFGenPipeline,
+    LogLikelihood,
+    Noise,
+    SeededNoise,
+    UsageError,
+    check_images,
+    check_latents,
+    did_you_mean,
+    evaluating,
+    great_circle,
+    labels_for,
+    levels_of,
+    noise_for,
+)
 from hfgen_diffusion import likelihoods, sampling
 from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
 from hfgen_diffusion.networks import channels_last, unet_config

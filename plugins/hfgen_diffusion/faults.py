@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen import UsageError, did_you_mean
 
 VARIANCE_TYPES = {  # of a scheduler's config -> what it stands for
     "fixed_small": "fixed_small",

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hfgen import LogLikelihood
-from hfgen.errors import UsageError
-from hfgen.noise import SeededNoise
+from hfgen import LogLikelihood, SeededNoise, UsageError
 from hfgen_diffusion.bound import bound_terms
 from hfgen_diffusion.flow_ode import ProbabilityFlow
 from hfgen_diffusion.process import Clip, ForwardProcess

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 
 SMALL = 32  # side up to which the default network is one that a CPU trains
 LEAST_LEVELS = 3  # of the default network: with fewer it would see no digit as a whole

@@ -8,11 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from hfgen import Diagnosis, Objective, Update
-from hfgen.errors import UsageError
-from hfgen.likelihood import bits_per_dim
-from hfgen.noise import SeededNoise
-from hfgen.objective import Batch
+from hfgen import Batch, Diagnosis, Objective, SeededNoise, Update, UsageError, bits_per_dim
 from hfgen_diffusion.bound import BoundTerms, bound_terms, discretized_gaussian, log_variance, posterior_kl
 from hfgen_diffusion.process import ForwardProcess, snr
 from hfgen_diffusion.sampling import split

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.noise import Noise
+from hfgen import Noise
 from hfgen_diffusion.process import END, Clip, ForwardProcess
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]

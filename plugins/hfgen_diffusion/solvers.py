@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from diffusers import PNDMScheduler
 
-from hfgen.errors import UsageError
-from hfgen.noise import SeededNoise
+from hfgen import SeededNoise, UsageError
 
-SOLVERS = (  # each gives the right spread on Gaussian data: tests/test_diffusion_samplers.py
+SOLVERS = (  # each gives the right spread on Gaussian data: tests/families/test_diffusion_samplers.py
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen import UsageError, did_you_mean
 from hfgen_diffusion.process import END
 
 Spacing = Literal["leading", "trailing", "linspace", "quadratic"]

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError
-from hfgen.extractors import FeatureExtractor
+from hfgen import FeatureExtractor, HFGenError
 
 WEIGHTS = Path(__file__).parent / "digitnet-mnist.safetensors"
 WEIGHTS_SHA256 = "7cb9d9d21d9947ba26ebd16963c469772d9987fa1d06ed894c92ad39734cadf1"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hfgen.data import decode_all, load_images
+from hfgen import decode_all, load_images
 from hfgen_extractors.digitnet import DigitNet
 
 TRAINED, EPOCHS, BATCH = 50_000, 8, 128

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from hfgen.errors import HFGenError
-from hfgen.extractors import FeatureExtractor
+from hfgen import FeatureExtractor, HFGenError
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

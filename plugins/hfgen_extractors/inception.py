@@ -11,8 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from hfgen.errors import HFGenError
-from hfgen.extractors import FeatureExtractor
+from hfgen import FeatureExtractor, HFGenError
 
 SHA256_START = "6726825d"  # of the weights, as their published name says
 

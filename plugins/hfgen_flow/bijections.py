@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, logsigmoid, pixel_shuffle, pixel_unshuffle
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 from hfgen_flow.precision import full_precision
 
 Preprocessing = Literal["logit_alpha", "logit_2alpha", "logit_halfalpha", "glow", "unit"]

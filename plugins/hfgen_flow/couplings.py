@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 from hfgen_flow.bijections import sum_of
 from hfgen_flow.splines import inverse_spline, spline
 

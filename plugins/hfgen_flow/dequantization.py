@@ -6,7 +6,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 from hfgen_flow.bijections import Logit, Sigmoid
 from hfgen_flow.couplings import AffineTransform, CheckerboardCoupling
 from hfgen_flow.networks import ResidualNetwork, require_at_least

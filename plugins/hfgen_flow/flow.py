@@ -9,22 +9,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, PriorScheduler, Update
-from hfgen.building import signature_of
-from hfgen.errors import CheckError, LoadError, UsageError
-from hfgen.images import check_images, check_latents, labels_for, noise_for
-from hfgen.likelihood import (
-    CHUNK,
+from hfgen import (
+    IMPORTANCE_CHUNK,
+    Batch,
+    CheckError,
+    Diagnosis,
+    HFGenPipeline,
+    LoadError,
+    LogLikelihood,
+    Noise,
+    Objective,
+    PriorScheduler,
+    SeededNoise,
+    Update,
+    UsageError,
     bits_per_dim,
+    check_images,
+    check_latents,
     check_num_samples,
+    evaluating,
     importance_weighted_bound,
+    labels_for,
     levels_of,
     levels_to_images,
+    noise_for,
     quantize,
+    signature_of,
 )
-from hfgen.noise import Noise, SeededNoise
-from hfgen.objective import Batch
-from hfgen.pipeline import evaluating
 from hfgen_flow.bijections import initialize, is_initialized, require_initialized
 from hfgen_flow.precision import full_precision, without_half
 
@@ -305,7 +316,7 @@ class FlowPipeline(HFGenPipeline):
         levels, labels = self._levels(images), self._labels_of(images, class_labels)
         noise = self._image_noise(images, seeds)
         check_num_samples(num_importance_samples)
-        at_once = max(1, 16 * ELEMENTS // (levels[0].numel() * min(num_importance_samples, CHUNK)))
+        at_once = max(1, 16 * ELEMENTS // (levels[0].numel() * min(num_importance_samples, IMPORTANCE_CHUNK)))
         found = []
         with self._exactly():
             for start in range(0, len(levels), at_once):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 from hfgen_flow.bijections import ActNorm
 from hfgen_flow.precision import CouplingNetwork, full_precision
 

@@ -10,8 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from hfgen import PriorScheduler
-from hfgen.errors import UsageError
+from hfgen import PriorScheduler, UsageError
 from hfgen_flow.bijections import ActNorm, AlternateSqueeze, Preprocess, Preprocessing, Squeeze, require_initialized
 from hfgen_flow.couplings import (
     AdditiveTransform,

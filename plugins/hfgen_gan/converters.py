@@ -6,9 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from hfgen.converting import COUNTER, Conversion, Converter, Options, renamed, shapes
-from hfgen.errors import UsageError
-from hfgen.foreign_files import ForeignFiles
+from hfgen import (
+    BATCH_NORM_COUNTER,
+    Conversion,
+    Converter,
+    ConverterOptions,
+    ForeignFiles,
+    UsageError,
+    rename_tensors,
+    shapes_of,
+)
 from hfgen_gan.dcgan import DCGANPipeline
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -30,17 +37,17 @@ class PyTorchDCGAN(Converter):
         return any(_is_tutorial(tensors) for tensors in source.networks().values())
 
     @classmethod
-    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """Sizes and channels are those of the kernels; strides and paddings are the tutorial's."""
         networks = {key: tensors for key, tensors in source.networks().items() if _is_tutorial(tensors)}
         generator = the_one({k: t for k, t in networks.items() if "main.1.running_mean" in t}, "generator", source)
         discriminators = {k: t for k, t in networks.items() if "main.1.running_mean" not in t}
         discriminator = the_one(discriminators, "discriminator", source) if discriminators else None
         kernels, names = _tutorial_generator(generator)
-        weights = {"generator": renamed(generator, names, "the tutorial's generator")}
+        weights = {"generator": rename_tensors(generator, names, "the tutorial's generator")}
         if discriminator is not None:
             theirs = _tutorial_discriminator(discriminator)
-            weights["discriminator"] = renamed(discriminator, theirs, "the tutorial's discriminator")
+            weights["discriminator"] = rename_tensors(discriminator, theirs, "the tutorial's discriminator")
         width = None if discriminator is None else len(discriminator["main.0.weight"])
         bias = {"image_bias": "to_image.bias" in weights["generator"]}
         layers = [generator[name] for name in kernels]
@@ -65,7 +72,7 @@ def _is_tutorial(tensors: Tensors) -> bool:
 
 def _has_all(tensors: Tensors, names: Iterable[str]) -> bool:
     """Whether these are all there, and a BatchNorm among them: else they could be any network's."""
-    names = [name for name in names if not name.endswith(COUNTER)]
+    names = [name for name in names if not name.endswith(BATCH_NORM_COUNTER)]
     return any(name.endswith("running_mean") for name in names) and all(name in tensors for name in names)
 
 
@@ -111,13 +118,13 @@ class TorchGAN(Converter):
         return any(_is_torchgan(tensors) for tensors in source.networks().values())
 
     @classmethod
-    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """Its activation is LeakyReLU(0.2) unless `generator.activation` says otherwise."""
         networks = {key: tensors for key, tensors in source.networks().items() if _is_torchgan(tensors)}
         generators = {k: t for k, t in networks.items() if not any(name.startswith("disc.") for name in t)}
         generator = the_one(generators, "generator", source)
         kernels, names = _torchgan_generator(generator)
-        weights = {"generator": renamed(generator, names, "torchgan's DCGANGenerator with BatchNorm")}
+        weights = {"generator": rename_tensors(generator, names, "torchgan's DCGANGenerator with BatchNorm")}
         derived = {"image_bias": True, "activation": "leaky_relu"}
         layers = [generator[name] for name in kernels]
         left = len(generators) < len(networks)
@@ -164,7 +171,7 @@ class StudioGAN(Converter):
         return any(_is_studiogan(tensors) for tensors in source.networks().values())
 
     @classmethod
-    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """Always a UsageError that says which tensors have no place."""
         tensors = next((t for t in source.networks().values() if _is_studiogan(t)), {})
         odd = [name for name in tensors if not name.endswith(BATCH_NORM[2:]) and name.endswith(KERNELS)]
@@ -172,7 +179,7 @@ class StudioGAN(Converter):
         backbone = "deep_conv" if any(".deconv0." in name for name in tensors) else "resnet"
         raise UsageError(
             f"{source.name} is a StudioGAN checkpoint ({backbone} blocks), whose architecture no family has here:\n"
-            f"{shapes(tensors, odd)} have no place.\n"
+            f"{shapes_of(tensors, odd)} have no place.\n"
             "Its generators start with a linear layer without BatchNorm and end in a 3x3 convolution; a DCGAN has\n"
             "transposed convolutions there."
         )
@@ -200,7 +207,7 @@ def the_one(found: Mapping[str, Tensors], what: str, source: ForeignFiles) -> Te
 
 
 def build(
-    kernels: Iterable[Tensor], derived: Mapping[str, Any], options: Options, discriminator: int | None = None
+    kernels: Iterable[Tensor], derived: Mapping[str, Any], options: ConverterOptions, discriminator: int | None = None
 ) -> DCGANPipeline:
     """A pipeline for the kernels of a generator, (in, out, k, k) each: k and their number give the side.
 

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 from torch.optim.swa_utils import update_bn
 
-from hfgen import HFGenPipeline, Objective, PriorScheduler, Update, frozen
-from hfgen.errors import UsageError
-from hfgen.noise import StepNoise
-from hfgen.objective import Batch
+from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, StepNoise, Update, UsageError, frozen
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2)}
 

@@ -18,11 +18,22 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from hfgen import Diagnosis, Objective, PriorScheduler, Update, hub
-from hfgen.errors import LoadError, UsageError
-from hfgen.fetching import WHERE, local_folder
-from hfgen.noise import Noise
-from hfgen.objective import Batch
+from hfgen import (
+    DOWNLOAD_OPTIONS,
+    MODEL_INDEX,
+    Batch,
+    Diagnosis,
+    LoadError,
+    Noise,
+    Objective,
+    PriorScheduler,
+    Update,
+    UsageError,
+    check_component,
+    clear_errors,
+    local_folder,
+    read_config,
+)
 from hfgen_vae.beta import BetaScheduler
 from hfgen_vae.bounds import elbo_loss, kl_divergence
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood
@@ -209,7 +220,7 @@ class AutoencoderKLPipeline(VariationalPipeline):
         if subfolder is None and not _is_bare(local_folder(target, **kwargs)):
             return super().from_pretrained(target, **kwargs)
         given = {name: kwargs.pop(name) for name in _PARTS if name in kwargs}
-        with hub.clear_errors(target):
+        with clear_errors(target):
             return cls.from_vae(load_bare(target, subfolder, **kwargs), **given)
 
     @property
@@ -298,7 +309,7 @@ def _check_side(sample_size: int, num_blocks: int) -> None:
 
 
 def _is_bare(folder: str) -> bool:
-    return not (Path(folder) / hub.INDEX).is_file() and (Path(folder) / "config.json").is_file()
+    return not (Path(folder) / MODEL_INDEX).is_file() and (Path(folder) / "config.json").is_file()
 
 
 def load_bare(target: str, subfolder: str | None = None, **options: Any) -> AutoencoderKL:
@@ -310,17 +321,17 @@ def load_bare(target: str, subfolder: str | None = None, **options: Any) -> Auto
         OSError: what diffusers says that it could not fetch or read.
     """
     for name, value in options.items():
-        if name not in (*WHERE, *HOW) and (name, value) != ("use_safetensors", True):
+        if name not in (*DOWNLOAD_OPTIONS, *HOW) and (name, value) != ("use_safetensors", True):
             raise UsageError(f"A bare AutoencoderKL is loaded without {name!r}.")
     if not isinstance(options.get("dtype", torch.float32), torch.dtype):
         raise UsageError(f"dtype is {options['dtype']!r}; it must be a torch.dtype, such as torch.bfloat16.")
     folder = Path(local_folder(target, subfolder=subfolder, **options)) / (subfolder or "")
-    options = {name: value for name, value in options.items() if name not in WHERE}
+    options = {name: value for name, value in options.items() if name not in DOWNLOAD_OPTIONS}
     _check_files(folder)
-    class_name = hub.read_config(folder / "config.json").get("_class_name")
+    class_name = read_config(folder / "config.json").get("_class_name")
     if class_name != AutoencoderKL.__name__:
         raise LoadError(f"It holds a model of class {class_name!r}, not an AutoencoderKL.")
-    hub.check_component(str(folder), "vae", AutoencoderKL, options.get("variant"), folder)
+    check_component(str(folder), "vae", AutoencoderKL, options.get("variant"), folder)
     options |= {"use_safetensors": True, "output_loading_info": True}
     vae, info = AutoencoderKL.from_pretrained(str(folder), **options)
     if info["missing_keys"]:

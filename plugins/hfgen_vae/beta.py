@@ -8,7 +8,7 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 
 
 class BetaScheduler(SchedulerMixin, ConfigMixin):

@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.converting import Conversion, Converter, Options, renamed, shapes
-from hfgen.errors import UsageError
-from hfgen.foreign_files import ForeignFiles, is_state_dict, plain
+from hfgen import (
+    Conversion,
+    Converter,
+    ConverterOptions,
+    ForeignFiles,
+    UsageError,
+    is_state_dict,
+    plain_state_dict,
+    rename_tensors,
+    shapes_of,
+)
 from hfgen_vae.vae import VAEPipeline
 
 CONFIG, WEIGHTS = "model_config.json", "model.pt"
@@ -50,7 +58,7 @@ class Pythae(Converter):
         return source.has(CONFIG)
 
     @classmethod
-    def read(cls, source: ForeignFiles, options: Options, model: str | None) -> Conversion:
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """Widths are those of the tensors; image size, loss and beta those of the config."""
         config = source.json(CONFIG)
         _refuse_other_models(source, config)
@@ -58,7 +66,9 @@ class Pythae(Converter):
         tensors = content.get("model_state_dict") if isinstance(content, Mapping) else None
         if not is_state_dict(tensors):
             raise UsageError(f"{source.name}: {WEIGHTS} holds no model_state_dict, as pythae's does.")
-        found = renamed(plain(tensors, WEIGHTS), NAMES, f"pythae's {config['name']} with its default networks")
+        found = rename_tensors(
+            plain_state_dict(tensors, WEIGHTS), NAMES, f"pythae's {config['name']} with its default networks"
+        )
         _refuse_other_shapes(source, config, found)
         weights = {part: _of(found, part) for part in ("encoder", "decoder")}
         moments = [_of(found, "encoder", f"{head}.") for head in ("mean", "logvar")]
@@ -97,11 +107,11 @@ def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found:
     """Before networks of these sizes are built."""
     odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
     if odd:
-        raise UsageError(f"{source.name}: these are no linear layers: {shapes(found, odd)}.")
+        raise UsageError(f"{source.name}: these are no linear layers: {shapes_of(found, odd)}.")
     for part in ("weight", "bias"):
         pair = [f"encoder:{head}.{part}" for head in ("mean", "logvar")]
         if found[pair[0]].shape != found[pair[1]].shape:
-            raise UsageError(f"{source.name}: mean and log variance are of different sizes: {shapes(found, pair)}.")
+            raise UsageError(f"{source.name}: mean and log variance are of different sizes: {shapes_of(found, pair)}.")
     inputs, shape = found["encoder:layers.0.weight"].shape[1], config["input_dim"]
     if inputs != math.prod(shape):
         raise UsageError(f"{source.name}: input_dim is {shape}, but the encoder takes {inputs} values.")
@@ -112,7 +122,9 @@ def _of(tensors: Mapping[str, Tensor], component: str, prefix: str = "") -> dict
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def _build(config: Mapping[str, Any], found: Mapping[str, Tensor], likelihood: str, options: Options) -> VAEPipeline:
+def _build(
+    config: Mapping[str, Any], found: Mapping[str, Tensor], likelihood: str, options: ConverterOptions
+) -> VAEPipeline:
     is_gaussian = likelihood == "GaussianLikelihood"
     derived: dict[str, dict[str, Any]] = {
         part: {"class_name": f"MLP{part.capitalize()}", "activation": "relu", "hidden_dims": [len(found[first])]}
@@ -134,7 +146,7 @@ SIGMA = (
 )
 
 
-def _notes(config: Mapping[str, Any], likelihood: str, options: Options) -> list[str]:
+def _notes(config: Mapping[str, Any], likelihood: str, options: ConverterOptions) -> list[str]:
     notes = [f"In pythae it was a {config['name'].removesuffix('Config').removesuffix('_')}, of images in [0, 1]."]
     assumed = likelihood == "GaussianLikelihood" and "sigma" not in options.get("likelihood", {})
     if assumed and config["reconstruction_loss"] == "mse":

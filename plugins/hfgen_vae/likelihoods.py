@@ -13,8 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn.functional import logsigmoid, mse_loss, softplus
 
-from hfgen.errors import UsageError
-from hfgen.noise import Noise
+from hfgen import Noise, UsageError
 
 HALF_BIN = 1 / 255  # in [-1, 1], half the distance between two of 256 levels
 

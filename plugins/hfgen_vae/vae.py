@@ -15,9 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, silu
 
-from hfgen import Diagnosis, Objective, PriorScheduler, Update
-from hfgen.errors import UsageError
-from hfgen.objective import Batch
+from hfgen import Batch, Diagnosis, Objective, PriorScheduler, Update, UsageError
 from hfgen_vae.beta import BetaScheduler
 from hfgen_vae.bounds import draw, elbo_loss, flat, kl_divergence, log_weights
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood

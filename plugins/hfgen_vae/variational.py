@@ -5,12 +5,22 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, PriorScheduler
-from hfgen.images import check_images, check_latents, labels_for, noise_for
-from hfgen.likelihood import bits_per_dim, check_num_samples, importance_weighted_bound
-from hfgen.noise import SeededNoise
-from hfgen.objective import Batch
-from hfgen.pipeline import evaluating
+from hfgen import (
+    Batch,
+    Diagnosis,
+    HFGenPipeline,
+    LogLikelihood,
+    PriorScheduler,
+    SeededNoise,
+    bits_per_dim,
+    check_images,
+    check_latents,
+    check_num_samples,
+    evaluating,
+    importance_weighted_bound,
+    labels_for,
+    noise_for,
+)
 from hfgen_vae.bounds import draw, flat, kl_divergence, log_weights
 from hfgen_vae.likelihoods import Likelihood
 

@@ -17,12 +17,21 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad, relu
 
-from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Objective, Update
-from hfgen.errors import UsageError
-from hfgen.images import check_images, labels_for, noise_for
-from hfgen.noise import Noise, SeededNoise
-from hfgen.objective import Batch
-from hfgen.pipeline import evaluating
+from hfgen import (
+    Batch,
+    Diagnosis,
+    HFGenPipeline,
+    LogLikelihood,
+    Noise,
+    Objective,
+    SeededNoise,
+    Update,
+    UsageError,
+    check_images,
+    evaluating,
+    labels_for,
+    noise_for,
+)
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood
 
 ROWS = 100  # images that pass the networks together, outside training

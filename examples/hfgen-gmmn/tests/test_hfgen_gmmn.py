@@ -6,7 +6,7 @@ import pytest
 import torch
 from hfgen_gmmn import GMMNPipeline, squared_mmd
 
-from hfgen.errors import UsageError
+from hfgen import UsageError
 from hfgen.testing import FamilyTests
 
 

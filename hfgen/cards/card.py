@@ -1,0 +1,320 @@
+"""The model card of a run: what was trained, on what, how, and how to use it; from the run's own files."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from hfgen import run_folder
+from hfgen.cards.parts import how_to_load, python_snippet, sample_command
+from hfgen.cards.results_section import TASK, eval_results, measured
+from hfgen.errors import HFGenError, UsageError
+from hfgen.files import looks_local, read_config_file, write_text
+from hfgen.registry import get_family
+from hfgen.repository.index import MODEL_INDEX, is_bundled
+from hfgen.results.records import FOLDER, read_results
+from hfgen.run_folder import listed, scalars
+
+CARD = "README.md"
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ description }}{{ conditional }}, trained with hfgen on {{ data }}.
+
+![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
+
+The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}`
+draws one of them, tile {{ tile }}, alone.
+
+## Use
+
+`pip install {{ packages }}`, then
+
+```python
+{{ python }}
+```
+
+or `{{ command }}`. `{{ folder }}` stands for the
+path of this folder, or the id of its repository.{{ classes }}{{ without_hfgen }}
+
+## What it is
+
+| component | class | parameters |
+|---|---|---|
+{% for row in components -%}
+| {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
+{% endfor %}
+Images: {{ shape }}.{{ notes }}
+
+## How it was trained
+
+{{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
+
+```yaml
+{{ config }}
+```
+
+`hfgen train --config config.yaml` repeats the run. Versions: {{ versions }}.
+
+![losses](plots/loss.png)
+{{ diagnosis }}{{ measured }}
+## Limits
+
+It draws what the training data hold, with their gaps and biases, and no image it draws is a record of anything real.
+{{ quality_note }}
+
+## References
+{% for reference in references %}
+- {{ reference }}
+{%- endfor %}
+"""
+
+DIAGNOSIS = """
+## Diagnosis
+
+On training images, after the last step; likelihoods and divergences in nats per image, unless named otherwise.
+{}"""
+
+
+def write_card(folder: Path, name: str | None = None) -> Path:
+    """Write README.md of a finished run; of the model's name, if that is not the folder's.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+    """
+    path = folder / CARD
+    write_text(path, render(folder, name))
+    return path
+
+
+def name_on(folder: Path) -> str:
+    """The model's name as its card tells it: a folder may have been renamed; of what is published, its id."""
+    found = re.search(
+        r"^# ((?:[\w][\w.-]*/)?[\w][\w .-]*)$", (folder / CARD).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return found[1] if found else folder.resolve().name
+
+
+def is_rendered(folder: Path) -> bool | None:
+    """Whether the card is what `render` makes of the folder's files; None where there is no run or no card."""
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return (folder / CARD).read_text(encoding="utf-8") == render(folder, name_on(folder))
+    except (HFGenError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
+    """The card, of nothing but the run's files: rendered again, it is the same text.
+
+    Args:
+        name: the model's; default the folder's.
+        bundled: it will have code beside its weights, as it may have already (`hfgen.bundling`).
+
+    Raises:
+        UsageError: the folder holds no finished run, or files of it are not what they should be.
+    """
+    facts, name = read_facts(folder), name or folder.resolve().name
+    pipeline_class: Any = get_family(facts["config"]["model"]).load()
+    results = read_results(folder)
+    try:
+        data = card_data(name, facts, pipeline_class, results)
+        text = _text(folder, name, facts, pipeline_class, results)
+        text["without_hfgen"] = how_to_load(name) if bundled or is_bundled(folder) else ""
+        return str(ModelCard.from_template(data, template_str=TEMPLATE, **text))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: a file of the run or of {FOLDER}/ is not what hfgen writes: {type(error).__name__} "
+            f"{error}\nMeasure again with `hfgen evaluate`, or restore {run_folder.CONFIG}, {run_folder.ENVIRONMENT}."
+        ) from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """config.yaml, env.json and the last metrics of a run.
+
+    Raises:
+        UsageError: one of them is missing or damaged; it says which.
+    """
+    missing = [name for name in (run_folder.CONFIG, run_folder.METRICS) if not (folder / name).exists()]
+    if missing:
+        raise UsageError(
+            f"{folder} holds no finished run: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+            + (ONE_OF_ITS_OWN if (folder / CARD).is_file() and (folder / MODEL_INDEX).is_file() else "")
+        )
+    config = read_config_file(folder / run_folder.CONFIG)
+    if not isinstance(config.get("model"), str):
+        raise UsageError(f"{folder / run_folder.CONFIG} is damaged: it does not say which `model` was trained.")
+    metrics = run_folder.read_metrics(folder)
+    if not metrics:
+        raise UsageError(_without_metrics(folder / run_folder.METRICS))
+    environment = run_folder.read_environment(folder)
+    return {"config": config, "environment": environment, "last": metrics[-1]}
+
+
+ONE_OF_ITS_OWN = (
+    "\nIts README.md was not made of a run, as that of a model that `hfgen convert` wrote: it stays as it is, and\n"
+    "cannot be rendered again; to change it, edit it."
+)
+
+
+def _without_metrics(path: Path) -> str:
+    if not path.is_file():
+        return f"{path} is no file."
+    if path.stat().st_size == 0:
+        return f"{path} is empty: the run logged no step."
+    return f"{path} is damaged: its first line is no JSON dictionary with a `step`."
+
+
+def card_data(
+    name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
+) -> ModelCardData:
+    """The metadata by which the Hub finds and shows the model, and what was measured of it."""
+    config, environment = facts["config"], facts["environment"]
+    found = eval_results(results)
+    arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
+    dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
+    return ModelCardData(
+        library_name="hfgen",
+        pipeline_tag=TASK,
+        license=config.get("license"),
+        tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
+        datasets=[dataset] if dataset else None,
+        base_model=None if not base or Path(base).exists() else base,
+        model_name=name.rpartition("/")[2] if found else None,
+        eval_results=found or None,
+    )
+
+
+def _text(
+    folder: Path, name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
+) -> dict[str, Any]:
+    config, environment, last = facts["config"], facts["environment"], facts["last"]
+    data = environment["data"]
+    options = _sampled_with(environment)
+    averaged = config["use_ema"] and pipeline_class.ema_components
+    notes = [] if results else ["No quality metric was measured in this run."]
+    notes += [] if config.get("license") else ["No licence was chosen for this model yet."]
+    return {
+        "title": name,
+        "description": pipeline_class.description,
+        "conditional": ", class-conditional" if config["class_conditional"] else "",
+        "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
+        "grid": f"samples/step_{last['step']:06d}.png",
+        "num_images": config["num_validation_images"],
+        "tile": min(37, config["num_validation_images"] - 1),
+        "options": "".join(f", {name}={value!r}" for name, value in options.items()),
+        "weights": " (averaged weights)" if averaged else "",
+        "folder": name,
+        "python": python_snippet(name, options, config["class_conditional"]),
+        "command": shlex.join(sample_command(name, options)),
+        "components": environment["components"],
+        "shape": "{channels} x {resolution} x {resolution}".format(**data),
+        "steps": f"{last['step']:,}",
+        "epochs": f"{last['epoch']:g}",
+        "batch": environment["global_batch_size"],
+        "seconds": _duration(last["seconds"]),
+        "hardware": _hardware(environment),
+        "notes": "".join(f" {note}" for note in pipeline_class.notes),
+        "diagnosis": _diagnosis(folder, last),
+        "measured": measured(results),
+        "quality_note": " ".join(notes),
+        "config": yaml.safe_dump(without_folders(config, data["dataset_id"]), sort_keys=False).strip(),
+        "packages": " ".join(dict.fromkeys(["hfgen", environment["plugin"].get("distribution", "hfgen")])),
+        "versions": _versions(environment),
+        "classes": _classes(data) if config["class_conditional"] else "",
+        "references": pipeline_class.references,
+    }
+
+
+def program(folder: Path, name: str) -> str:
+    """The card's snippets as one program, made of the run's settings: never of text that its files hold."""
+    facts = read_facts(folder)
+    options = _sampled_with(facts["environment"])
+    python = python_snippet(name, options, bool(facts["config"]["class_conditional"]))
+    return f"{python}\nfrom hfgen.cli import main\nmain({sample_command(name, options)[1:]!r})"
+
+
+def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the call that drew the grid; they become code of the card's snippet, so a name is a name."""
+    options = environment.get("sampled_with", {})
+    plain = isinstance(options, dict) and all(
+        name.isidentifier() and isinstance(value, int | float | str) for name, value in options.items()
+    )
+    if not plain:
+        raise UsageError(f"{run_folder.ENVIRONMENT}: sampled_with holds what are no options: {options}")
+    return options
+
+
+def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
+    """What the family found when it looked at its model on training images, after the last step."""
+    rows = "".join(f"| {_words(name)} | {value:.5g} |\n" for name, value in scalars(last).items())
+    text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
+    text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
+    text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
+    drawn = f"samples/reconstructions_{last['step']:06d}.png"
+    if (folder / drawn).is_file():
+        text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
+    return DIAGNOSIS.format(text) if text else ""
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def without_folders(config: Mapping[str, Any], dataset_id: str | None) -> dict[str, Any]:
+    """A card is public: of a local path it tells the last name only.
+
+    Args:
+        dataset_id: of the data on the Hub; None says that they were local, wherever the card is rendered.
+    """
+    names = [name for name in ("dataset_name", "train_data_dir") if config.get(name) and dataset_id is None]
+    base = config.get("pretrained_model_name_or_path")
+    names += ["pretrained_model_name_or_path"] if base and (looks_local(base) or Path(base).exists()) else []
+    return {**config, **{name: Path(config[name]).name for name in names}}
+
+
+def _classes(data: Mapping[str, Any]) -> str:
+    names = data.get("class_names")
+    listed = ": " + ", ".join(f"{number} {name}" for number, name in enumerate(names)) if names else ""
+    return f"\n\nIt is class-conditional; without `class_labels` each seed draws its own class{listed}."
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    plugin = environment["plugin"]
+    versions = {plugin["distribution"]: plugin["version"]} if plugin else {}
+    return ", ".join(f"{name} {version}" for name, version in {**versions, **environment["versions"]}.items())
+
+
+def _hardware(environment: Mapping[str, Any]) -> str:
+    devices = environment["accelerators"] or [
+        f"{_count(environment['threads'], 'thread')} of {environment['processor']}"
+    ]
+    return ", ".join(devices)
+
+
+def _count(number: int, noun: str) -> str:
+    """
+    >>> _count(1, "thread"), _count(2, "thread")
+    ('1 thread', '2 threads')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75), _duration(42.3), _duration(7300)
+    ('1 min 15 s', '42 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,164 @@
+"""The card of a model that was converted: what it is, what it was made from, and that the rest is not known."""
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from hfgen import __version__
+from hfgen.cards.parts import component_rows, how_to_load, python_snippet
+from hfgen.cards.results_section import TASK
+from hfgen.files import write_text
+from hfgen.registry import family_of
+from hfgen.repository.components import class_name_of
+from hfgen.repository.index import read_index
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+WIDTH = 119
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ introduction }}
+
+## Use
+
+`pip install {{ packages }}`, then
+
+```python
+{{ python }}
+```
+
+`{{ title }}` stands for the path of this folder, or the id of its repository.
+
+## What it is
+
+| component | class | parameters |
+|---|---|---|
+{% for row in components -%}
+| {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
+{% endfor %}
+{%- for note in notes %}
+- {{ note }}
+{%- endfor %}
+
+## What it was made from
+
+| file | SHA-256 |
+|---|---|
+{% for name, sha256 in files -%}
+| {{ name }} | `{{ sha256 }}` |
+{% endfor %}
+On what it was trained, how, and under which licence is not recorded here: ask those who published it. No quality
+metric was measured; `hfgen evaluate` measures them.
+
+## References
+{% for reference in references %}
+- {{ reference }}
+{%- endfor %}
+"""
+
+
+def converted_card(
+    name: str,
+    pipeline: "DiffusionPipeline",
+    source: str,
+    format_description: str,
+    sha256: Mapping[str, str],
+    notes: Sequence[str],
+) -> str:
+    """README.md of a converted model.
+
+    Args:
+        source: name of the file or folder that it was converted from.
+        format_description: what wrote that.
+        sha256: name of each file that was read -> its hash.
+        notes: sentences on what was assumed.
+    """
+    family = family_of(type(pipeline))
+    arxiv = [r.rpartition("arXiv:")[2] for r in pipeline.references if "arXiv:" in r]
+    tags = ["hfgen", *([family.name] if family else []), "image-generation", *(f"arxiv:{number}" for number in arxiv)]
+    data = ModelCardData(library_name="hfgen", pipeline_tag=TASK, tags=tags)
+    introduction = (
+        f"{pipeline.description}. Converted by hfgen {__version__} from `{source}` ({format_description}): "
+        "the same tensors, as safetensors, under hfgen's names."
+    )
+    text = str(
+        ModelCard.from_template(
+            data,
+            template_str=TEMPLATE,
+            title=name,
+            introduction=textwrap.fill(introduction, WIDTH, break_long_words=False, break_on_hyphens=False),
+            packages=" ".join(dict.fromkeys(["hfgen", family.distribution if family else "hfgen"])),
+            python=python_snippet(name, {}, bool(pipeline.num_classes)),
+            components=component_rows(pipeline),
+            notes=notes,
+            files=sorted(sha256.items()),
+            references=pipeline.references,
+        )
+    )
+    return marked(text)
+
+
+MARK = "\n<!-- Written by hfgen; SHA-256 of the text above: {} -->\n"
+MARKED = re.compile(r"(.*)\n<!-- Written by hfgen; SHA-256 of the text above: [0-9a-f]{64} -->\n", re.DOTALL)
+PLACE = "\n\n## What it is\n"  # what tells of the code stands before it, as on the card of a run
+
+
+def marked(text: str) -> str:
+    """A card with the digest of its text at the end, where a reader does not see it."""
+    return text + MARK.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def with_code(card: str, bundled: bool) -> str | None:
+    """The card with how to load the code that is beside the weights, or without that; None if it was edited.
+
+    >>> with_code("# gan, by me", True) is None
+    True
+    """
+    found = MARKED.fullmatch(card)
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    if found is None or title is None or marked(found[1]) != card:
+        return None
+    text, section = found[1], how_to_load(title[1])
+    before, place, after = text.replace(section + PLACE, PLACE, 1).partition(PLACE)
+    return marked(before + (section if bundled else "") + place + after) if place else None
+
+
+def told_of_code(path: Path, bundled: bool) -> str | None:
+    """`with_code` of a file; None too where it is none, a link, or no text."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        return with_code(path.read_text(encoding="utf-8"), bundled)
+    except ValueError:
+        return None
+
+
+def tell_of_code(path: Path, bundled: bool) -> None:
+    """Bring a card up to date with the code beside it; one that somebody has edited stays as it is."""
+    told = told_of_code(path, bundled)
+    if told is not None:
+        write_text(path, told)
+
+
+def makeshift_card(folder: Path, name: str, bundled: bool = False) -> str:
+    """Of a model of which nothing is known but what it is, and whether its code is beside it."""
+    index = read_index(folder)
+    class_name = class_name_of(index)
+    tags = ["hfgen", *filter(None, [index.get("_hfgen", {}).get("family")]), "image-generation"]
+    data = yaml.safe_dump({"library_name": "hfgen", "pipeline_tag": TASK, "tags": tags}, sort_keys=False)
+    return (
+        f"---\n{data}---\n\n# {name.rpartition('/')[2]}\n\nA `{class_name}`, saved with hfgen. How it was made is not "
+        f"recorded here.\n\n```python\n{python_snippet(name, {}, conditional=False)}\n```"
+        f"{how_to_load(name) if bundled else ''}\n"
+    )

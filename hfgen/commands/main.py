@@ -1,0 +1,68 @@
+"""`hfgen VERB`: the verbs, a file each in hfgen/commands; errors and exit codes."""
+
+import os
+import sys
+import traceback
+
+import click
+
+from hfgen import __version__
+from hfgen.commands import card, compare, convert, evaluate, info, init, list_, plugins, push, sample, train
+from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
+from hfgen.processes.child import leave_error, tell_error
+from hfgen.settings.arguments import canonical
+
+AGREED = (UsageError, PluginError, CheckError, Interrupted)
+
+
+# Dashes and underscores are the same; the names of transformers' TrainingArguments are accepted.
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": canonical})
+@click.version_option(__version__, prog_name="hfgen")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (also: HFGEN_DEBUG=1).")
+def cli(debug: bool) -> None:
+    """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, such as a loss that is NaN; 130 and 143
+    stopped by a signal, after a checkpoint.
+    """
+    if debug:
+        os.environ["HFGEN_DEBUG"] = "1"
+
+
+for verb in (train, init, sample, evaluate, compare, convert, card, push, list_, info, plugins):
+    cli.add_command(verb.command)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 a check did not hold, 130/143 stopped."""
+    try:
+        code = cli.main(args=argv, prog_name="hfgen", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        if _rank() == 0 and not leave_error(error.format_message(), error.exit_code, agreed=True):
+            error.show()
+        code = error.exit_code
+    except HFGenError as error:
+        told = isinstance(error, Interrupted) and error.told
+        code = _report(str(error), error.exit_code, isinstance(error, AGREED), told)
+    except (KeyboardInterrupt, click.Abort):
+        code = _report("Stopped; nothing further was saved.", 130)
+    except Exception as error:
+        text = (
+            f"{type(error).__name__}: {error}\nThis is unexpected; --debug before the verb shows where it came from."
+        )
+        code = _report(text, 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _report(message: str, code: int, agreed: bool = False, told: bool = False) -> int:
+    if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    if not told:
+        tell_error(message, code, agreed)
+    return code

@@ -1,0 +1,104 @@
+"""Recipes: YAML files from which a run can be repeated, in a folder `recipes/` of each plugin's package.
+
+They are found through the entry points of the families, without importing any plugin.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.files import read_config_file
+from hfgen.processes.child import launched_precision
+from hfgen.registry import get_family, list_families
+from hfgen.settings.resolve import RunConfig, resolve
+
+SCRIPT_OPTIONS = "script_options"  # of a recipe that stands in for a script: what became of the script's own options
+
+
+def list_recipes() -> dict[str, Path]:
+    """Name -> file, of all enabled plugins."""
+    packages = sorted({family.module.partition(".")[0] for family in list_families()})
+    files = [file for package in packages for file in sorted(_folder(package).glob("*.yaml"))]
+    return {file.stem: file for file in reversed(files)}
+
+
+def find_recipe(target: str) -> Path:
+    """The file of a recipe, by its name or its path.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    recipes = list_recipes()
+    if target in recipes:
+        return recipes[target]
+    if Path(target).suffix in (".yaml", ".yml"):
+        return Path(target)
+    known = [*recipes, *(family.name for family in list_families())]
+    raise UsageError(f"There is no model or recipe {target!r}.{did_you_mean(target, known)}")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings of a recipe.
+
+    Raises:
+        UsageError: the file is missing, or is no YAML dictionary.
+    """
+    return {key: value for key, value in read_config_file(path).items() if key != SCRIPT_OPTIONS}
+
+
+def _folder(package: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    locations = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(locations[0]) / "recipes" if locations else Path("/nonexistent")
+
+
+def resolve_run(
+    target: str | None,
+    config: Path | None,
+    given: Mapping[str, Any],
+    dotted: Mapping[str, dict[str, Any]],
+    script: Mapping[str, Any] | None = None,
+) -> tuple[RunConfig, Any]:
+    """Recipe, config file and command line -> (the resolved run, its pipeline class).
+
+    Raises:
+        UsageError: no model is named, or two are.
+    """
+    precision = launched_precision()
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("accelerate launch", {"mixed_precision": precision} if precision else {})
+    ]
+    if target is not None and is_family(target):
+        layers.append(("the command line", {"model": target}))
+    elif target is not None:
+        recipe = find_recipe(target)
+        layers.append((str(recipe), read_recipe(recipe)))
+    if config is not None:
+        layers.append((str(config), read_config_file(config)))
+    layers.append(("command line", script or {}))
+    layers.append(("command line", {k: v for k, v in {**given, **dotted}.items() if v is not None}))
+    name = _one_model(layers)
+    pipeline_class = get_family(name).load()
+    return resolve(layers, name, pipeline_class), pipeline_class
+
+
+def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
+    named = [(source, layer["model"]) for source, layer in layers if layer.get("model")]
+    if not named:
+        raise UsageError("Which model? `hfgen train MODEL ...`; `hfgen list models` shows them.")
+    for source, model in named[1:]:
+        if model != named[0][1]:
+            raise UsageError(
+                f"{source} is for the model {model!r}, but {named[0][0]} says {named[0][1]!r}.\n"
+                "Name only one of the two; a file of settings for any model has no line `model:`."
+            )
+    return named[0][1]
+
+
+def is_family(target: str) -> bool:
+    return any(family.name == target for family in list_families())

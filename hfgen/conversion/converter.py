@@ -1,0 +1,162 @@
+"""What other libraries saved -> a pipeline folder of hfgen.
+
+A reader of a format is a `Converter`, registered by an entry point of the group `hfgen.converters`: it names the
+tensors anew and builds the pipeline they belong to. What is true of all is here: which reader it is, that every tensor
+has found its place, and that what was saved is what was read.
+"""
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hfgen.conversion.foreign_files import ForeignFiles
+from hfgen.errors import PluginError, UsageError, did_you_mean
+from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import CONVERTERS, enabled_entry_points
+
+TEXTS = ["*.json", "*/*.json"]
+TENSORS = ["*.safetensors", "*/*.safetensors"]
+PICKLED = ["*.pt", "*.pth", "*.bin", "*/diffusion_pytorch_model*.bin"]
+BATCH_NORM_COUNTER = "num_batches_tracked"  # of BatchNorm; torch before 0.4.1 saved none, and nothing depends on it
+SHOWN = 4
+
+ConverterOptions = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter has read.
+
+    Attributes:
+        build: makes the pipeline; values are put into its networks from `weights`. It is called twice: first on
+            torch's device `meta`, where names and shapes are compared, so that no file makes it ask for more memory
+            than its tensors have.
+        weights: component -> the names of its state dict -> the source's tensors. Components that are not named keep
+            what they were built with.
+        notes: sentences for the card: what was assumed, left out, or differs.
+    """
+
+    build: Callable[[], HFGenPipeline]
+    weights: Mapping[str, Mapping[str, Tensor]]
+    notes: Sequence[str] = ()
+
+
+class Converter(ABC):
+    """Base class: reads one format.
+
+    Attributes:
+        name: as the entry point calls it.
+        description: what it reads, in a line.
+        family: the family that it makes; None where the source says that, or `--model`.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    family: ClassVar[str | None] = None
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, source: ForeignFiles) -> bool:
+        """Whether a source is of this format, by the names of its files or tensors."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
+        """How the pipeline is built, and its tensors.
+
+        Args:
+            options: component -> what the user says of it.
+            model: the family that the user names.
+
+        Raises:
+            UsageError: the tensors are not those of a network that hfgen has; it says which.
+        """
+
+
+# --- which converter --------------------------------------------------------------------------------------------
+def converter_of(name: str) -> type[Converter]:
+    """The converter that a name stands for.
+
+    Raises:
+        UsageError: there is none.
+        PluginError: two distributions claim the name, or it cannot be imported.
+    """
+    named = converters()
+    if name not in named:
+        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
+    return _load(named[name])
+
+
+def converters() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry_point in enabled_entry_points(CONVERTERS):
+        named.setdefault(entry_point.name, []).append(entry_point)
+    return named
+
+
+def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
+    entry_point = entry_points[0]
+    if len(entry_points) > 1:
+        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
+        raise PluginError(
+            f"Several distributions claim the format {entry_point.name!r}: {claims}. One of them must go."
+        )
+    try:
+        found = entry_point.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"The format {entry_point.name!r} failed to import: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Converter)):
+        raise PluginError(f"The format {entry_point.name!r} is no Converter: {entry_point.value}.")
+    return found
+
+
+def recognise(source: ForeignFiles) -> type[Converter]:
+    """The one converter that knows a source.
+
+    Raises:
+        UsageError: none does, or several do.
+    """
+    known: list[type[Converter]] = []
+    broken: list[str] = []
+    for entry_points in converters().values():
+        try:
+            known.append(_load(entry_points))
+        except PluginError as error:  # hurts only those who ask for it
+            broken.append(str(error).splitlines()[0])
+    found = [converter for converter in known if converter.recognises(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(converter.name for converter in found)
+        raise UsageError(f"{source.name} can be read in several ways: {names}. Choose one with --format.")
+    lines = [f"{source.name} is nothing that can be converted: {_what_it_holds(source)}."]
+    lines += [f"Known formats: {', '.join(converter.name for converter in known)}."]
+    raise UsageError("\n".join(lines + broken[:2]))
+
+
+def _what_it_holds(source: ForeignFiles) -> str:
+    networks = source.networks()
+    if networks:
+        key, tensors = next(iter(networks.items()))
+        return f"{key or 'it'} has the tensors {shapes_of(tensors)}"
+    if source.path.is_file():
+        return "it holds no state dict"
+    names = sorted(path.name for path in source.path.iterdir())
+    hint = "" if source.allow_pickle else " (pickles are left out without --allow_pickle)"
+    return f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{' ...' if len(names) > SHOWN else ''}{hint}"
+
+
+def shapes_of(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
+    """
+    >>> shapes_of({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    'weight (2x3), bias (2)'
+    """
+    listed = list(names) or list(tensors)
+    told = [f"{name} ({'x'.join(map(str, tensors[name].shape))})" for name in listed[:SHOWN]]
+    return ", ".join(told) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

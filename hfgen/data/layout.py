@@ -1,0 +1,89 @@
+"""Images -> batches, in an order that is a function of (seed, epoch, position) alone.
+
+So a run can be resumed at any step without replaying the data, and the global batch of a step holds the same images
+however many processes and micro-batches it is split into.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfgen.data.images import ImageFacts
+from hfgen.settings.arguments import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the global batch of a step is split: into micro-batches, and each of these over the processes."""
+
+    batch_size: int
+    num_processes: int = 1
+    process_index: int = 0
+    accumulation: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Any, arguments: TrainingArguments) -> "Layout":
+        a = arguments
+        return cls(
+            a.train_batch_size, accelerator.num_processes, accelerator.process_index, a.gradient_accumulation_steps
+        )
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.batch_size * self.num_processes * self.accumulation
+
+    def rows(self, micro: int) -> slice:
+        """This process's place in the global batch, for one micro-batch."""
+        start = (micro * self.num_processes + self.process_index) * self.batch_size
+        return slice(start, start + self.batch_size)
+
+    def all_rows(self, device: torch.device) -> Tensor:
+        """The same of all its micro-batches together, as indices."""
+        everything = torch.arange(self.global_batch_size, device=device)
+        return torch.cat([everything[self.rows(micro)] for micro in range(self.accumulation)])
+
+
+def in_steps(micro_batches: Iterable[dict[str, Tensor]], accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
+    """The micro-batches, those of an optimizer step together."""
+    micros: list[dict[str, Tensor]] = []
+    for batch in micro_batches:
+        micros.append(batch)
+        if len(micros) == accumulation:
+            yield micros
+            micros = []
+
+
+def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+    """uint8 -> a batch as objectives take it: float32 in [-1, 1], flipped where `flips`, (B,), says so."""
+    if flips is not None:
+        flips = flips.to(pixels.device, non_blocking=True)
+        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+    batch = {"pixel_values": pixels.float().div_(127.5).sub_(1)}
+    if labels is not None:
+        batch["class_labels"] = labels.to(pixels.device, non_blocking=True)
+    return batch
+
+
+def no_labels(images: ImageFacts) -> str:
+    """What to do where labels are wanted and there are none."""
+    return f"{images.name} has no class labels, which class_conditional needs.\n{images.how_to_label}"
+
+
+def too_large(layout: Layout, name: str, count: int) -> str:
+    """What to do where there are fewer images than a global batch needs."""
+    parts: Sequence[str] = [f"train_batch_size {layout.batch_size}"]
+    if layout.num_processes > 1:
+        parts = [*parts, f"{layout.num_processes} processes"]
+    if layout.accumulation > 1:
+        parts = [*parts, f"gradient_accumulation_steps {layout.accumulation}"]
+    noun = "image" if count == 1 else "images"
+    smaller = ["--train_batch_size"] if layout.batch_size > 1 else []
+    smaller += ["--num_processes"] if layout.num_processes > 1 else []
+    smaller += ["--gradient_accumulation_steps"] if layout.accumulation > 1 else []
+    return (
+        f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {name}: "
+        f"{count} {noun}.\nGive a smaller {' or '.join(smaller)}, or more data."
+    )

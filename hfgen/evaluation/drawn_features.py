@@ -1,0 +1,238 @@
+"""A model's images -> features: image i of seed `seed` + i, the same for any number of processes, resumable.
+
+Images are drawn in batches whose make-up is fixed; the processes take them in turn. So each image is drawn beside the
+same others whoever draws it, and its features are the same to the last bit where the processes have as many threads.
+"""
+
+import contextlib
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hfgen.errors import CheckError, UsageError
+from hfgen.evaluation.extractors import FeatureExtractor
+from hfgen.pipeline import HFGenPipeline
+
+SAVED_EVERY = 30.0  # seconds of drawing that a kill may cost
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass
+class Sampled:
+    """What was drawn.
+
+    Attributes:
+        features: (N, D), float32; the main process's only.
+        seconds: of drawing, summed over processes.
+        evaluations: rows that went through the network that was called most, summed.
+    """
+
+    features: Tensor
+    seconds: float = 0.0
+    evaluations: float = 0.0
+
+    @property
+    def seconds_per_image(self) -> float:
+        return self.seconds / len(self.features)
+
+    @property
+    def evaluations_per_image(self) -> float:
+        """Network evaluations; a bijection's inverse, which is no call, counts as one."""
+        return max(1.0, self.evaluations / len(self.features))
+
+
+def draw_features(
+    pipeline: Any,
+    extractor: FeatureExtractor,
+    seeds: Sequence[int],
+    batch_size: int,
+    options: Mapping[str, Any] | None = None,
+    shape: Sequence[int] | None = None,
+    partial: Path | None = None,
+    identity: str = "",
+    progress: Progress = iter,
+    alone: bool = False,
+) -> Sampled:
+    """Draw an image for each seed and return its features, in their order; every process must call it, but `alone`.
+
+    Args:
+        pipeline: of a family, or any of diffusers' that draws images from `batch_size` and `generator`.
+        options: what its call takes beyond these.
+        shape: (C, H, W) of the images that these will be compared with.
+        partial: where what was drawn is kept until all is, so that a killed evaluation goes on.
+        identity: of model, sampler and extractor: a partial file of another is left alone.
+        progress: wraps the numbers of the rounds.
+
+    Raises:
+        UsageError: images of another shape, which are never resized on the quiet.
+        CheckError: an image holds what is no number, or lies outside its range.
+    """
+    state: Any = _Alone() if alone else PartialState()
+    done = _resumed(partial, identity, len(seeds), extractor.num_features, state)
+    if len(done.features) == len(seeds):
+        return done
+    first, count = len(done.features) // batch_size, -(-len(seeds) // batch_size)
+    saved_at, parts = time.monotonic(), [done.features[: first * batch_size]]
+    for start in progress(range(first, count, state.num_processes)):
+        number = start + state.process_index
+        mine = list(seeds[number * batch_size : (number + 1) * batch_size])
+        found = _draw_batch(pipeline, extractor, mine, options or {}, shape)
+        parts.append(_gathered(found.features, batch_size, len(seeds) - start * batch_size, state))
+        seconds, evaluations = _summed(torch.tensor([found.seconds, found.evaluations]), state)
+        done.seconds, done.evaluations = done.seconds + seconds, done.evaluations + evaluations
+        if partial is not None and state.is_main_process and time.monotonic() - saved_at > SAVED_EVERY:
+            done.features = torch.cat(parts)
+            parts = [done.features]
+            _save(done, partial, identity)
+            saved_at = time.monotonic()
+    done.features = torch.cat(parts)
+    if partial is not None and state.is_main_process:
+        _save(done, partial, identity)  # what is computed of them may take long, too
+    return done
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """One process that waits for no other."""
+
+    process_index: int = 0
+    num_processes: int = 1
+    is_main_process: bool = True
+
+
+def _draw_batch(
+    pipeline: Any,
+    extractor: FeatureExtractor,
+    seeds: list[int],
+    options: Mapping[str, Any],
+    shape: Sequence[int] | None,
+) -> Sampled:
+    if not seeds:
+        return Sampled(torch.empty(0, extractor.num_features))
+    with counted_rows(pipeline) as rows:
+        start = time.perf_counter()
+        images = draw_bytes(pipeline, seeds, options)
+        seconds = time.perf_counter() - start
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        raise UsageError(f"The model draws images of {_words(images.shape[1:])}; the real ones are {_words(shape)}.")
+    return Sampled(extractor.extract(images).cpu(), seconds, float(max(rows.values(), default=0)))
+
+
+def draw_bytes(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
+    """(B, C, H, W), uint8, on the CPU: an image in [-1, 1] is cut off there, then rounded; of any family alike.
+
+    Raises:
+        UsageError: a pipeline that does not draw images from `batch_size` and `generator` alone.
+        CheckError: a pixel that is no number, or outside [0, 1].
+    """
+    if isinstance(pipeline, HFGenPipeline):
+        images = pipeline(seeds=seeds, output_type="pt", **options).images
+    else:
+        images = _of_another(pipeline, seeds, options)
+    images = images.float().cpu()
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise CheckError(f"Drawn images hold pixels from {low:g} to {high:g}, outside [0, 1]; nothing was measured.")
+    return (images * 255).round().to(torch.uint8)
+
+
+def _of_another(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
+    """Of diffusers' own pipelines: one generator, on the CPU, for each image."""
+    taken = inspect.signature(pipeline.__call__).parameters
+    needed = [n for n, p in taken.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if "batch_size" not in taken or "generator" not in taken or needed:
+        raise UsageError(
+            f"{type(pipeline).__name__} does not draw images from batch_size and generator alone"
+            + (f": it wants {', '.join(needed)}." if needed else ".")
+        )
+    unknown = sorted(set(options) - set(taken))
+    if unknown:
+        raise UsageError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}.")
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipeline(batch_size=len(seeds), generator=generators, output_type="np", **options).images
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _words(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+@contextlib.contextmanager
+def counted_rows(pipeline: Any) -> Iterator[dict[str, int]]:
+    """Within, how many images went through each network's `forward`."""
+    rows: dict[str, int] = {}
+    hooks = []
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            hooks.append(part.register_forward_pre_hook(_count(rows, name), with_kwargs=True))
+    try:
+        yield rows
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _count(rows: dict[str, int], name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = next((value for value in [*args, *kwargs.values()] if isinstance(value, Tensor) and value.ndim), None)
+        rows[name] = rows.get(name, 0) + (0 if given is None else len(given))
+
+    return hook
+
+
+# --- several processes ------------------------------------------------------------------------------------------
+def _gathered(features: Tensor, batch_size: int, left: int, state: Any) -> Tensor:
+    """The rows of this round's batches, in order; those of a batch that is short, or none, are at the end."""
+    if state.num_processes == 1:
+        return features
+    padded = torch.zeros(batch_size, features.shape[1])
+    padded[: len(features)] = features
+    return gather(padded.to(state.device)).cpu()[: max(left, 0)]
+
+
+def _summed(costs: Tensor, state: Any) -> list[float]:
+    of_all = costs[None] if state.num_processes == 1 else gather(costs[None].to(state.device)).cpu()
+    return of_all.double().sum(0).tolist()
+
+
+# --- going on ---------------------------------------------------------------------------------------------------
+def _resumed(partial: Path | None, identity: str, count: int, num_features: int, state: Any) -> Sampled:
+    """What an evaluation that was killed had drawn; all processes go on from what the main one finds."""
+    found = _read(partial, identity) if partial is not None and state.is_main_process else None
+    found = found or Sampled(torch.empty(0, num_features))
+    if state.num_processes > 1:
+        counts = gather(torch.tensor([len(found.features)], device=state.device)).cpu()
+        if not state.is_main_process:
+            found = Sampled(torch.zeros(int(counts[0]), num_features))
+    found.features = found.features[:count]
+    return found
+
+
+def _read(partial: Path, identity: str) -> Sampled | None:
+    try:
+        with safe_open(partial, "pt") as file:
+            told = file.metadata() or {}
+            if told.get("identity") != identity:
+                return None
+            return Sampled(file.get_tensor("features").clone(), float(told["seconds"]), float(told["evaluations"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def _save(done: Sampled, partial: Path, identity: str) -> None:
+    told = {"identity": identity, "seconds": repr(done.seconds), "evaluations": repr(done.evaluations)}
+    temporary = partial.with_name(f"{partial.name}.{os.getpid()}")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"features": done.features}, temporary, told)
+    os.replace(temporary, partial)

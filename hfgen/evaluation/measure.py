@@ -1,0 +1,278 @@
+"""One measurement of a model by a protocol: images drawn, compared, and the whole written down."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from hfgen.data.images import Images, evenly_spaced
+from hfgen.errors import UsageError
+from hfgen.evaluation import likelihoods
+from hfgen.evaluation.drawn_features import Sampled, draw_features
+from hfgen.evaluation.extractors import FeatureExtractor, extractor_class, refuse_shape
+from hfgen.evaluation.real_images import Progress, RealImages, features_of
+from hfgen.evaluation.sample_metrics import SPLITS, Estimate, authenticity, fid, inception_score, kid, manifold
+from hfgen.likelihood import LogLikelihood
+from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.results.metrics import METRICS
+from hfgen.results.protocol import Protocol
+
+MANIFOLD = ("precision", "recall", "density", "coverage")
+LIKELIHOOD = ("bits_per_dim", "nats")
+COSTS = ("network_evaluations", "seconds_per_image")
+Bars = Callable[[str], Progress]
+
+
+def no_bars(_: str) -> Progress:
+    return iter
+
+
+@dataclass
+class Real:
+    """What a model is compared with.
+
+    Attributes:
+        images: the reference, as found; `pixels` decoded.
+        features: of the reference; of `train`, None where nothing needs them.
+        extractor: None where no metric looks at drawn images.
+    """
+
+    images: Images
+    pixels: RealImages
+    extractor: FeatureExtractor | None = None
+    features: Tensor | None = None
+    train_features: Tensor | None = None
+    train_sha256: str | None = None
+    floor: dict[str, Estimate] = field(default_factory=dict)
+
+
+def metrics_of(pipeline: Any, protocol: Protocol) -> list[str]:
+    """What can be measured of this model by this protocol."""
+    possible = {"parameters"}
+    if protocol.extractor is not None:
+        possible |= {*COSTS} | {name for name, metric in METRICS.items() if metric.of_samples}
+        if extractor_class(protocol.extractor).num_classes is None:
+            possible -= {"inception_score"}
+    if isinstance(pipeline, HFGenPipeline):
+        possible |= set(likelihoods.metric_names(pipeline))
+        if reconstructs(pipeline):
+            possible |= {"reconstruction_mse"} | ({"reconstruction_fid"} if protocol.extractor else set())
+    return [name for name in METRICS if name in possible]
+
+
+def prepare(
+    images: Images,
+    pixels: RealImages,
+    train: Callable[[], Images | None],
+    protocol: Protocol,
+    wanted: Collection[str],
+    **o: Any,
+) -> Real:
+    """Extract features of the real images, as far as the wanted metrics need them; in the main process.
+
+    Args:
+        train: finds the training images, or None where there are none; called only where they are needed.
+        o: the `extractor` or the `weights` to load, `device`, and `bars`.
+
+    Raises:
+        UsageError: the reference is not the protocol's, or not what its extractor takes.
+    """
+    bars: Bars = o.get("bars", no_bars)
+    real = Real(images, pixels)
+    refuse_few(protocol, wanted)
+    if protocol.reference_sha256 not in (None, pixels.sha256):
+        raise UsageError(
+            f"{images.name} is not the reference of {protocol.name}: its pixels have another hash.\n"
+            f"That protocol is about {protocol.dataset}, split {protocol.split}; for other data leave --protocol out."
+        )
+    of_features = [n for n in wanted if METRICS[n].of_samples or n in (*COSTS, "reconstruction_fid")]
+    if not of_features:
+        return real
+    if protocol.extractor is None:
+        raise UsageError(
+            f"In whose features? {protocol.name} names no extractor; give --extractor (`hfgen list extractors`),\n"
+            "or measure what needs none: --metrics bits_per_dim, nats, reconstruction_mse."
+        )
+    refuse_shape(extractor_class(protocol.extractor), *_shape(pixels.pixels))
+    loaded = o.get("extractor") or extractor_class(protocol.extractor).load(o.get("weights"))
+    real.extractor = loaded.to(o.get("device", "cpu"))
+    if protocol.extractor_sha256 not in (None, real.extractor.weights_sha256):
+        raise UsageError(
+            f"{protocol.name} is about other weights of {protocol.extractor}: {protocol.extractor_sha256}."
+        )
+    if not PartialState().is_main_process:
+        return real
+    real.features = features_of(pixels, real.extractor, bars("reference features"))
+    found = train() if any(METRICS[name].of_samples for name in wanted) else None
+    if found is not None:
+        train_pixels = RealImages.of(
+            found, protocol.resolution, protocol.center_crop, bars("decoding training images")
+        )
+        real.train_features = features_of(train_pixels, real.extractor, bars("training features"))
+        real.train_sha256 = train_pixels.sha256
+        if real.train_sha256 != pixels.sha256:
+            real.floor = floor(real, protocol, wanted)
+    return real
+
+
+def refuse_few(protocol: Protocol, wanted: Collection[str]) -> None:
+    """Raise a UsageError where fewer images are to be drawn than a metric needs: before they are drawn."""
+    needed = {"inception_score": 2 * SPLITS, **dict.fromkeys(MANIFOLD, protocol.nearest_k + 1)}
+    for name in wanted:
+        if protocol.num_images < needed.get(name, 2):
+            raise UsageError(
+                f"{METRICS[name].title} needs at least {needed[name]} images, and {protocol.num_images} are to be "
+                "drawn.\nDraw more, or leave it out: --metrics."
+            )
+
+
+def _shape(pixels: Tensor) -> tuple[int, tuple[int, int]]:
+    return pixels.shape[1], (pixels.shape[2], pixels.shape[3])
+
+
+def measure(
+    pipeline: Any, real: Real, protocol: Protocol, wanted: Sequence[str], **o: Any
+) -> tuple[dict[str, Estimate], dict[str, Any]]:
+    """The wanted metrics of a model, and what else is to be told of them; every process must call it, but `alone`.
+
+    Args:
+        wanted: of `metrics_of`.
+        o: `options` of the pipeline's call, `partial` file, `alone`, `bars`.
+    """
+    bars: Bars = o.get("bars", no_bars)
+    values: dict[str, Estimate] = {}
+    told: dict[str, Any] = {}
+    draws = [name for name in wanted if METRICS[name].of_samples or name in COSTS]
+    if draws and real.extractor is not None:
+        sampled = draw_features(
+            pipeline,
+            real.extractor,
+            range(protocol.seed, protocol.seed + protocol.num_images),
+            protocol.batch_size,
+            o.get("options"),
+            real.pixels.pixels.shape[1:],
+            o.get("partial"),
+            o.get("identity", ""),
+            bars("drawing images"),
+            alone=o.get("alone", False),
+        )
+        if o.get("alone") or PartialState().is_main_process:
+            values |= of_features(sampled.features, real, protocol, wanted)
+            values |= _costs(sampled)
+    if not (o.get("alone") or PartialState().is_main_process):
+        return {}, {}
+    values["parameters"] = Estimate(_parameters(pipeline))
+    if any(name in wanted for name in LIKELIHOOD):
+        found = _likelihood(pipeline, real, protocol, bars)
+        told["likelihood"] = _told_of(found)
+        values |= _of_likelihood(found)
+    if any(name.startswith("reconstruction") for name in wanted):
+        values |= _reconstruction(pipeline, real, wanted)
+    return {name: values[name] for name in METRICS if name in wanted and name in values}, told
+
+
+def of_features(drawn: Tensor, real: Real, protocol: Protocol, wanted: Collection[str]) -> dict[str, Estimate]:
+    """What compares drawn features with real ones."""
+    assert real.extractor is not None
+    assert real.features is not None
+    p, values = protocol, dict[str, Estimate]()
+    if "fid" in wanted:
+        values["fid"] = fid(real.features, drawn, p.bootstraps)
+    if "kid" in wanted:
+        values["kid"] = kid(real.features, drawn, p.kid_subset_size)
+    if "inception_score" in wanted:
+        values["inception_score"] = inception_score(real.extractor.logits(drawn))
+    if any(name in wanted for name in MANIFOLD):
+        values |= manifold(real.features, drawn, p.nearest_k, p.manifold_images)
+    if "authenticity" in wanted and real.train_features is not None:
+        values["authenticity"] = authenticity(real.train_features, drawn)
+    return values
+
+
+def floor(real: Real, protocol: Protocol, wanted: Collection[str]) -> dict[str, Estimate]:
+    """What the same metrics give of real images in place of the model's: as many training images, drawn at random.
+
+    FID's is the mean of several draws; authenticity's is of the reference images, which the model has not seen.
+    """
+    if real.train_features is None or real.features is None:
+        return {}
+    values: dict[str, Estimate] = {}
+    if "authenticity" in wanted:
+        values["authenticity"] = authenticity(real.train_features, real.features)
+    count, generator = protocol.num_images, torch.Generator().manual_seed(0)
+    if count > len(real.train_features):
+        return values  # there are not as many real images
+    draws = [
+        real.train_features[torch.randperm(len(real.train_features), generator=generator)[:count]]
+        for _ in range(protocol.floor_draws)
+    ]
+    values |= of_features(draws[0], real, replace(protocol, bootstraps=1), set(wanted) - {"authenticity", "fid"})
+    if "fid" in wanted:
+        found = torch.tensor([fid(real.features, rows).value for rows in draws], dtype=torch.float64)
+        error = (float(found.std()), f"{len(draws)} draws") if len(draws) > 1 else (None, None)
+        values["fid"] = Estimate(float(found.mean()), *error)
+    return values
+
+
+def _costs(sampled: Sampled) -> dict[str, Estimate]:
+    return {
+        "network_evaluations": Estimate(sampled.evaluations_per_image),
+        "seconds_per_image": Estimate(sampled.seconds_per_image),
+    }
+
+
+def _parameters(pipeline: Any) -> float:
+    networks = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
+    return float(sum(p.numel() for network in networks for p in network.parameters()))
+
+
+def _likelihood(pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars) -> LogLikelihood:
+    chosen = list(evenly_spaced(len(real.images), min(protocol.likelihood_images, len(real.images))))
+    return likelihoods.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels)
+
+
+def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
+    error, how = (found.standard_error, "standard error") if len(found.nats) > 1 else (None, None)
+    values = {"nats": Estimate(float(found.nats.mean()), error, how)}
+    if found.num_values is not None:
+        bits = found.bits_per_dim
+        spread = None if error is None else float(bits.std() / len(bits) ** 0.5)
+        values["bits_per_dim"] = Estimate(float(bits.mean()), spread, how)
+    return values
+
+
+def _told_of(found: LogLikelihood) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "method": found.method,
+        "num_importance_samples": found.num_importance_samples,
+        "num_dimensions": found.num_dimensions,
+        "num_values": found.num_values,
+        "images": len(found.nats),
+    }
+
+
+@torch.no_grad()
+def _reconstruction(pipeline: HFGenPipeline, real: Real, wanted: Collection[str]) -> dict[str, Estimate]:
+    """Of the reference images, through `reconstruct` and the same rounding as drawn images."""
+    from hfgen.modalities.image import postprocess
+
+    errors, features = [], []
+    labels = real.images.labels if pipeline.num_classes is not None else None
+    for start in range(0, len(real.pixels.pixels), likelihoods.BATCH):
+        part = slice(start, start + likelihoods.BATCH)
+        x = real.pixels.pixels[part]
+        seeds = range(start, start + len(x))
+        y = pipeline.reconstruct(x.float() / 127.5 - 1, None if labels is None else labels[part], seeds)
+        y = (postprocess(y, "pt") * 255).round().to(torch.uint8).cpu()
+        errors.append(((x.float() - y.float()) / 255).square().flatten(1).mean(1))
+        if real.extractor is not None:
+            features.append(real.extractor.extract(y).cpu())
+    each = torch.cat(errors).double()
+    values = {"reconstruction_mse": Estimate(float(each.mean()), float(each.std() / len(each) ** 0.5), "images")}
+    if "reconstruction_fid" in wanted and real.features is not None:
+        values["reconstruction_fid"] = fid(real.features, torch.cat(features))
+    return values

@@ -1,0 +1,82 @@
+"""The real images that drawn ones are compared with: their pixels' hash, and their features, kept for later."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hfgen.data.images import Images, decode_all
+from hfgen.evaluation.extractors import FeatureExtractor
+
+BATCH = 500
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """A set of images, decoded.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8.
+        sha256: of them.
+    """
+
+    pixels: Tensor
+    sha256: str
+
+    @classmethod
+    def of(
+        cls, images: Images, resolution: int | None = None, center_crop: bool = True, progress: Progress = iter
+    ) -> "RealImages":
+        """At their own size, or brought to `resolution` as training does."""
+        pixels = decode_all(images, resolution or images.resolution(), center_crop, progress)
+        return cls(pixels, pixels_sha256(pixels))
+
+
+def pixels_sha256(pixels: Tensor) -> str:
+    """Of shape and bytes: the same for the same images in the same order, from whatever file they came.
+
+    >>> pixels_sha256(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))[:8]
+    '4c5f4ff0'
+    """
+    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
+    digest.update(pixels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def features_of(real: RealImages, extractor: FeatureExtractor, progress: Progress = iter) -> Tensor:
+    """(N, num_features), float32: from the cache, where the same weights have seen the same pixels before."""
+    path = cache_folder() / f"{extractor.name}-{extractor.weights_sha256[:16]}-{real.sha256[:16]}.safetensors"
+    try:
+        found = load_file(path)["features"].clone()  # what is mapped from a file dies with it
+        if found.shape == (len(real.pixels), extractor.num_features) and found.isfinite().all():
+            return found
+    except (OSError, SafetensorError, KeyError):
+        pass
+    starts = range(0, len(real.pixels), BATCH)
+    features = torch.cat([extractor.extract(real.pixels[i : i + BATCH]).cpu() for i in progress(starts)])
+    _keep(features, path)
+    return features
+
+
+def cache_folder() -> Path:
+    """Where features of real images are kept: beside the Hub's cache."""
+    return Path(HF_HOME) / "hfgen" / "features"
+
+
+def _keep(features: Tensor, path: Path) -> None:
+    """A cache that cannot be written costs time, no more."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"features": features}, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError):
+        temporary.unlink(missing_ok=True)

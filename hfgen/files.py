@@ -1,0 +1,193 @@
+"""JSON and YAML files that may be anyone's: their size and depth are bounded before they are parsed.
+
+What is wrong is a `ValueError` in one line, whose words follow the name of the file; `FileNotFoundError` where there
+is none.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hfgen.errors import LoadError, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+MOST_BYTES = 1 << 20  # of a config; hfgen's own have some kilobytes
+MOST_TABLE = 1 << 26  # of a table of tensors' names, or of a run's metrics
+MOST_YAML = 1 << 17  # its parser is slow: some seconds for so much
+DEEPEST = 50  # lists in lists
+MOST_NODES = 100_000  # of a YAML file, where an alias counts as all that it stands for
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A plain file's text; of anything else, such as a pipe, reading might never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is longer than {most:,} bytes, which is the most that hfgen reads of such a file")
+    return data.decode("utf-8")
+
+
+def read_json(path: Path, most: int = MOST_BYTES, finite: bool = False) -> Any:
+    """What a JSON file holds."""
+    return parse_json(read_text(path, most), finite)
+
+
+def parse_json(text: str, finite: bool = False) -> Any:
+    """What a JSON text holds, if it is not nested too deeply.
+
+    Args:
+        finite: refuse the words NaN and Infinity, which Python's JSON has; some of diffusers' configs hold them.
+
+    >>> parse_json('{"a": ["[[[["]}')
+    {'a': ['[[[[']}
+    """
+    depth, quoted = 0, False
+    for mark in re.finditer(r'\\.|["\[\]{}]', text, re.DOTALL):
+        if mark[0] == '"':
+            quoted = not quoted
+        elif not quoted:
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark[0], 0)
+            _check_depth(depth)
+    return json.loads(text, parse_constant=_refuse if finite else None)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: of its tags, only those of plain values."""
+    return parse_yaml(read_text(path, MOST_YAML))
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, if it is neither nested too deeply nor a small text that stands for a huge one.
+
+    >>> parse_yaml("a: &x [1, 2]\\nb: *x")
+    {'a': [1, 2], 'b': [1, 2]}
+    """
+    try:
+        _check_nodes(text)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+def _check_nodes(text: str) -> None:
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]  # of each collection around: its anchor, nodes so far
+    anchors: dict[str, int] = {}
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            _check_depth(len(open_nodes) - 1)
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in anchors:
+                raise ValueError(f"the alias *{event.anchor} stands for nothing, or for what it is itself in")
+            anchor, nodes = None, anchors[event.anchor]
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, nodes = open_nodes.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, nodes = event.anchor, 1
+        else:
+            continue
+        if anchor is not None:
+            anchors[anchor] = nodes
+        around, before = open_nodes[-1]
+        open_nodes[-1] = around, before + nodes
+        if before + nodes > MOST_NODES:
+            raise ValueError(f"it stands for more than {MOST_NODES:,} values, which is the most that hfgen reads")
+
+
+def _check_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep, which is the most that hfgen reads")
+
+
+def printable(value: Any) -> Any:
+    """The same with `?` for line breaks and control characters: a terminal obeys some of them.
+
+    >>> printable({"a": ["\\x1b[2J"]})
+    {'a': ['?[2J']}
+    """
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file: on a full disk, or killed, the old one stays."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
+    """In hexadecimal digits."""
+    found = hashlib.new(name, header, usedforsecurity=False)
+    if isinstance(content, bytes):
+        found.update(content)
+        return found.hexdigest()
+    with content.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def size_of(content: Path | bytes) -> int:
+    """In bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
+    """Raise a LoadError where a file lies outside of the folder; those of a Hub's cache lie in its blobs."""
+    root = Path(folder).resolve()
+    caches = [p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")]
+    roots = [root, *((cache / "blobs").resolve() for cache in caches)]
+    for path in paths:
+        try:
+            real = path.resolve()
+        except (RuntimeError, OSError):  # links in a circle
+            real = Path("/")
+        if not any(real.is_relative_to(allowed) for allowed in roots):
+            raise LoadError(
+                f"{path.relative_to(folder)} is a link out of the folder, which hfgen does not follow.\n"
+                "If you trust it, put what it leads to in its place."
+            )
+
+
+def looks_local(name: str) -> bool:
+    """Whether a data set's name can be no id on the Hub, be there a file or not."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A YAML file of settings.
+
+    Raises:
+        UsageError: it is missing, or is no YAML dictionary.
+    """
+    try:
+        loaded = read_yaml(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no config file {path}.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise UsageError(f"{path} is no config: it must be `key: value` lines.")
+    return loaded

@@ -1,0 +1,169 @@
+"""A run's folder, or any saved pipeline -> a repository on the Hub, as one commit."""
+
+import contextlib
+import re
+import shlex
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2
+import yaml
+from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from hfgen import __version__
+from hfgen.cards import card
+from hfgen.errors import HFGenError, UsageError, first_line
+from hfgen.hub.client import bars_on_a_terminal_only, patiently
+from hfgen.hub.contents import OF_A_RUN, changes, prepared
+from hfgen.hub.upload import Place, Pushed, upload
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def push_pipeline(
+    pipeline: "DiffusionPipeline",
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_shard_size: int | str | None = None,
+    safe_serialization: bool = True,
+    bundle_code: bool = False,
+) -> Pushed:
+    """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
+    place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
+    options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+    options |= {"bundle_code": bundle_code}
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / repo_id.rpartition("/")[2]
+        pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
+        pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
+    if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
+        warnings.warn(
+            f"What {repo_id} held of a run (card, metrics, results, pictures) told of the weights that were there, "
+            "and was replaced with them. `hfgen push RUN` publishes a run with all of it.",
+            stacklevel=3,
+        )
+    return pushed
+
+
+def _call(repo_id: str, private: bool | None, place: Place, options: Mapping[str, object]) -> str:
+    """The call that pushes a pipeline once more; a token has to be given again."""
+    given = {"private": private, "revision": place.revision, "create_pr": place.create_pr, **options}
+    given["commit_message"] = None if place.commit_message == default_message() else place.commit_message
+    defaults = {"safe_serialization": True}
+    words = [f"{name}={value!r}" for name, value in given.items() if value not in (None, False, defaults.get(name))]
+    return f"pipeline.push_to_hub({', '.join([repr(repo_id), *words])})"
+
+
+def default_message() -> str:
+    return f"Upload with hfgen {__version__}"
+
+
+def publish(
+    folder: Path,
+    place: Place,
+    variant: str | None = None,
+    max_shard_size: str | None = None,
+    token: str | None = None,
+    again: str | None = None,
+    bundle_code: bool = False,
+) -> Pushed:
+    """Push what a folder holds: the model, and of a run its card, pictures, metrics and config.
+
+    What an earlier upload holds and this one replaces goes with the same commit: shards, pictures, other components.
+
+    Args:
+        variant: the weights are saved as this variant, and join those that are there.
+        max_shard_size: "5GB": larger weights are split.
+        again: the command that repeats this, for the messages.
+        bundle_code: code goes with it by which plain diffusers loads it where hfgen is not (`hfgen.bundling`).
+
+    Raises:
+        UsageError: the folder is no model, or holds what must not be published (`hfgen.publishable`), or its classes
+            cannot be bundled; nothing was sent. Or the repository is public and was to be private.
+        HFGenError: the Hub cannot be reached or refuses. The folder is as it was.
+    """
+    again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
+    check_place(place)
+    if token is False or not (token or get_token()):
+        raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    api = HfApi(token=token, library_name="hfgen", library_version=__version__)
+    with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
+        with bars_on_a_terminal_only(), _clear_errors(folder, place, again):
+            _check_metadata(ready.files[card.CARD])
+            return upload(api, place, lambda there: changes(ready, there))
+
+
+def check_place(place: Place) -> None:
+    """Raise a UsageError where a repository cannot have that name, or such a revision cannot be written to."""
+    try:
+        validate_repo_id(place.repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{place.repo_id!r} is no name of a repository, such as org/name: {error}") from error
+    if place.create_pr and place.branch != "main":
+        raise UsageError("A pull request is always to main: leave out --revision or --create_pr.")
+    if re.fullmatch(r"[0-9a-f]{40}", place.branch):
+        raise UsageError("--revision is a commit, which nothing can be added to; name a branch.")
+
+
+def retry_command(
+    folder: Path,
+    place: Place,
+    variant: str | None = None,
+    max_shard_size: str | None = None,
+    bundle_code: bool = False,
+) -> str:
+    """The command line that pushes a folder once more; a token has to be given again."""
+    values = {"--revision": place.revision, "--variant": variant, "--max_shard_size": max_shard_size}
+    if not place.commit_message.endswith(f"with hfgen {__version__}"):
+        values["--commit_message"] = place.commit_message
+    words = [word for name, value in values.items() if value for word in (name, value)]
+    switches = {"--private": place.private, "--create_pr": place.create_pr, "--bundle_code": bundle_code}
+    flags = [flag for flag, on in switches.items() if on]
+    return shlex.join(["hfgen", "push", str(folder), place.repo_id, *flags, *words])
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------
+def _check_metadata(content: Path | bytes) -> None:
+    """The Hub refuses a card whose metadata it cannot read; it is asked before a repository is created."""
+    text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+    try:
+        patiently(lambda: ModelCard(text).validate())
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{card.CARD}: its metadata cannot be read, nothing was sent: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
+    """Turn what is raised on the way into one error that says what to do."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (HfHubHTTPError, httpx2.HTTPError, HFGenError, OSError, ValueError, RuntimeError) as error:
+        raise HFGenError(
+            f"{folder.resolve().name} was not pushed to {place.repo_id}: {first_line(error)}{_hint(error)}\n"
+            f"Nothing here was changed. Again: {again}"
+        ) from error
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "\nHF_HUB_OFFLINE is set; unset it."
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    hints = {
+        401: "The token is not valid; `hf auth login` stores another.",
+        403: "The token may not write there: it needs the role `write`; to a repository of others, --create_pr.",
+    }
+    return f"\n{hints[status]}" if status in hints else ""

@@ -1,0 +1,160 @@
+"""What must not be published, whoever asks for it: found by name and content before anything is sent."""
+
+import getpass
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import get_token
+from safetensors import SafetensorError, safe_open
+
+from hfgen.cards.card import TEMPLATE
+from hfgen.errors import UsageError
+from hfgen.hub.upload import Files
+from hfgen.repository.weights import is_pickled
+
+PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+CODE = (".py", ".pyc", ".pyo", ".pyw", ".so")
+IMAGES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
+CONFIGS = (".json", ".yaml", ".yml")
+TOKENS = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,})\b")
+LOCAL_PATH = re.compile(
+    r"(?<![\w.:/~-])(?:~|/(?:home|Users|root|tmp|var|mnt|media|data|scratch|private|workspace|opt|srv|Volumes))/[\w.-]+"
+    r"|\b[A-Za-z]:\\{1,2}[\w .-]+\\|\bfile:/"
+)
+NO_NAMES = {"root", "user", "admin", "runner", "ubuntu", "debian", "docker", "jovyan", "test", "nobody"}
+SHOWN = 4  # so that the message stays short
+
+
+def refuse(
+    files: Files, repo_id: str, again: str, token: str | None = None, generated: Mapping[str, bytes] | None = None
+) -> None:
+    """Stop where a file must not be published.
+
+    Args:
+        repo_id: whose own namespace is no secret, even if it is this user's name.
+        again: the command by which it is tried again.
+        token: which must not stand in any file, beside what looks like one.
+        generated: code that hfgen itself has just made: a file of that name and content may be published.
+
+    Raises:
+        UsageError: it names the files, and what to do with each.
+    """
+    own = {name for name, content in (generated or {}).items() if name in files and _holds(files[name], content)}
+    others = [(name, content) for name, content in sorted(files.items()) if name not in own]
+    found = [f"{name}: {what}" for name, content in others for what in findings(name, content)]
+    secrets = [text for text in (token, get_token()) if text and len(text) >= 8]
+    found += [f"{name}: {what}" for name, content in files.items() for what in told(name, content, repo_id, secrets)]
+    if found:
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise UsageError("\n".join(["Nothing was sent:", *found[:SHOWN], f"Then again{more}: {again}"]))
+
+
+def _holds(file: Path | bytes, content: bytes) -> bool:
+    return file == content or (
+        isinstance(file, Path) and file.is_file() and not file.is_symlink() and file.read_bytes() == content
+    )
+
+
+def findings(name: str, content: Path | bytes) -> Iterator[str]:
+    """What is wrong with a file for what it is."""
+    suffix = Path(name).suffix.lower()
+    if isinstance(content, Path) and content.is_symlink():
+        yield "a link, which may lead anywhere; put the file itself in its place"
+    elif isinstance(content, Path) and not content.is_file():
+        yield "no plain file; move it away"
+    elif suffix in PICKLES or _is_pickled(content):
+        yield "a pickle, which runs code when it is read; save it as safetensors, or move it away"
+    elif suffix in CODE:
+        yield "code, which a model does not need; move it away"
+    elif suffix == ".safetensors" and isinstance(content, Path):
+        try:
+            with safe_open(content, "pt"):
+                pass
+        except (SafetensorError, OSError):
+            yield "truncated or damaged; save it again"
+
+
+def _is_pickled(content: Path | bytes) -> bool:
+    if isinstance(content, bytes):
+        return False
+    with content.open("rb") as file:
+        return is_pickled(file.read(256))
+
+
+def told(name: str, content: Path | bytes, repo_id: str, secrets: list[str]) -> Iterator[str]:
+    """What a file says that is nobody's business."""
+    suffix = Path(name).suffix.lower()
+    if isinstance(content, Path) and (content.is_symlink() or not content.is_file()):
+        return
+    if suffix in (*IMAGES, ".safetensors", *PICKLES):
+        return
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    lines = data.decode("utf-8", errors="replace").splitlines()
+    user = _user_name(repo_id) if suffix in (*CONFIGS, ".md") else None
+    if number := _first(lines, lambda line: TOKENS.search(line) or any(secret in line for secret in secrets)):
+        yield f"line {number} holds a token; remove it, and revoke it if anybody has seen it"
+    if number := _first(lines, _path_in):
+        yield f"line {number} tells a path of this machine, {_path_in(lines[number - 1])}; take it out"
+    if user and (number := _first(lines, _naming(user).search)):
+        yield f"line {number} tells your user name, {user}; take it out"
+    for key, value in _local_values(data, suffix) if suffix in CONFIGS else []:
+        yield f"{key!r} is {value!r}, of this machine; take it out"
+
+
+def _first(lines: list[str], is_told: Callable[[str], Any]) -> int:
+    """The number of the first such line, counted from 1; 0 where there is none."""
+    return next((number for number, line in enumerate(lines, 1) if is_told(line)), 0)
+
+
+def _path_in(line: str) -> str | None:
+    home = Path.home()
+    if found := LOCAL_PATH.search(line):
+        return found[0]
+    is_told = home != Path("/") and re.search(rf"(?<![\w.:/~-]){re.escape(str(home))}(?![\w-])", line)
+    return str(home) if is_told else None
+
+
+def _naming(user: str) -> re.Pattern[str]:
+    """As the owner of a repository, or in an address, a name is public."""
+    return re.compile(rf"(?<![\w/.-]){re.escape(user)}(?![\w/-])")
+
+
+def _user_name(repo_id: str) -> str | None:
+    """This user's, where it is a name that others should not read."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        return None
+    known = name in NO_NAMES or len(name) < 3 or name == repo_id.partition("/")[0]
+    return None if known or re.search(rf"\b{re.escape(name)}\b", TEMPLATE) else name
+
+
+def _local_values(data: bytes, suffix: str) -> list[tuple[str, str]]:
+    """Entries of a config that are absolute paths, or under `_name_or_path` any local one."""
+    try:
+        config = json.loads(data) if suffix == ".json" else yaml.safe_load(data)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return []
+    return [(key, value) for key, value in _strings("", config) if _is_local(key, value)]
+
+
+def _strings(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _strings(str(name), part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(key, part)
+
+
+def _is_local(key: str, value: str) -> bool:
+    if LOCAL_PATH.search(value):
+        return False  # told by its line
+    absolute = re.fullmatch(r"/[\w. /+@-]*[\w]/?", value) is not None
+    return absolute or (key == "_name_or_path" and bool(value) and (value[0] in ".~" or Path(value).exists()))

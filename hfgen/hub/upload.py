@@ -1,0 +1,144 @@
+"""Files -> one commit on the Hub, by huggingface_hub: tried again where that gives up, and never committed twice."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+
+from hfgen.errors import HFGenError, UsageError
+from hfgen.files import digest, size_of
+from hfgen.hub.client import WAITS, is_transient, patiently, pause, status_of
+
+Files = Mapping[str, Path | bytes]  # name in the repository -> where it lies, or what it holds
+Changes = Callable[[set[str]], tuple[Files, Sequence[str]]]  # names that are there -> what is added, what removed
+Made = tuple[str | None, str | None]  # id of the commit, address of the pull request
+CONFLICT = 412  # the branch is no longer at `parent_commit`
+TIMEOUT = 60.0  # seconds, of the request that is sent first
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to, and as what."""
+
+    repo_id: str
+    private: bool = False
+    revision: str | None = None
+    create_pr: bool = False
+    commit_message: str = "Upload with hfgen"
+
+    @property
+    def branch(self) -> str:
+        return self.revision or "main"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What came of it; the first names are those of huggingface_hub's `CommitInfo`."""
+
+    repo_id: str
+    oid: str | None
+    commit_url: str
+    pr_url: str | None = None
+    unchanged: bool = False
+    files: Sequence[str] = field(default=(), repr=False)
+    removed: Sequence[str] = ()
+
+
+def upload(api: HfApi, place: Place, changes: Changes) -> Pushed:
+    """Create the repository and the branch where there are none, and commit.
+
+    Raises:
+        UsageError: it was to be private, and is public.
+        HFGenError: somebody else changed the branch meanwhile.
+        Exception: what huggingface_hub raised, at once or, where another try may help, at the last of five.
+    """
+    url = patiently(lambda: api.create_repo(place.repo_id, private=place.private or None, exist_ok=True))
+    repo_id = url.repo_id
+    if place.private and patiently(lambda: api.repo_info(repo_id, timeout=TIMEOUT)).private is False:
+        raise UsageError(f"{repo_id} exists and is public; nothing was sent. Leave out --private, or choose another.")
+    if place.branch != "main" and not place.branch.startswith("refs/pr/"):
+        patiently(lambda: api.create_branch(repo_id, branch=place.branch, exist_ok=True))
+    head: Any = patiently(lambda: api.repo_info(repo_id, revision=place.branch, timeout=TIMEOUT))
+    files, removed = changes({sibling.rfilename for sibling in head.siblings or ()})
+    oid, pr_url = _commit(api, place, repo_id, head.sha, files, removed)
+    tree = "" if place.branch == "main" else f"/tree/{place.branch}"
+    return Pushed(repo_id, oid, pr_url or f"{url}{tree}", pr_url, oid == head.sha, sorted(files), removed)
+
+
+def _commit(api: HfApi, place: Place, repo_id: str, parent: str | None, files: Files, removed: Sequence[str]) -> Made:
+    """Commit on `parent` and on nothing else: (id of the commit, address of the pull request).
+
+    An answer that was lost may be that of a commit that was made. So what is there is looked at before another try,
+    and as that names the same parent, a commit that was made even later keeps it from being a second one.
+    """
+    find: Callable[[], Made | None] = (
+        (lambda: _own_pull_request(api, place, repo_id, files, removed))
+        if place.create_pr
+        else (lambda: _own_commit(api, place, repo_id, parent, files, removed))
+    )
+    found = patiently(find) if place.create_pr else None  # of an earlier call that did not hear of it
+    if found:
+        return found
+    operations: list[Any] = [CommitOperationDelete(name) for name in removed]
+    operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+    options: dict[str, Any] = {"revision": place.revision, "create_pr": place.create_pr, "parent_commit": parent}
+    for wait in (*WAITS, None):
+        try:
+            made: CommitInfo = api.create_commit(
+                repo_id, operations, commit_message=place.commit_message, run_as_future=False, **options
+            )
+            return made.oid, made.pr_url
+        except Exception as error:
+            conflict = status_of(error) == CONFLICT
+            if not (conflict or is_transient(error)):
+                raise
+            if not conflict:
+                pause(wait or 0, error)
+            found = patiently(find)
+            if found:
+                return found
+            if conflict:
+                raise HFGenError(f"somebody changed {place.branch} meanwhile; that was not overwritten.") from error
+            if wait is None:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+# --- looking before trying again --------------------------------------------------------------------------------
+def _own_commit(
+    api: HfApi, place: Place, repo_id: str, parent: str | None, files: Files, removed: Sequence[str]
+) -> Made | None:
+    """The commit that follows `parent`, if it is what was to be committed."""
+    ids = [commit.commit_id for commit in api.list_repo_commits(repo_id, revision=place.branch)]
+    position = ids.index(parent) if parent in ids else len(ids)
+    if position == 0 or not _holds(api, repo_id, ids[position - 1], files, removed):
+        return None
+    return ids[position - 1], None
+
+
+def _own_pull_request(api: HfApi, place: Place, repo_id: str, files: Files, removed: Sequence[str]) -> Made | None:
+    """The open pull request of this title that holds what was to be committed."""
+    title = place.commit_message.splitlines()[0]
+    for found in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
+        if found.title == title and _holds(api, repo_id, f"refs/pr/{found.num}", files, removed):
+            return None, f"{api.endpoint}/{repo_id}/discussions/{found.num}"
+    return None
+
+
+def _holds(api: HfApi, repo_id: str, revision: str, files: Files, removed: Sequence[str]) -> bool:
+    """Whether a revision has these files, byte for byte by their hashes, and none of those that were removed."""
+    listed = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    there: dict[str, Any] = {entry.path: entry for entry in listed}
+    if any(name in there for name in removed) or not all(name in there for name in files):
+        return False
+    return all(_is_same(content, there[name]) for name, content in files.items())
+
+
+def _is_same(content: Path | bytes, entry: Any) -> bool:
+    if size_of(content) != entry.size:
+        return False
+    if entry.lfs is not None:
+        return digest("sha256", content) == entry.lfs.sha256
+    return digest("sha1", content, b"blob %d\0" % size_of(content)) == entry.blob_id  # git's id of a file

@@ -1,0 +1,86 @@
+"""What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfgen.errors import UsageError
+from hfgen.noise import SeededNoise, draw_seed
+
+
+def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
+    """Raise a UsageError unless they are a tensor (B, *shape)."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != tuple(shape) or latents.ndim != len(shape) + 1:
+        given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+        raise UsageError(f"Latents are {given}; expected a tensor (B, {', '.join(map(str, shape))}).")
+
+
+def labels_for(count: int, class_labels: Any, num_classes: int | None, device: torch.device) -> Tensor | None:
+    """The class of each of `count` images, int64, on the device; None of a model that takes none.
+
+    Raises:
+        UsageError: a model that takes labels is given none, another number of them, or such as it has not; or one
+            that takes none is given some.
+    """
+    if num_classes is None:
+        if class_labels is not None:
+            raise UsageError("This model is not class-conditional; it takes no class_labels.")
+        return None
+    if class_labels is None:
+        raise UsageError("This model is class-conditional; give class_labels, one for each image.")
+    try:
+        labels = torch.as_tensor(class_labels, dtype=torch.int64, device=device)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"class_labels is {class_labels!r}; expected numbers, 0 to {num_classes - 1}.") from error
+    labels = labels.expand(count) if labels.ndim == 0 else labels
+    if len(labels) != count:
+        raise UsageError(f"{len(labels)} class_labels for {count} images.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UsageError(f"class_labels must lie in 0..{num_classes - 1}.")
+    return labels
+
+
+def noise_of(
+    batch_size: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    seeds: Sequence[int] | None,
+    device: torch.device,
+) -> SeededNoise:
+    """What is drawn for each image of a call, as `HFGenPipeline.__call__` takes it."""
+    if generator is not None and seeds is not None:
+        raise UsageError("Give either generator or seeds, not both.")
+    if batch_size < 1 or (seeds is not None and len(seeds) == 0):
+        raise UsageError(f"batch_size is {batch_size}; at least one image must be asked for.")
+    if isinstance(generator, Sequence):
+        return SeededNoise(generator, device)
+    drawn = [draw_seed(generator) for _ in range(batch_size)] if seeds is None else seeds
+    return SeededNoise.from_seeds(checked_seeds(drawn), device)
+
+
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """As whole numbers; anything else would draw the picture of another seed."""
+    try:
+        found = [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise UsageError(f"seeds must be whole numbers, one for each image; got {seeds!r}.") from error
+    wrong = [seed for seed in found if not -(1 << 63) <= seed < 1 << 64]
+    if wrong:
+        raise UsageError(f"seeds must be of 64 bits; got {wrong[0]}.")
+    return found
+
+
+def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:
+    """What is drawn for each of `count` images; without seeds these are 0, 1, 2 ..."""
+    try:
+        seeds = range(count) if seeds is None else [operator.index(seed) for seed in seeds]
+    except TypeError as error:
+        raise UsageError(f"seeds is {seeds!r}; expected whole numbers, one for each image.") from error
+    if len(seeds) != count:
+        raise UsageError(f"{len(seeds)} seeds for {count} images.")
+    return SeededNoise.from_seeds(seeds, device)
+
+
+CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")

@@ -1,0 +1,95 @@
+"""What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from torch import Tensor
+
+from hfgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def check_images(images: Tensor, shape: Sequence[int]) -> None:
+    """Raise a UsageError unless they are float, in [-1, 1] and (B, *shape); warn where they seem to be in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise UsageError(
+            f"Images are a {type(images).__name__}; expected a tensor (B, C, H, W) of floats in [-1, 1], such as\n"
+            "`load_images(name).tensor(range(8))` gives."
+        )
+    if tuple(images.shape[1:]) != tuple(shape) or images.ndim != len(shape) + 1:
+        expected = ", ".join(map(str, shape))
+        raise UsageError(f"Images of shape {tuple(images.shape)} were given; expected (B, {expected}).")
+    if not images.is_floating_point():
+        raise UsageError(f"Images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 of bytes.")
+    if not len(images):
+        raise UsageError("No image was given; expected at least one.")
+    low, high = images.aminmax()
+    if not (low >= -1 and high <= 1):
+        raise UsageError(
+            f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
+        )
+    if low == 0 and high > 0.5:
+        warnings.warn("All images lie in [0, 1]; expected [-1, 1], of which that would be 2 x - 1.", stacklevel=4)
+
+
+def postprocess(images: Tensor, output_type: str = "pil") -> Any:
+    """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
+    return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
+
+
+def image_grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Row by row, about as many rows as columns unless told; the last row is filled with black."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].size
+    grid = Image.new(images[0].mode, (columns * width, rows * height))  # diffusers' make_image_grid is always RGB
+    for index, image in enumerate(images):
+        grid.paste(image, (index % columns * width, index // columns * height))
+    return grid
+
+
+def draw(
+    pipeline: "DiffusionPipeline",
+    seeds: Sequence[int],
+    class_labels: Sequence[int] | None = None,
+    batch_size: int = 64,
+    **options: Any,
+) -> list[Image.Image]:
+    """One PIL image per seed, drawn in batches; the batch size changes nothing but memory and speed.
+
+    Args:
+        options: what the pipeline's call takes beyond seeds and labels.
+    """
+    images: list[Image.Image] = []
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
+        labels = None if class_labels is None else class_labels[part]
+        images += pipeline(seeds=seeds[part], class_labels=labels, **options).images
+    return images
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture, whole in memory, its file closed."""
+    with Image.open(path) as image:
+        image.load()
+        return image.copy()
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write under another name first, so that a half-written picture never bears the real one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    try:
+        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,106 @@
+"""Where diffusers finds the classes of a repository's components: among installed ones, and nowhere else.
+
+`HFGenPipeline.load_config` rewrites each entry `[library, class]` of `model_index.json` to
+`["hfgen.repository.components", "library:class"]`, and diffusers then asks this module for that attribute, which
+is there only if `redirect` has found it. It looks the base classes up here too (`getattr(library, "ModelMixin")`).
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from transformers import PreTrainedModel
+
+from hfgen.errors import LoadError, PluginError
+from hfgen.registry import find_by_class, list_families
+
+CORE_MODULES = ("hfgen.scheduler",)
+COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
+STACK = ("diffusers", "transformers")
+_found: dict[str, type] = {}
+
+
+def redirect(library: str, class_name: str, own_package: str | None = None) -> list[str]:
+    """The entry that sends diffusers here for a class, which has been found; raises as `component_class`."""
+    key = f"{library}:{class_name}"
+    _found[key] = component_class(library, class_name, own_package)
+    return [__name__, key]
+
+
+def class_name_of(index: Mapping[str, Any]) -> str:
+    """The pipeline class that an index names: hfgen's own where it is given, else diffusers' entry."""
+    return index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+
+
+def pipeline_class_of(index: Mapping[str, Any]) -> Any:
+    """Return the installed pipeline class that an index names.
+
+    Raises:
+        PluginError: no enabled family provides it, several do, or its plugin fails to import.
+    """
+    class_name = class_name_of(index)
+    family = find_by_class(class_name)
+    if family is None:
+        raise PluginError(
+            f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
+            "Install the plugin it belongs to, if you trust it; `hfgen list models` shows what is installed."
+        )
+    return family.load()
+
+
+def _provenance(index: Mapping[str, Any]) -> str:
+    origin = index.get("_hfgen")
+    if not isinstance(origin, dict) or "distribution" not in origin:
+        return ""
+    return f", which was saved by the distribution {str(origin['distribution'])!r}"
+
+
+def component_class(library: str, class_name: str, own_package: str | None = None) -> type:
+    """The installed class that an index entry names; never imports a module because the entry names it.
+
+    Args:
+        own_package: of the pipeline class that its user has imported, registered or not.
+
+    Raises:
+        LoadError: the library belongs to no enabled family, or the class is no component.
+    """
+    module = _stack_module(library) if library in STACK else _family_module(library, own_package)
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, COMPONENT_BASES)) or found in COMPONENT_BASES:
+        raise LoadError(
+            f"No component class {class_name!r} in {library!r}, which the repository names.\n"
+            "Its files were saved by another version of that package, or are not what they claim to be."
+        )
+    return found
+
+
+def _stack_module(library: str) -> Any:
+    import diffusers
+    import transformers
+
+    return {"diffusers": diffusers, "transformers": transformers}[library]
+
+
+def _family_module(library: str, own_package: str | None) -> Any:
+    """A module of an installed family's package: its entry point's own, or one that this has imported."""
+    families = list_families()
+    packages = {own_package, *(family.module.partition(".")[0] for family in families)}
+    for family in families:
+        if family.module == library:
+            family.load()
+    if library in sys.modules and (library in CORE_MODULES or library.partition(".")[0] in packages):
+        return sys.modules[library]
+    raise LoadError(
+        f"The repository's components come from {library!r}, which no enabled family provides.\n"
+        "Install the plugin it belongs to, if you trust it; `hfgen plugins` lists what is installed."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _found:
+        raise AttributeError(name)  # diffusers probes for base classes that are not here
+    return _found[name]
+
+
+__all__ = ["DiffusionPipeline", "ModelMixin", "PreTrainedModel", "SchedulerMixin", "component_class", "redirect"]

@@ -1,0 +1,176 @@
+"""How large a thing a saved config may ask for: refused before any memory is spent on it.
+
+A network's config must ask for the very tensors that its weights hold: it is built without memory (torch's device
+`meta`), its tensors are compared with the headers of the files, and the building stops when it makes far more parts
+than the files have tensors.
+"""
+
+import contextlib
+import inspect
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from hfgen.errors import LoadError
+from hfgen.repository.weights import Shapes
+from hfgen.settings.model_configs import config_class_of
+
+LARGEST = 1 << 20  # of any whole number in a config, but for those that are no sizes:
+NO_SIZES = ("seed", "theta", "warmup_steps", "cycle_steps")
+MOST_TIMESTEPS = 100_000
+MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
+MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
+FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
+PARTS_PER_TENSOR = 20
+Built = TypeVar("Built")
+WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Raise a LoadError where a component's config holds a size that no model has.
+
+    Args:
+        where: the name of the file, for the message.
+    """
+    for key, value in config.items():
+        if any(word in key for word in NO_SIZES):
+            continue
+        largest = max((abs(number) for number in _whole_numbers(value)), default=0)
+        _check(largest, LARGEST, f"{where}: {key} is {_shown(value)}")
+        if key == "num_train_timesteps":
+            _check(largest, MOST_TIMESTEPS, f"{where}: {key} is {_shown(value)}")
+        if key == "sample_size":
+            _check(_product(value, largest**2), MOST_PIXELS, f"{where}: {key} is {_shown(value)}, in pixels")
+        if key == "latent_shape":
+            _check(_product(value, largest), MOST_ELEMENTS, f"{where}: {key} is {_shown(value)}, in elements")
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield value
+    for part in value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else ():
+        yield from _whole_numbers(part)
+
+
+def _product(value: Any, otherwise: int) -> int:
+    return math.prod(map(abs, _whole_numbers(value))) if isinstance(value, list | tuple) else otherwise
+
+
+def _check(number: int, most: int, what: str) -> None:
+    if number > most:
+        raise LoadError(f"{what}; the most that hfgen takes there is {most:,}.\n{WHAT_NOW}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, where: str) -> None:
+    """Raise a LoadError where a network of this config would not be made of the tensors that are saved.
+
+    Args:
+        name: of the component.
+        where: the name of its config's file.
+        class_: a diffusers `ModelMixin`, or a transformers `PreTrainedModel`.
+        saved: name -> shape of each saved tensor.
+    """
+    model: nn.Module | None = without_memory(lambda: _as_loaded(class_, config), len(saved), where)
+    if model is None:
+        return
+    tensors = model.state_dict()
+    saved = renamed(model, saved)
+    missing = missing_tensors(model, saved)
+    if missing:
+        raise LoadError(incomplete(name, missing, len(tensors)))
+    for key, tensor in tensors.items():
+        if tuple(tensor.shape) != saved.get(key, tuple(tensor.shape)):
+            raise LoadError(
+                f"The weights of {name!r} do not fit its config: {key!r} is {list(saved[key])} in the file,\n"
+                f"and {list(tensor.shape)} by {where}. The two were not saved together, or one was edited."
+            )
+    unsaved = sum(t.numel() for n, t in [*model.named_buffers(), *model.named_parameters()] if n not in tensors)
+    most = max(MOST_ELEMENTS, 4 * sum(map(math.prod, saved.values())))
+    _check(unsaved, most, f"{where}: its tables have {unsaved:,} values")
+
+
+def missing_tensors(model: nn.Module, saved: Shapes) -> set[str]:
+    """Names of tensors that are not saved; of several names of one tensor, one suffices."""
+    state = model.state_dict(keep_vars=True)
+    tied = {id(state[key]) for key in saved.keys() & state.keys()}
+    return {key for key in state.keys() - saved.keys() if id(state[key]) not in tied}
+
+
+def incomplete(name: str, missing: set[str], total: int) -> str:
+    """What is said of weights that lack tensors."""
+    return (
+        f"The weights of {name!r} are incomplete: {len(missing)} of {total} tensors are missing, such as "
+        f"{min(missing)!r}.\nThe file {name}/*.safetensors was not saved by this class."
+    )
+
+
+def renamed(model: Any, saved: Shapes) -> Shapes:
+    """The saved tensors under the names that diffusers loads them by: it has renamed those of old attention blocks."""
+    rename = getattr(model, "_fix_state_dict_keys_on_load", None)
+    saved = dict(saved)
+    if rename is not None:
+        rename(saved)  # in place
+    return saved
+
+
+def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Built | None:
+    """What is built, on the device `meta`; None where a class needs the values of tensors to build itself.
+
+    Args:
+        tensors: how many were saved, by which the number of parts is bounded.
+        where: what asks for the parts, for the message.
+
+    Raises:
+        LoadError: it has far more parts than were saved.
+    """
+    most = min(FEW_PARTS + PARTS_PER_TENSOR * tensors, MOST_PARTS)
+    told = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors"
+    try:
+        with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
+            warnings.simplefilter("ignore")  # what is told is told when it is loaded
+            return build()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        if "meta" in str(error):
+            return None
+        raise
+
+
+def _as_loaded(class_: Any, config: Mapping[str, Any]) -> Any:
+    """A network as `from_pretrained` builds it; transformers' configs know other names of their options, too."""
+    config_class: Any = config_class_of(class_)
+    if config_class is not None:
+        return class_(config_class.from_dict(dict(config)))
+    known = inspect.signature(class_.__init__).parameters
+    return class_(**{key: value for key, value in config.items() if key in known})
+
+
+@contextlib.contextmanager
+def _no_more_parts_than(most: int, told: str) -> Iterator[None]:
+    """Within, this thread registers at most so many modules, parameters and buffers; then a LoadError is raised."""
+    left, thread = most, threading.get_ident()
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        if threading.get_ident() == thread:
+            left -= 1
+        if left < 0:
+            raise LoadError(told)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(hooks.register_module_module_registration_hook(count).remove)
+        stack.callback(hooks.register_module_parameter_registration_hook(count).remove)
+        stack.callback(hooks.register_module_buffer_registration_hook(count).remove)
+        yield

@@ -1,0 +1,118 @@
+"""Saving a pipeline into a folder: all of it or nothing; and code beside it only where that is asked for."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from hfgen.errors import UsageError
+from hfgen.repository import bundle
+from hfgen.repository.index import MODEL_INDEX
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@contextlib.contextmanager
+def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any]) -> Iterator[Path]:
+    """A folder to save into, which takes its place in `folder` when all is written.
+
+    Args:
+        options: of `save_pretrained`; those that diffusers does not know are taken out.
+
+    Raises:
+        UsageError, OSError: as `HFGenPipeline.save_pretrained`.
+    """
+    if options.pop("push_to_hub", False):
+        raise UsageError("save_pretrained does not push; call push_to_hub.")
+    if not options.get("safe_serialization", True):
+        raise UsageError("hfgen saves safetensors only.")
+    refuse_odd_name(options.get("variant"))
+    code = bundle.code_of(pipeline) if options.pop("bundle_code", False) else {}
+    variant, kept = options.get("variant"), False
+    try:
+        with staged(folder, variant) as staging:
+            yield staging
+            strip_local_paths(staging)
+            if variant and not code and (joined := bundle.index_with_code_of(folder, staging)):
+                code, kept = joined, True
+            bundle.write(code, staging)
+    except SafetensorError as error:
+        raise OSError(f"{folder} could not be written: {error}") from error
+    if not kept:
+        bundle.remove_others(folder, code)
+
+
+def refuse_odd_name(variant: str | None) -> None:
+    """Raise a UsageError where a variant's name cannot stand in the names of files."""
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
+        raise UsageError(f"{variant!r} is no name of a variant: letters, digits, `_` and `-`, such as ema or bf16.")
+
+
+def strip_local_paths(folder: Path) -> None:
+    """Drop `_name_or_path`, perhaps a private path of this machine, from the components' configs."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
+    """A folder to write into; on success its entries are moved into `folder`, on failure it vanishes.
+
+    Args:
+        variant: of the weights: they join those that are in the subfolders, instead of replacing the subfolders.
+    """
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(".saving-*"):
+        _restore(killed, folder)
+        shutil.rmtree(killed, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        yield staging
+        for entry in sorted(staging.iterdir(), key=lambda path: path.name == MODEL_INDEX):
+            _move_into_place(entry, folder / entry.name, variant)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in created:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # only if empty
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _restore(killed: Path, folder: Path) -> None:
+    """A save that was killed between its two renames left the former component among what it was writing."""
+    for old in killed.glob("*.old"):
+        place = folder / old.name.removesuffix(".old")
+        if not place.exists():
+            os.replace(old, place)
+
+
+def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
+    if not place.is_dir():
+        os.replace(entry, place)
+    elif variant:
+        names = {file.name for file in entry.iterdir()}
+        for pattern in (f"*.index.{variant}.json", f"*.{variant}-*.safetensors", f"*.{variant}.safetensors"):
+            for stale in {path.name for path in place.glob(pattern)} - names:
+                (place / stale).unlink()
+        for name in names:
+            os.replace(entry / name, place / name)
+    else:
+        old = entry.with_name(f"{entry.name}.old")
+        os.replace(place, old)
+        try:
+            os.replace(entry, place)
+        except BaseException:
+            os.replace(old, place)
+            raise

@@ -1,0 +1,116 @@
+"""By what rules a model is measured: data, versioned, the same for every family, and part of each result.
+
+Two values compare only where their protocols are equal, field by field.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.files import read_yaml
+
+FOLDER = Path(__file__).parent / "protocols"
+GENERAL = "general-v1"
+QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is compared with what.
+
+    Attributes:
+        name: with its version: a changed rule is another name.
+        dataset, split: the reference images, all of them, at their native size.
+        reference_sha256: of their pixels (`hfgen.reference.pixels_sha256`), from whatever copy they are read.
+        train_split: what the model may have learned by heart; of the floor, too.
+        extractor, extractor_sha256: in whose features, by which weights.
+        resolution: to what side reference images are brought, as training does; None leaves them as they are.
+        center_crop: whether their centre is cropped for that; otherwise the whole image is squeezed.
+        num_images: drawn from the model; image i has seed `seed` + i.
+        batch_size: images drawn together: to rounding it does not matter, to the last bit it does.
+        quantization: how a drawn image in [-1, 1] becomes bytes, of every family alike.
+        nearest_k, manifold_images: of precision, recall, density and coverage: neighbours, and images of either set.
+        kid_subset_size: of the blocks that tell KID's standard error.
+        bootstraps: draws of the drawn images, with replacement, that tell FID's standard error.
+        floor_draws: draws of training images in place of the model's that tell FID's floor.
+        likelihood_images: evenly spaced reference images whose likelihood is measured.
+    """
+
+    name: str
+    dataset: str | None = None
+    split: str | None = None
+    train_split: str = "train"
+    reference_sha256: str | None = None
+    extractor: str | None = None
+    extractor_sha256: str | None = None
+    resolution: int | None = None
+    center_crop: bool = True
+    num_images: int = 10_000
+    seed: int = 0
+    batch_size: int = 100
+    quantization: str = QUANTIZATION
+    nearest_k: int = 5
+    manifold_images: int = 5_000
+    kid_subset_size: int = 1_000
+    bootstraps: int = 100
+    floor_draws: int = 10
+    likelihood_images: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size", "nearest_k", "bootstraps", "floor_draws", "likelihood_images"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"protocol {self.name}: {name} is {value!r}; it must be a number of at least 1.")
+
+        if self.quantization != QUANTIZATION:
+            raise UsageError(f"protocol {self.name}: the only quantization is {QUANTIZATION!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def list_protocols() -> dict[str, Path]:
+    """Name -> file, of those that come with hfgen."""
+    return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+
+
+def read_protocol(name: str) -> Protocol:
+    """A protocol by its name, or from a file of the user's own.
+
+    Raises:
+        UsageError: there is none, or it holds what no protocol has.
+    """
+    path = list_protocols().get(name, Path(name))
+    if not path.is_file():
+        raise UsageError(f"There is no protocol {name!r}.{did_you_mean(name, list_protocols())}")
+    try:
+        settings = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no YAML: {error}") from error
+    known = [field.name for field in dataclasses.fields(Protocol)]
+    if not isinstance(settings, dict) or "name" not in settings:
+        raise UsageError(f"{path} is no protocol: a YAML dictionary with a name is expected.")
+    for key in settings:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
+    return Protocol(**settings)
+
+
+def protocol_of(reference_sha256: str) -> Protocol:
+    """The protocol that is about these very reference images; the general one where none is."""
+    named = (read_protocol(name) for name in list_protocols())
+    return next((p for p in named if p.reference_sha256 == reference_sha256), read_protocol(GENERAL))
+
+
+def differing_fields(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The fields in which two protocols, as results hold them, are not the same; one that an older result does not
+    hold has its default value.
+
+    >>> differing_fields({"name": "a", "seed": 0}, {"name": "a", "seed": 1})
+    ['seed']
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    one, other = {**defaults, **one}, {**defaults, **other}
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]

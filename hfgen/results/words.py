@@ -1,0 +1,42 @@
+"""Results of measurements as words: a value with its error, and under what rules it was found."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def shown(value: Mapping[str, Any]) -> str:
+    """To the digits that its error leaves.
+
+    >>> shown({"value": 1.23456, "error": 0.0321}), shown({"value": 0.0001234}), shown({"value": 81010.0})
+    ('1.235 +- 0.032', '0.0001234', '81,010')
+    """
+    number, error = value["value"], value.get("error")
+    if error:
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        return f"{number:.{digits}f} +- {error:.{digits}f}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
+
+
+def under(result: Mapping[str, Any]) -> str:
+    """`mnist-v1, 10,000 images, seeds 0 to 9999, digitnet-mnist, DDIMScheduler, num_inference_steps 50`"""
+    protocol, sampler = result["protocol"], result["sampler"]
+    parts = [protocol["name"]]
+    if result["extractor"]:
+        first, count = protocol["seed"], protocol["num_images"]
+        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result["extractor"]["name"]]
+    options = {**sampler["options"], **result.get("changed", {})}
+    parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in options.items() if name != "scheduler")]
+    return ", ".join(parts)
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Columns as wide as their widest value.
+
+    >>> print(table([{"name": "a", "class": "Long"}, {"name": "bcd", "class": "X"}]))
+    a    Long
+    bcd  X
+    """
+    widths = [max(len(value) for value in column) for column in zip(*(row.values() for row in rows), strict=True)]
+    lines = ("  ".join(v.ljust(w) for v, w in zip(row.values(), widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

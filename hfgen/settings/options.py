@@ -1,0 +1,123 @@
+"""From options to components: which classes a pipeline's components can be of, and which one was chosen."""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.objective import Objective
+from hfgen.settings.model_configs import config_class_of, config_parameters, load_config
+
+if TYPE_CHECKING:
+    pass
+
+Config = dict[str, Any]
+CLASS_NAME = "class_name"  # the option that chooses
+FROM_CONFIG = "from_config"  # the option that starts from a saved component's config
+SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # what follows from the data
+
+
+def signature_of(class_: type) -> dict[str, inspect.Parameter]:
+    """The named parameters of a class's `__init__`, or of its config's: its options, with evaluated annotations."""
+    config_class = config_class_of(class_)
+    if config_class is not None:
+        return config_parameters(config_class)
+    init: Any = class_.__init__  # type: ignore[misc]
+    parameters = inspect.signature(init, eval_str=True).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: p for name, p in parameters.items() if name != "self" and p.kind in named}
+
+
+def component_choices(pipeline_class: type) -> dict[str, tuple[type, ...]]:
+    """Component name -> the classes that `__init__` annotates, the default first: `X`, `X | Y`, `X | None`."""
+    return {name: _classes(parameter.annotation) for name, parameter in signature_of(pipeline_class).items()}
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return tuple(part for part in typing.get_args(hint) if part is not type(None))
+    return (hint,)
+
+
+def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any], source: str = "") -> type:
+    """The class that an option `class_name` names, else the default.
+
+    Raises:
+        UsageError: the component has no such class.
+    """
+    wanted = options.get(CLASS_NAME)
+    classes = {choice.__name__: choice for choice in choices}
+    if wanted is None:
+        return choices[0]
+    if not isinstance(wanted, str) or wanted not in classes:
+        where = f"{source}: " if source else ""
+        raise UsageError(f"{where}{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
+    return classes[wanted]
+
+
+def saved_config(class_: type, source: str, name: str) -> Config:
+    """The config that a component of this class was saved with, but for what follows from the data.
+
+    Args:
+        source: a file, a folder or a repository's id.
+
+    Raises:
+        UsageError: there is no such config, or it is of another class.
+    """
+    try:
+        loaded = load_config(class_, source)
+    except (AttributeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {reason}"
+        ) from error
+    if loaded.get("_class_name", class_.__name__) != class_.__name__:
+        raise UsageError(f"{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}.")
+    return {key: loaded[key] for key in signature_of(class_) if key in loaded and key not in SHAPE}
+
+
+def without_class_name(options: Mapping[str, Any]) -> Config:
+    """The options that the class itself takes."""
+    return {key: value for key, value in options.items() if key != CLASS_NAME}
+
+
+def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
+    """`{"generator.width": 8, "scheduler": {"temperature": 1}}` -> `{"generator": {...}, "scheduler": {...}}`.
+
+    >>> nest_options({"generator.width": 8, "scheduler": {"temperature": 1}})
+    {'generator': {'width': 8}, 'scheduler': {'temperature': 1}}
+    """
+    nested: dict[str, Config] = {}
+    for key, value in options.items():
+        name, dot, option = key.partition(".")
+        if not dot and not isinstance(value, Mapping):
+            raise UsageError(f"{key!r} is no option of the model; write COMPONENT.{key}.")
+        nested.setdefault(name, {}).update({option: value} if dot else value)
+    return nested
+
+
+def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, Config]) -> None:
+    """The networks are for the data's shape; an option cannot say otherwise."""
+    for name, options in overrides.items():
+        for key in SHAPE:
+            derived = configs.get(name, {}).get(key, ...)
+            if key in options and derived is not ... and options[key] != derived:
+                raise UsageError(
+                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from the\n"
+                    "images, --resolution and --class_conditional, and cannot be set."
+                )
+
+
+def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
+    """The objective of a pipeline: it is given the components that its signature names, and its options."""
+    wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
+    return objective_class(**wanted, **options)
+
+
+def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a pipeline's objective: those given, and the defaults of the others."""
+    components = pipeline_class.component_classes()
+    signature = signature_of(pipeline_class.objective_class).items()
+    return {**{name: p.default for name, p in signature if name not in components}, **options}

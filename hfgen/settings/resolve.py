@@ -1,0 +1,169 @@
+"""TrainingArguments; and recipe file + config file + command line -> one resolved config.
+
+Precedence, later wins: the defaults here < the family's `training_defaults` < recipe < `--config` < command line.
+This module imports no torch: the command line's help comes from it.
+"""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hfgen.errors import UsageError, did_you_mean
+from hfgen.settings.arguments import FIELDS, HINTS, NOT_SAVED, WITHOUT_WARM_UP, TrainingArguments, canonical
+from hfgen.settings.options import (
+    CLASS_NAME,
+    FROM_CONFIG,
+    chosen_class,
+    component_choices,
+    saved_config,
+    signature_of,
+    without_class_name,
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved run: the family's name, the training arguments, and options of its components and objective."""
+
+    model: str
+    arguments: TrainingArguments
+    components: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `config.yaml` holds; where it was written, resumed from and pushed to does not belong to it."""
+        flat = {name: value for name, value in dataclasses.asdict(self.arguments).items() if name not in NOT_SAVED}
+        return {"model": self.model, **flat, **self.components}
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
+    """Merge layers of settings, each named for error messages, over the family's defaults.
+
+    A layer is flat, but for one dictionary per component and one for the `objective`.
+
+    Raises:
+        UsageError: an unknown key or a value of the wrong type, with the layer's name.
+    """
+    flat = dict(family.training_defaults)  # type: ignore[attr-defined]
+    components: dict[str, dict[str, Any]] = {}
+    for source, layer in layers:
+        flat |= _dropped_by(layer)
+        for key, value in layer.items():
+            if isinstance(value, str) and key in component_choices(family):
+                value = {CLASS_NAME: value}  # `likelihood: BernoulliLikelihood`
+            if isinstance(value, Mapping):
+                components[key] = _typed_block(family, key, value, source, components.get(key, {}))
+            elif key != "model":
+                name = _known_field(key, source, family)
+                flat[name] = _typed(HINTS[name], value, name, source)
+    return RunConfig(model, TrainingArguments(**flat), components)
+
+
+def _dropped_by(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What earlier layers said, and cannot go with what this one says."""
+    given = {canonical(key): value for key, value in layer.items()}
+    dropped: dict[str, Any] = {}
+    if given.get("lr_scheduler") in WITHOUT_WARM_UP:
+        dropped["lr_warmup_steps"] = 0
+    if "lr_scheduler" in given:
+        dropped["lr_step_rules"] = None
+    if "validation_steps" in given:
+        dropped["validation_epochs"] = None
+    return dropped
+
+
+def _known_field(key: str, source: str, family: type) -> str:
+    key = canonical(key)
+    if key not in FIELDS:
+        blocks = [*component_choices(family), "objective"]
+        raise UsageError(f"{source}: unknown key {key!r}.{did_you_mean(key, [*FIELDS, *blocks])}")
+    return key
+
+
+def _typed_block(
+    family: type, name: str, options: Mapping[str, Any], source: str, earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a component or the objective, over those of earlier layers where these chose the same class."""
+    if name == "objective":
+        objective_class: type = family.objective_class  # type: ignore[attr-defined]
+        hidden = {*component_choices(family)}
+        return {**earlier, **check_options(objective_class, options, f"{source}: {name}", hidden)}
+    choices = component_choices(family)
+    if name not in choices:
+        raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
+    before = chosen_class(name, choices[name], earlier)
+    chosen = chosen_class(name, choices[name], {**earlier, **options}, source)
+    kept = earlier if chosen is before else {}  # another class's options mean nothing here
+    named = {CLASS_NAME: chosen.__name__} if len(choices[name]) > 1 else {}
+    own = without_class_name(options)
+    if FROM_CONFIG in own:
+        kept, own = {}, {**saved_config(chosen, str(own.pop(FROM_CONFIG)), name), **own}
+    return {**kept, **named, **check_options(chosen, own, f"{source}: {name}")}
+
+
+def check_options(
+    class_: type, options: Mapping[str, Any], prefix: str, hidden: set[str] | None = None
+) -> dict[str, Any]:
+    """The options, as the types that `class_` annotates.
+
+    Raises:
+        UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
+    """
+    signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
+    for name in options:
+        if name not in signature:
+            raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
+    return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
+
+
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a UsageError of a keyword that `function` does not take."""
+    known = [name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"This model takes no {name}.{did_you_mean(name, known)}")
+
+
+def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
+    """`value`, if it is of the annotated type (an int passes for a float, a list for a sequence)."""
+    if isinstance(value, str) and _accepts(hint, 1.0) and not _accepts(hint, value):
+        try:
+            value = float(value)  # YAML reads 2e-4 as a string
+        except ValueError:
+            pass
+    if not _accepts(hint, value):
+        raise UsageError(f"{source}: {name} is {value!r}; expected {_readable(hint)}.")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and _accepts(hint, 0.5) else value
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(part, value) for part in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if hint in (int, float, bool, str):
+        allowed = (int, float) if hint is float else hint
+        return isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
+    if hint is type(None):
+        return value is None
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return isinstance(value, (list, tuple)) and all(_accepts(typing.get_args(hint)[0], part) for part in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _readable(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_readable(part) for part in typing.get_args(hint) if part is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if origin is not None:
+        return f"a list, each {_readable(typing.get_args(hint)[0])}" if typing.get_args(hint) else str(hint)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))

@@ -1,0 +1,82 @@
+"""One training run, from a resolved config to a finished run folder."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hfgen.pipeline import HFGenPipeline
+from hfgen.processes.world import from_main_process
+from hfgen.settings.resolve import RunConfig
+from hfgen.training import checkpoint
+from hfgen.training.start import build, describe, find_held_out, find_images, full_config
+from hfgen.training.trainer import Trainer
+
+
+def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> str:
+    """Build everything and take two steps, writing nothing; return the resolved config as YAML.
+
+    Raises:
+        UsageError: what the run itself would refuse.
+    """
+    images = find_images(config)
+    pipeline = build(config, pipeline_class, images)
+    for line in describe(config, pipeline, images):
+        say(line)
+    resolved = yaml.safe_dump(full_config(config, pipeline, images), sort_keys=False)
+    find_held_out(config, pipeline, images)
+    trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
+    resume_from = config.arguments.resume_from_checkpoint
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
+    if place is not None:
+        trainer.resume(place)
+        say(f"it would go on from {place}, step {trainer.step} of {trainer.last_step}")
+    micro_batches = next(trainer.batches.steps(0, 1))
+    trainer.train_step(micro_batches)
+    trainer.step += 1
+    start = time.perf_counter()
+    trainer.train_step(micro_batches)
+    _wait(trainer.accelerator.device)
+    seconds = time.perf_counter() - start
+    say(
+        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
+        f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
+    )
+    say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
+    say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
+    return resolved
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _peak_memory(device: torch.device) -> str:
+    if device.type != "cpu":
+        return _megabytes(torch.get_device_module(device).max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _disk(trainer: Trainer) -> int:
+    """Bytes of the model and as many checkpoints as there are at once; one more while the next is saved."""
+    a = trainer.arguments
+    weights = sum(_bytes(model.state_dict()) for model in trainer.pipeline.models().values())
+    others = sum(_bytes(tensors) for tensors in checkpoint.tensors_of(trainer).values())
+    written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
+    kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
+    return weights + kept * (weights + others)
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,70 @@
+"""Pictures of a run's metrics: its curves, and the bars of what its last diagnosis lists."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfgen.run_folder import listed, scalars
+
+NO_CURVE = {"step", "epoch", "learning_rate", "images_per_second", "seconds", "diagnosis"}
+
+
+def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`loss.png`, and `<name>.png` of each list in the last diagnosis."""
+    plot_curves(metrics, folder / "loss.png")
+    for name, values in listed(metrics[-1]).items():
+        plot_bars(name, values, folder / f"{name}.png")
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Over the optimizer steps: the losses, then other metrics, then each number that the diagnoses saw change."""
+    names = sorted({name for line in metrics for name in line} - NO_CURVE)
+    lines = [{**line, **{f"{name}, diagnosis": value for name, value in scalars(line).items()}} for line in metrics]
+    found = sorted({name for line in lines for name in line if name.endswith(", diagnosis")})
+    diagnosed = [name for name in found if len({line[name] for line in lines if name in line}) > 1]
+    kinds = sorted({name.rpartition("_")[2] for name in names}, key=lambda kind: (kind != "loss", kind))
+    alike = [[name for name in names if name.rpartition("_")[2] == kind] for kind in kinds]  # share an axis
+    panels = [*alike, *([name] for name in diagnosed)]
+    if not panels:
+        return
+    figure = _figure(3.2 * len(panels))
+    for row, panel in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, row + 1)
+        for name in panel:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            marker = "." if len(points) < 20 else None
+            axes.plot(*zip(*points, strict=True), label=_label(name), linewidth=1.2, marker=marker)
+        axes.set_ylabel("loss" if panel[0].endswith("loss") else "")
+        axes.set_xlabel("optimizer step")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
+    """One bar for each number, in its order."""
+    figure = _figure(3.2)
+    axes = figure.add_subplot()
+    axes.bar(range(len(values)), values, width=0.8)
+    axes.set_ylabel(_label(name))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3, axis="y")
+    _save(figure, path)
+
+
+def _label(name: str) -> str:
+    return (name.removesuffix("_loss") or name).replace("_", " ")
+
+
+def _figure(height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

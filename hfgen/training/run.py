@@ -1,0 +1,102 @@
+"""One training run, from a resolved config to a finished run folder."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hfgen import run_folder
+from hfgen.cards.card import write_card
+from hfgen.errors import HFGenError
+from hfgen.pipeline import HFGenPipeline
+from hfgen.processes.world import from_main_process, join_processes
+from hfgen.settings.resolve import RunConfig
+from hfgen.training import checkpoint
+from hfgen.training.plots import plot_run
+from hfgen.training.pushing import push, push_on_the_way, require_place
+from hfgen.training.run_lock import RunLock
+from hfgen.training.start import Facts, build, describe, facts, find_held_out, find_images, full_config
+from hfgen.training.trainer import Trainer
+
+
+def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> Facts:
+    """Train, and leave a run folder that `HFGenPipeline.from_pretrained` reads.
+
+    Args:
+        say: called with each line for the user.
+
+    Returns:
+        the summary of the run: folder, steps and, on the main process, seconds and last metrics.
+
+    Raises:
+        UsageError: another process trains in the folder; or what is asked for contradicts itself, the data or the
+            machine.
+    """
+    join_processes()
+    lock = RunLock()
+    try:
+        from_main_process(lambda: lock.take(folder))
+        return _train(config, pipeline_class, folder, lock, say)
+    finally:
+        lock.release()
+
+
+def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Any) -> Facts:
+    require_place(config.arguments, folder)
+    images = find_images(config)
+    pipeline = build(config, pipeline_class, images)
+    for line in describe(config, pipeline, images):
+        say(line)
+    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline, images)
+    trainer = Trainer(pipeline, images, config.arguments, folder, objective, held_out)
+    resume_from = config.arguments.resume_from_checkpoint
+    place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
+    if place is not None:
+        trainer.resume(place)
+        done = "; nothing is left to train" if trainer.step == trainer.last_step else ""
+        say(f"resumed from {place}, step {trainer.step} of {trainer.last_step}{done}")
+    elif resume_from:
+        say(f"no checkpoint in {folder} yet: starting from the first step")
+    start = full_config(config, pipeline, images)
+    from_main_process(lambda: begin(trainer, start, lock, say))
+    say(f"run folder {folder}")
+    trainer.train(functools.partial(push_on_the_way, trainer, folder, say))
+    if trainer.accelerator.is_main_process:
+        with writable(folder):
+            plot_run(run_folder.read_metrics(folder), folder / "plots")
+            write_card(folder)
+        if config.arguments.push_to_hub:
+            say(f"pushed to {push(folder, config.arguments)}")
+    return summary(trainer, folder)
+
+
+def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Any) -> None:
+    """Write what a run's folder holds from the start, after a run that is to be overwritten was set aside."""
+    folder, a = trainer.folder, trainer.arguments
+    assert folder is not None
+    with writable(folder):
+        kept = run_folder.set_aside(folder) if a.overwrite_output_dir else None
+        if kept is not None:
+            say(f"the run that was in {folder} is now in {kept}")
+        run_folder.take(folder, resumed=bool(a.resume_from_checkpoint))
+        lock.take(folder)
+        run_folder.write_start(folder, config, facts(trainer))
+
+
+def summary(trainer: Trainer, folder: Path) -> Facts:
+    """What the run came to; the metrics on the main process, which has written them: no other may see that disk."""
+    found = {"output_dir": str(folder), "steps": trainer.step}
+    if not trainer.accelerator.is_main_process:
+        return found
+    last = run_folder.read_metrics(folder)[-1]
+    return {**found, "seconds": last["seconds"], "metrics": last}
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Within, what keeps the run folder from being written is one clear error."""
+    try:
+        yield
+    except OSError as error:
+        raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error

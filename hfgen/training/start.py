@@ -1,0 +1,177 @@
+"""One training run, from a resolved config to a finished run folder."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hfgen.cards.parts import component_rows
+from hfgen.data.images import ImageFacts, load_images
+from hfgen.data.layout import no_labels
+from hfgen.data.streams import stream_images
+from hfgen.errors import UsageError
+from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
+from hfgen.noise import key
+from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.registry import family_of
+from hfgen.settings.model_configs import config_of
+from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
+from hfgen.settings.resolve import RunConfig
+from hfgen.training.trainer import Trainer
+
+Facts = dict[str, Any]
+
+
+def find_images(config: RunConfig) -> ImageFacts:
+    """The data set that the arguments name."""
+    a = config.arguments
+    name = a.dataset_name or a.train_data_dir
+    if not name:
+        raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
+    find = stream_images if a.streaming else load_images
+    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+
+
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
+    """What is measured on the images that `validation_split` names.
+
+    Raises:
+        UsageError: they are no such images as those that are trained on, or cannot be measured as asked.
+    """
+    a = config.arguments
+    if a.validation_split is None:
+        return None
+    metrics = wanted_metrics(pipeline, a, config.model)
+    where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
+    images = load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    refuse_other_images(images, trained_on, a.resolution)
+    return HeldOut(images, a, metrics)
+
+
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
+    """The untrained pipeline for these images; the same weights in every process."""
+    a = config.arguments
+    if a.class_conditional and images.num_classes is None:
+        raise UsageError(no_labels(images))
+    overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
+    size, channels, num_classes = data_shape(config, images)
+    if a.pretrained_model_name_or_path:
+        return pretrained(config, pipeline_class, (channels, size), num_classes)
+    torch.manual_seed(key(a.seed, "weights"))
+    return pipeline_class.build(size, channels, num_classes, **overrides)
+
+
+def pretrained(
+    config: RunConfig, pipeline_class: type[HFGenPipeline], shape: tuple[int, int], num_classes: int | None
+) -> HFGenPipeline:
+    """A published or finished model, to be trained further.
+
+    Raises:
+        UsageError: it is of another family, its images have another shape or other classes, or options were given
+            that would make another network of it.
+    """
+    name = str(config.arguments.pretrained_model_name_or_path)
+    pipeline = HFGenPipeline.from_pretrained(name)
+    if not isinstance(pipeline, pipeline_class):
+        raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
+    changed = changed_options(pipeline, config.components)
+    if changed:
+        raise UsageError(
+            f"Other options than its own do not go with --pretrained_model_name_or_path {name}:\n"
+            f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
+        )
+    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
+    if (found, pipeline.num_classes) != (shape, num_classes):
+        raise UsageError(
+            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
+            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
+            "Try --resolution, or (not) --class_conditional."
+        )
+    return pipeline
+
+
+def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
+    """The options that are not a model's own, as `encoder.width is 8, not 4`."""
+    changed = []
+    for name, options in components.items():
+        part = pipeline.components.get(name)
+        for option, value in options.items() if name != "objective" else ():
+            own = type(part).__name__ if option == CLASS_NAME else _plain(getattr(part, "config", {}).get(option))
+            if own != _plain(value):
+                changed.append(f"{name}.{option} is {value}, not {own}")
+    return changed
+
+
+def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
+    """Side, channels and classes of what is trained on."""
+    a = config.arguments
+    return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
+
+
+def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
+    """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
+    choices, components = component_choices(type(pipeline)), pipeline.components
+    chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
+    overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
+    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
+    for name, component in components.items():
+        if isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
+            follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
+            options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
+            flat[name] = {**chosen.get(name, {}), **options}
+    options = objective_options(type(pipeline), config.components.get("objective", {}))
+    return {**flat, "objective": {name: _plain(value) for name, value in options.items()}}
+
+
+def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
+    """What a scheduler's config holds of the networks: the shapes of latents, and options that a network has too."""
+    networks = {key for model in pipeline.models().values() for key in config_of(model)}
+    return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
+
+
+def _options_of(component: Any, derived: Facts) -> Facts:
+    """Its config, without what follows from the data and the networks."""
+    options = {k: _plain(v) for k, v in config_of(component).items()}
+    return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
+    """What was inferred from the data, and what is trained."""
+    resolution = config.arguments.resolution or images.resolution()
+    notes = "".join(f"; {note}" for note in images.notes)
+    labels = f", {images.num_classes} classes" if images.num_classes else ""
+    noun = "image" if images.count == 1 else "images"
+    count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    for row in component_rows(pipeline):
+        yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
+
+
+def facts(trainer: Trainer) -> Facts:
+    """What env.json says beside versions and hardware."""
+    images = trainer.batches.images
+    return {
+        "global_batch_size": trainer.layout.global_batch_size,
+        "num_processes": trainer.layout.num_processes,
+        "plugin": _plugin(trainer.pipeline),
+        "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
+        "components": component_rows(trainer.pipeline),
+        "data": {
+            "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
+            "dataset_id": images.dataset_id,
+            "count": images.count,
+            "channels": images.channels,
+            "resolution": trainer.batches.resolution,
+            "class_names": images.label_names,
+        },
+    }
+
+
+def _plugin(pipeline: HFGenPipeline) -> dict[str, str]:
+    family = family_of(type(pipeline))
+    return {} if family is None else {"distribution": family.distribution, "version": family.version}

@@ -1,0 +1,121 @@
+"""What a training shows of itself on the way: sample grid, reconstructions, the family's own diagnosis."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from hfgen.data.images import evenly_spaced
+from hfgen.errors import CheckError, UsageError
+from hfgen.modalities import image
+from hfgen.modalities.image import postprocess
+from hfgen.objective import Batch
+from hfgen.pipeline import HFGenPipeline, drawing_options, evaluating, reconstructs
+from hfgen.results.metrics import METRICS
+from hfgen.settings.arguments import TrainingArguments
+
+EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
+COLUMNS = 8
+
+
+def validate(
+    pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Draw the pictures of a step; return what the family's diagnosis found, or what is wrong with a picture.
+
+    Args:
+        examples: always the same training images.
+    """
+    try:
+        _draw(pipeline, examples, folder / "samples", step, arguments)
+        with evaluating(pipeline.models().values()):
+            values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+    except CheckError as error:  # of a picture; losses and weights are checked elsewhere
+        return {"warnings": [str(error)]}
+    return {**values, **({"warnings": list(warnings)} if warnings else {})}
+
+
+def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, arguments: TrainingArguments) -> None:
+    options = drawing_options(pipeline, arguments.num_inference_steps)
+    images = image.draw(pipeline, range(arguments.num_validation_images), **options)
+    image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
+    if reconstructs(pipeline):
+        with evaluating(pipeline.models().values()):
+            reconstructions = reconstruction_grid(pipeline, examples)
+        image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+
+
+def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
+    """The pictures of a step, as they were drawn: sample grid and, where there are any, reconstructions."""
+    names = {"samples": "step", "reconstructions": "reconstructions"}
+    files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
+    return {title: image.read_image(file) for title, file in files.items() if file.is_file()}
+
+
+class Best:
+    """The best value of one metric up to now, and for how many validations it has stood.
+
+    Args:
+        metric: as `hfgen.metric_names` calls it; None keeps no account.
+        patience: validations without a better value after which the training `is_hopeless`; None never.
+        measured: how, in words that JSON knows: values that were measured otherwise do not compare.
+    """
+
+    def __init__(self, metric: str | None, patience: int | None, measured: Mapping[str, Any] = {}) -> None:
+        self.metric, self.patience, self.measured = metric, patience, dict(measured)
+        self.value: float | None = None
+        self.step, self.waited = 0, 0
+
+    @classmethod
+    def of(cls, arguments: TrainingArguments) -> "Best":
+        """As a run's arguments say."""
+        metric, names = arguments.best_metric, ["validation_split", "num_evaluation_images"]
+        names += ["extractor", "num_inference_steps"] if metric and METRICS[metric].of_samples else []
+        return cls(metric, arguments.early_stopping_patience, {name: getattr(arguments, name) for name in names})
+
+    def would_be(self, found: Mapping[str, Any]) -> bool:
+        """Whether this is better than all before; a UsageError where the metric was not measured."""
+        if self.metric is None:
+            return False
+        if f"validation_{self.metric}" not in found:
+            raise UsageError(f"best_metric {self.metric} was not measured of this model, though its family has it.")
+        sign = -1 if METRICS[self.metric].better == "higher" else 1
+        return self.value is None or sign * found[f"validation_{self.metric}"] < sign * self.value
+
+    def take(self, step: int, found: Mapping[str, Any]) -> None:
+        """Account for the measurements of a step."""
+        if self.would_be(found):
+            assert self.metric is not None
+            self.value, self.step, self.waited = found[f"validation_{self.metric}"], step, 0
+        else:
+            self.waited += 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.metric is not None and self.patience is not None and self.waited >= self.patience
+
+    @property
+    def why_hopeless(self) -> str:
+        return f"{self.metric} has not become better in {self.patience} validations"
+
+    def state_dict(self) -> dict[str, Any]:
+        of = {"metric": self.metric, "measured": self.measured}
+        return {"value": self.value, "step": self.step, "waited": self.waited, **of}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, if it is of the same metric, measured in the same way; else start afresh."""
+        if (state.get("metric"), state.get("measured")) == (self.metric, self.measured):
+            self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
+
+
+def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, rows: int = 4) -> Any:
+    """Rows of training images, each above the row of their reconstructions."""
+    count = min(rows * COLUMNS, len(examples["pixel_values"]))
+    shown = list(evenly_spaced(len(examples["pixel_values"]), count))  # folders are sorted by class
+    labels: Tensor | None = examples["class_labels"][shown] if "class_labels" in examples else None
+    originals = examples["pixel_values"][shown]
+    pairs = [postprocess(x) for x in (originals, pipeline.reconstruct(originals, class_labels=labels))]
+    tiles = [tile for start in range(0, count, COLUMNS) for row in pairs for tile in row[start : start + COLUMNS]]
+    return image.image_grid(tiles, min(COLUMNS, count))

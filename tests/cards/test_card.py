@@ -1,0 +1,240 @@
+"""Cards that cannot lie: made of the run's files alone, checked against weights, pictures and snippets."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hfgen import HFGenPipeline
+from hfgen.cards import card
+from hfgen.cards.results_section import eval_results
+from hfgen.commands.main import cli
+from hfgen.errors import CheckError, UsageError
+from hfgen.evaluation import card_check
+from hfgen.results.protocol import read_protocol
+
+TINY = ["--generator.base_channels", "4", "--discriminator.base_channels", "4"]
+
+
+def hfgen(*words):
+    cli.main([*map(str, words)], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def measured(few, tmp_path_factory):
+    """A tiny GAN of two steps, evaluated once."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny gan"
+    data = read_protocol(few).dataset
+    words = ["train", "dcgan", "--dataset_name", data, "--max_train_steps", 2, "--num_validation_images", 16, *TINY]
+    hfgen(*words, "--output_dir", folder)
+    hfgen("evaluate", folder, "--protocol", few, "--metrics", "fid,recall,parameters")
+    return folder
+
+
+@pytest.fixture
+def run(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / measured.name, ignore=shutil.ignore_patterns("checkpoints"))
+    return tmp_path / measured.name
+
+
+def result_of(run):
+    path = next((run / "evaluation").glob("few*.json"))
+    return path, json.loads(path.read_text())
+
+
+def test_an_evaluation_brings_the_card_up_to_date(run):
+    _, result = result_of(run)
+    text = (run / "README.md").read_text()
+    assert text == card.render(run)
+    assert f"| FID | {result['values']['fid']['value']:.1f}"[:10] in text
+    assert "| recall | 0 | " in text
+    assert "image" not in result["command"].split("--metrics")[0]
+    assert result["command"] in text
+    assert result["command"] == "hfgen evaluate 'tiny gan' --protocol few --metrics fid,recall,parameters"
+    assert "too few" in text.lower()
+
+
+def test_the_metadata_are_plain_numbers_that_the_hub_reads(run):
+    _, result = result_of(run)
+    loaded = ModelCard((run / "README.md").read_text()).data
+    assert loaded.model_name == "tiny gan"
+    assert {r.metric_type for r in loaded.eval_results} == {"fid", "recall"}
+    fid = next(r for r in loaded.eval_results if r.metric_type == "fid")
+    assert type(fid.metric_value) is float
+    assert fid.metric_value == result["values"]["fid"]["value"]
+    assert fid.metric_name == "FID (digitnet-mnist, n=103)"
+    assert fid.metric_args["extractor_sha256"] == result["extractor"]["weights_sha256"]
+    metadata = yaml.safe_load((run / "README.md").read_text().split("---")[1])
+    assert len(metadata["model-index"][0]["results"]) == 1
+    assert [r.metric_args for r in eval_results([result])] == [r.metric_args for r in loaded.eval_results]
+
+
+def test_a_true_card_holds(run, capsys):
+    hfgen("card", run, "--check", "--num_redrawn", 4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["ok"] * 4
+
+
+def check(run, *words):
+    hfgen("card", run, "--check", "--no_snippets", "--num_redrawn", 4, *words)
+
+
+def test_a_changed_digit_is_caught(run, capsys):
+    _, result = result_of(run)
+    readme, value = run / "README.md", repr(result["values"]["fid"]["value"])
+    other = value[:-1] + str((int(value[-1]) + 1) % 10)
+    readme.write_text(readme.read_text().replace(value, other))
+    with pytest.raises(CheckError, match="is not true: 1 of its checks"):
+        check(run)
+    out = capsys.readouterr().out
+    assert f"the card has:       value: {other}" in out
+    assert f"its files say:       value: {value}" in out
+    hfgen("card", run)
+    check(run)
+    readme.write_text(readme.read_text() + "\n++ FID 0.01 on ImageNet")
+    with pytest.raises(CheckError):
+        check(run)
+    assert "the card has: ++ FID 0.01" in capsys.readouterr().out
+
+
+def test_a_bundled_run_tells_how_it_is_loaded_without_hfgen(run, capsys):
+    assert "trust_remote_code" not in (run / "README.md").read_text()
+    HFGenPipeline.from_pretrained(run).save_pretrained(run, bundle_code=True)
+    hfgen("card", run)
+    text = (run / "README.md").read_text()
+    assert 'DiffusionPipeline.from_pretrained("tiny gan", trust_remote_code=True)' in text
+    assert "runs the code of this repository on your machine" in text
+    assert "With hfgen it is not needed" in text
+    check(run)
+
+
+def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys):
+    """Neither a snippet in the card, nor one that comes into it from a file of the run, nor a module beside it."""
+    ran = tmp_path / "ran"
+    code = f"```python\nopen({str(ran)!r}, 'w').write('x')\n```"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["diagnosis"] = {"warnings": [code]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = run.rename(tmp_path / "click")  # which is a package that hfgen imports
+    hfgen("card", run)
+    (run / "__init__.py").write_text(f"open({str(ran)!r}, 'w').write('x')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card_check, "other_pictures", lambda *a: [])
+        hfgen("card", run, "--check", "--num_redrawn", 1)
+    assert code.splitlines()[1] in (run / "README.md").read_text()
+    assert not ran.exists()
+
+
+def test_files_that_are_no_results(run):
+    path, result = result_of(run)
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "is no result"),
+        ('{"metric": "evaluation"}', "is not what"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            hfgen("card", run)
+    result["values"]["nonsense"] = {"value": 1.0}
+    path.write_text(json.dumps(result))
+    with pytest.raises(UsageError, match="is not what hfgen writes: KeyError 'nonsense'"):
+        check(run)
+
+
+def test_a_value_changed_in_card_and_file_of_other_weights_is_caught(run, capsys):
+    path, result = result_of(run)
+    result["model"]["weights_sha256"] = 64 * "0"
+    result["values"]["parameters"]["value"] += 1
+    path.write_text(json.dumps(result))
+    hfgen("card", run)
+    with pytest.raises(CheckError):
+        check(run)
+    out = capsys.readouterr().out
+    assert "is of weights 000000000000, not" in out
+    assert "tells" in out
+
+
+def test_pictures_of_another_model_are_caught(run, capsys):
+    from PIL import Image
+
+    path = next((run / "samples").glob("step_*.png"))
+    with Image.open(path) as image:
+        inverted = Image.eval(image, lambda v: 255 - v)
+    inverted.save(path)
+    with pytest.raises(CheckError):
+        check(run)
+    assert "seed 0 is drawn otherwise" in capsys.readouterr().out
+    inverted.crop((0, 0, 30, 30)).save(path)
+    with pytest.raises(CheckError):
+        check(run)
+    assert "is no grid of 16 images" in capsys.readouterr().out
+
+
+def test_a_snippet_that_fails_is_caught(run, monkeypatch):
+    program = card.program(run, "tiny gan")
+    assert 'HFGenPipeline.from_pretrained("tiny gan")' in program
+    assert "main(['sample', 'tiny gan'," in program
+    assert program.splitlines()[:4] == (run / "README.md").read_text().partition("```python\n")[2].splitlines()[:4]
+    monkeypatch.setattr(card, "program", lambda *a: "raise SystemExit('broken')")
+    assert card_check.failing(run, "tiny gan") == ["they end with 1: broken"]
+
+
+def test_options_that_would_be_code_are_refused(run):
+    path = run / "env.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "sampled_with": {"a=print(1), b": 1}}))
+    with pytest.raises(UsageError, match="sampled_with holds what are no options"):
+        card.render(run)
+
+
+def test_an_edited_card_is_not_overwritten_by_an_evaluation(run, few, capsys):
+    readme = run / "README.md"
+    edited = readme.read_text() + "\nMy own words.\n"
+    readme.write_text(edited)
+    hfgen("evaluate", run, "--protocol", few, "--metrics", "recall")
+    assert readme.read_text() == edited
+    assert "was edited; `hfgen card` renders it anew" in capsys.readouterr().err
+
+
+def test_what_has_no_card(tmp_path):
+    with pytest.raises(UsageError, match="has no card"):
+        hfgen("card", tmp_path, "--check")
+    with pytest.raises(UsageError, match="holds no finished run"):
+        hfgen("card", tmp_path)
+    with pytest.raises(UsageError, match="is no folder"):
+        hfgen("card", tmp_path / "none")
+
+
+def test_a_model_that_was_converted_keeps_its_card(tmp_path):
+    (tmp_path / "README.md").write_text("# gan")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UsageError) as error:
+        hfgen("card", tmp_path)
+    assert "config.yaml and metrics.jsonl are missing" in str(error.value)
+    assert "`hfgen convert` wrote: it stays as it is, and\ncannot be rendered again" in str(error.value)
+    assert (tmp_path / "README.md").read_text() == "# gan"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.yaml", None, r"run: config\.yaml is missing\.$"),
+        ("config.yaml", "a: [", r"config\.yaml is no readable YAML: "),
+        ("config.yaml", "- a", r"config\.yaml is no config"),
+        ("config.yaml", "seed: 1", r"config\.yaml is damaged: it does not say which `model`"),
+        ("metrics.jsonl", None, r"run: metrics\.jsonl is missing\.$"),
+        ("metrics.jsonl", "", r"metrics\.jsonl is empty"),
+        ("metrics.jsonl", '{"step": ', r"metrics\.jsonl is damaged: its first line"),
+        ("metrics.jsonl", '{"loss": 1}', r"metrics\.jsonl is damaged: its first line"),
+        ("metrics.jsonl", b"\xff", r"metrics\.jsonl cannot be read: "),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(name, content, words, tmp_path):
+    files = {"config.yaml": "model: dcgan", "metrics.jsonl": '{"step": 1}', name: content}
+    for file, text in files.items():
+        if text is not None:
+            (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=words):
+        hfgen("card", tmp_path)

@@ -1,0 +1,113 @@
+"""Imports go down: `hfgen/` is a house of floors, a plugin enters by the one door."""
+
+import ast
+import functools
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
+    {"errors", "noise"},
+    {"files", "inputs", "likelihood", "objective", "scheduler"},
+    {"modalities", "settings"},
+    {"registry", "run_folder"},
+    {"data", "processes", "repository", "results"},
+    {"cards"},
+    {"hub"},
+    {"pipeline"},
+    {"conversion", "evaluation"},
+    {"training"},
+    {"commands"},
+    {"__main__", "train"},
+    {"testing"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if (path / "__init__.py").is_file())
+
+
+def modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of each module of a package."""
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+@functools.cache
+def homes() -> dict[str, str]:
+    """Name at the door -> the module that defines it."""
+    import hfgen
+
+    return hfgen._HOME
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of hfgen's, inside functions and for type checkers too.
+
+    A name at the door counts as the module that defines it.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: a relative import"
+            for alias in node.names:
+                yield node.lineno, _module(str(node.module), alias.name)
+
+
+def _module(module: str, name: str) -> str:
+    if module == "hfgen" and name in homes():
+        return homes()[name]
+    place = ROOT.joinpath(*module.split("."), name)
+    return f"{module}.{name}" if place.is_dir() or place.with_suffix(".py").is_file() else module
+
+
+def room(module: str) -> str:
+    """`hfgen.data.images` -> `data`; the door itself has none."""
+    return [*module.split("."), ""][1]
+
+
+def test_every_room_is_on_a_floor() -> None:
+    rooms = {room(module) for module, _ in modules(ROOT / "hfgen")} - {""}
+    assert rooms == set(FLOOR)
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {room(module)} imports {target}"
+        for module, path in modules(ROOT / "hfgen")
+        if module != "hfgen"
+        for line, target in imported(path)
+        if target.startswith("hfgen.") and room(target) != room(module) and FLOOR[room(target)] >= FLOOR[room(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_circle_of_modules() -> None:
+    """Between files too, within a folder and at whatever time they are imported."""
+    graph = {
+        module: {target for _, target in imported(path) if target != module}
+        for module, path in modules(ROOT / "hfgen")
+        if module != "hfgen"
+    }
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("package", PLUGINS)
+def test_plugins_enter_by_the_door(package: str) -> None:
+    """From `hfgen` itself, never from a module of it, and from no other plugin."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: from {node.module}"
+        for _, path in modules(ROOT / "plugins" / package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and str(node.module).startswith("hfgen")
+        and str(node.module).partition(".")[0] != package
+        and node.module != "hfgen"
+    ]
+    assert wrong == []

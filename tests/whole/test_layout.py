@@ -1,0 +1,86 @@
+"""The house: what may import what, and what may be called what."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = sorted((ROOT / "hfgen").rglob("*.py"))
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir() and "egg-info" not in path.name)
+FAMILIES = "dcgan|glow|realnvp|ddpm|ddim|vqvae|wgan"
+
+
+def imported(path: Path) -> set[str]:
+    """Top packages of all imports of a file, also of those inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_the_core_imports_no_plugin(path):
+    assert not imported(path) & set(PLUGINS)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+def test_the_core_names_no_family(path):
+    code = "\n".join(line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
+    code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
+    assert not re.findall(rf"\b({FAMILIES})\b", code, flags=re.IGNORECASE)
+
+
+def test_no_module_shadows_a_library():
+    """`accelerate launch hfgen/train.py` puts hfgen/ first on sys.path."""
+    installed = {top for d in distributions() for top in (d.read_text("top_level.txt") or d.name).split()}
+    names = {path.stem for path in [*(ROOT / "hfgen").glob("*.py"), *(ROOT / "hfgen").glob("*/")]} - {"__init__"}
+    assert not names & (installed | set(sys.stdlib_module_names))
+
+
+def test_files_stay_short():
+    long = {p.name: n for p in CORE if (n := len(p.read_text(encoding="utf-8").splitlines())) > 420}
+    assert not long
+
+
+def test_import_hfgen_costs_no_torch():
+    code = "import sys, hfgen; print(sorted({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "recipes"],
+        ["plugins"],
+        ["train", "--help"],
+        ["init", "--help"],
+        ["convert", "--help"],
+    ],
+)
+def test_quick_commands_import_no_torch(arguments):
+    code = (
+        "import sys\nfrom hfgen.commands.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
+        "    assert stop.code == 0\n"
+        "print('heavy', sorted({'torch', 'diffusers', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)))"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code, *arguments], text=True)
+    assert out.splitlines()[-1] == "heavy []"
+
+
+def test_public_names_exist():
+    import hfgen
+
+    for name in hfgen.__all__:
+        assert getattr(hfgen, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = hfgen.no_such_name
