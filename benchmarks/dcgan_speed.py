@@ -45,7 +45,7 @@ def tutorial_generator(width: int = 64) -> nn.Sequential:
         layers.append(nn.ConvTranspose2d(inputs, outputs, 4, stride, padding, bias=False))
         layers += [nn.BatchNorm2d(outputs), nn.ReLU(True)]
     layers += [nn.ConvTranspose2d(width, 1, 4, 2, 1, bias=False), nn.Tanh()]
-    return nn.Sequential(*layers).apply(initialise)
+    return nn.Sequential(*layers).apply(initialize)
 
 
 def tutorial_discriminator(width: int = 64) -> nn.Sequential:
@@ -54,10 +54,10 @@ def tutorial_discriminator(width: int = 64) -> nn.Sequential:
         layers.append(nn.Conv2d(factor * width, 2 * factor * width, 4, 2, 1, bias=False))
         layers += [nn.BatchNorm2d(2 * factor * width), nn.LeakyReLU(0.2, inplace=True)]
     layers += [nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False), nn.Sigmoid()]
-    return nn.Sequential(*layers).apply(initialise)
+    return nn.Sequential(*layers).apply(initialize)
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -65,7 +65,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class TransformedImages(Dataset[Tensor]):
-    """Images in memory; each is resized, made a tensor and normalised when it is asked for."""
+    """Images in memory; each is resized, made a tensor and normalized when it is asked for."""
 
     def __init__(self, images: Images) -> None:
         self.arrays = [np.array(images.open_image(index)) for index in range(len(images))]

@@ -1,6 +1,6 @@
 """Where training is compared: on the CPU, or with `--device cuda` on an accelerator, where the data are resident too.
 
-Blocks end when the device has done all that it was given (`interleave.synchronise`).
+Blocks end when the device has done all that it was given (`interleave.synchronize`).
 """
 
 import argparse

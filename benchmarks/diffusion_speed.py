@@ -361,11 +361,11 @@ def named(owner: Any, name: str, label: str) -> Iterator[None]:
     """Within, the profiler knows calls of that function by a label."""
     function = getattr(owner, name)
 
-    def labelled(*args: Any, **kwargs: Any) -> Any:
+    def labeled(*args: Any, **kwargs: Any) -> Any:
         with record_function(label):
             return function(*args, **kwargs)
 
-    with patch.object(owner, name, labelled):
+    with patch.object(owner, name, labeled):
         yield
 
 
@@ -389,7 +389,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("kind", choices=COMPARISONS, help="What to measure.")
     device_option(parser)
     parser.add_argument("--net", choices=NETS, default="small", help="Of which network.")
-    parser.add_argument("--dataset_name", default="mnist-mini", help="Grey images of 28x28.")
+    parser.add_argument("--dataset_name", default="mnist-mini", help="Gray images of 28x28.")
     parser.add_argument("--threads", type=int, help="Threads of torch (default: its own choice).")
     return parser.parse_args()
 

@@ -88,7 +88,7 @@ def move(weight: torch.Tensor, rate: float) -> None:
 
 
 def gaussian_bits(train_images: torch.Tensor, test_images: torch.Tensor) -> float:
-    """Bits per dimension of dequantised bytes under the Gaussian of the training bytes, the expectation over the noise
+    """Bits per dimension of dequantized bytes under the Gaussian of the training bytes, the expectation over the noise
     in closed form."""
     a, b = (((x.flatten(1).double() + 1) * 127.5).round() / 256 for x in (train_images, test_images))
     noise, dimensions = 1 / 12 / 256**2, a.shape[1]

@@ -4,7 +4,7 @@
     python benchmarks/flow_speed.py
     python benchmarks/flow_speed.py --cases glow_training
 
-Data: MNIST digits as bytes; each batch is dequantised anew, v = (x + u) / 256, and each side trains on v - 1/2
+Data: MNIST digits as bytes; each batch is dequantized anew, v = (x + u) / 256, and each side trains on v - 1/2
 (RealNVP: on its logit of v). hfgen is the Trainer of `hfgen train`, metrics and run folder included.
 
 Glow: 3 levels of 8 steps, width 128, on 1x32x32 (padded digits), in each library's customary form; the parameter
@@ -86,7 +86,7 @@ def padded(images: Images, side: int) -> Images:
 
 
 def batches(pixels: Tensor) -> Iterator[Tensor]:
-    """Dequantised: floats in [0, 1)."""
+    """Dequantized: floats in [0, 1)."""
     while True:
         for rows in torch.randperm(len(pixels), device=pixels.device).split(BATCH)[: len(pixels) // BATCH]:
             x = pixels.index_select(0, rows).float()
@@ -195,7 +195,7 @@ class PlainZeroConv(PlainConv):
 
 
 class PlainNetwork(nn.Module):
-    """Residual blocks between two convolutions; no normalisation over the batch."""
+    """Residual blocks between two convolutions; no normalization over the batch."""
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -575,7 +575,7 @@ def realnvp_training(digits: Images, given: argparse.Namespace) -> None:
             "hfgen bf16": Training("realnvp", digits, stack, mixed_precision="bf16"),
             **{name: Training("realnvp", digits, stack, **rest) for name, rest in compiled(device).items()},
         }
-        ours["hfgen fp32"].run(1)  # which initialises actnorm
+        ours["hfgen fp32"].run(1)  # which initializes actnorm
         flow = ours["hfgen fp32"].pipeline.flow
         plain, half = plain_realnvp(flow), plain_realnvp(flow)
         tuned = plain_realnvp(flow).to(memory_format=torch.channels_last)
@@ -647,7 +647,7 @@ def arguments() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES), help="What to measure.")
     device_option(parser)
-    parser.add_argument("--dataset_name", default="mnist-mini", help="Grey images of 28x28.")
+    parser.add_argument("--dataset_name", default="mnist-mini", help="Gray images of 28x28.")
     parser.add_argument("--threads", type=int, help="Threads of torch (default: its own choice).")
     return parser.parse_args()
 

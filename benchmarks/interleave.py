@@ -98,10 +98,10 @@ def measure(variants: Sequence[Variant], arguments: argparse.Namespace) -> dict[
 def units_of_a_block(variant: Variant, seconds: float) -> int:
     """As many as last so long; the two calls are the warm-up."""
     variant.run(2)
-    synchronise()
+    synchronize()
     start = time.perf_counter()
     variant.run(2)
-    synchronise()
+    synchronize()
     return max(1, round(2 * seconds / (time.perf_counter() - start)))
 
 
@@ -109,14 +109,14 @@ def timed_block(variant: Variant, units: int) -> Block:
     """One block, and how busy the rest of the machine was."""
     busy, cpu, start = system_seconds(), own_seconds(), time.perf_counter()
     variant.run(units)
-    synchronise()
+    synchronize()
     elapsed, cpu, busy = time.perf_counter() - start, own_seconds() - cpu, system_seconds() - busy
     others = max(0.0, busy - cpu) / elapsed
     ms, cpu_ms = (round(1000 * seconds / units, 4) for seconds in (elapsed, cpu))
     return Block(ms, cpu_ms, units, round(others, 3), others <= DIRTY)
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait until an accelerator has done all that it was given; not all benchmarks import torch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.accelerator.is_available():

@@ -4,7 +4,7 @@
     python benchmarks/likelihood.py runs/glow-mnist --epochs 1,3 --num_images 2000
     python benchmarks/likelihood.py runs/glow-mnist --num_importance_samples 8     # the model itself, all images
 
-Protocol: image i of the test split with the draws of seed i (binarised once, where the likelihood is of binary
+Protocol: image i of the test split with the draws of seed i (binarized once, where the likelihood is of binary
 images); the bound of K importance samples, mean over the images with its standard error; averaged weights where the
 run averages. Each measurement is a line of results/<table>.json, replaced when measured again; that of the model
 itself is also written into the run's folder and its card.

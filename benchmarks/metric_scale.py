@@ -32,7 +32,7 @@ def spoilt(x: Pixels, y: np.ndarray) -> dict[str, Callable[[], Pixels]]:
     return {
         "train copies": lambda: x,
         "+ noise .05": lambda: x + rng.normal(0, 0.05 * 255, x.shape),
-        "binarised at .5": lambda: 255.0 * (x > 127.5),
+        "binarized at .5": lambda: 255.0 * (x > 127.5),
         "no class 8": lambda: x[rng.choice(np.flatnonzero(y != 8), COUNT)],
         "100 images repeated": lambda: np.tile(x[:100], (COUNT // 100, 1, 1)),
         "shifted 1 px": lambda: shift(x, (0, 1, 1), order=0),

@@ -24,9 +24,9 @@ PUBLISHED_NATS = [
     for name, nats in (("VAE", 86.76), ("IWAE, K = 50", 84.78))
 ]
 PUBLISHED_BITS = [  # University of Amsterdam deep learning course, tutorial 11: 200 epochs on 50,000 images, K = 8
-    ("couplings at one scale, uniform dequantisation (UvA tutorial 11, 0.56 M parameters)", 1.078),
-    ("the same, variational dequantisation (0.63 M)", 1.043),
-    ("multi-scale, variational dequantisation (1.71 M)", 1.020),
+    ("couplings at one scale, uniform dequantization (UvA tutorial 11, 0.56 M parameters)", 1.078),
+    ("the same, variational dequantization (0.63 M)", 1.043),
+    ("multi-scale, variational dequantization (1.71 M)", 1.020),
     ("histogram of each pixel: what has learned nothing of shapes", 1.689),
 ]
 PLACE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

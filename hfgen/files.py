@@ -172,7 +172,7 @@ def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a data set's name can be no id on the Hub, be there a file or not."""
+    """Whether a dataset's name can be no id on the Hub, be there a file or not."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
 
 

@@ -108,7 +108,7 @@ def levels_to_images(levels: Tensor, num_values: int) -> Tensor:
 
 
 def quantize(v: Tensor, num_values: int) -> Tensor:
-    """The level of each v in [0, 1): floor(n v), values outside cut off; the inverse of dequantisation."""
+    """The level of each v in [0, 1): floor(n v), values outside cut off; the inverse of dequantization."""
     return (v * num_values).floor().clamp(0, num_values - 1)
 
 

@@ -17,7 +17,7 @@ Batch = Mapping[str, Tensor]
 
 
 class Update(NamedTuple):
-    """One optimizer step: minimise `loss` in `component`.
+    """One optimizer step: minimize `loss` in `component`.
 
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
@@ -91,7 +91,7 @@ class Objective:
 
     @classmethod
     def initialize(cls, pipeline: "DiffusionPipeline", batch: Batch, noise: Noise) -> None:
-        """Data-dependent initialisation, from this process's images of the first step, all micro-batches together.
+        """Data-dependent initialization, from this process's images of the first step, all micro-batches together.
 
         Called once, before the first step of a training that is not resumed, without gradients, on the networks
         themselves. What it sets must come out equal on all processes. A network remembers in a buffer that it was.

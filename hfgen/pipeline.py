@@ -61,7 +61,7 @@ class HFGenPipeline(DiffusionPipeline):
     A family is declared by class attributes, its components by the annotations of its `__init__`:
 
     Attributes:
-        objective_class: what its training minimises.
+        objective_class: what its training minimizes.
         training_defaults: values of `TrainingArguments` that differ for this family.
         ema_components: components whose weights are averaged for sampling.
         description: one line, for `hfgen info` and cards.

@@ -1,8 +1,8 @@
-"""Make the built-in data set `mnist-mini` from full MNIST: the first 1,000 and 200 images of each digit.
+"""Make the built-in dataset `mnist-mini` from full MNIST: the first 1,000 and 200 images of each digit.
 
     python scripts/make_mnist_mini.py FOLDER_WITH_MNIST_PARQUET
 
-The folder is that of the data set ylecun/mnist on the Hub. The images stay the PNG files they are there; the rows
+The folder is that of the dataset ylecun/mnist on the Hub. The images stay the PNG files they are there; the rows
 keep MNIST's order. The output is the same for the same input, byte for byte, with the same pyarrow.
 """
 

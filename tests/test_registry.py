@@ -117,7 +117,7 @@ def test_plugins_check_tells_which_are_broken(twenty):
         ("ToyPipeline = 3", "is no HFGenPipeline"),
         ("class ToyPipeline: pass", "is no HFGenPipeline"),
         ("from diffusers import DDPMPipeline as ToyPipeline", "is no HFGenPipeline"),
-        ("raise SystemExit('no licence')", "no licence"),
+        ("raise SystemExit('no license')", "no license"),
     ],
 )
 def test_a_plugin_without_a_family(site, source, words):

@@ -63,7 +63,7 @@ def kernel(x: Tensor, y: Tensor, bandwidths: Sequence[float]) -> Tensor:
 
 
 class GMMNObjective(Objective):
-    """The MMD of a batch of samples and a batch of data: the root of equation 3, as the paper minimises it.
+    """The MMD of a batch of samples and a batch of data: the root of equation 3, as the paper minimizes it.
 
     Large batches tell more. Of several processes or accumulated micro-batches, each compares its own share.
 
@@ -94,7 +94,7 @@ class GMMNPipeline(HFGenPipeline):
     objective_class = GMMNObjective
     training_defaults = {"learning_rate": 2e-3, "train_batch_size": 256, "num_train_epochs": 50}
     ema_components = ("generator",)
-    description = "Generative moment matching network: a perceptron that minimises the maximum mean discrepancy"
+    description = "Generative moment matching network: a perceptron that minimizes the maximum mean discrepancy"
     references = ("Li, Swersky & Zemel (2015), Generative moment matching networks, arXiv:1502.02761",)
 
     def __init__(self, generator: GMMNGenerator, scheduler: PriorScheduler) -> None:

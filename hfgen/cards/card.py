@@ -201,7 +201,7 @@ def _text(
     options = _sampled_with(environment)
     averaged = config["use_ema"] and pipeline_class.ema_components
     notes = [] if results else ["No quality metric was measured in this run."]
-    notes += [] if config.get("license") else ["No licence was chosen for this model yet."]
+    notes += [] if config.get("license") else ["No license was chosen for this model yet."]
     return {
         "title": name,
         "description": pipeline_class.description,

@@ -58,7 +58,7 @@ TEMPLATE = """---
 {% for name, sha256 in files -%}
 | {{ name }} | `{{ sha256 }}` |
 {% endfor %}
-On what it was trained, how, and under which licence is not recorded here: ask those who published it. No quality
+On what it was trained, how, and under which license is not recorded here: ask those who published it. No quality
 metric was measured; `hfgen evaluate` measures them.
 
 ## References

@@ -47,9 +47,9 @@ class Words(click.Command):
 
 @click.command("evaluate", cls=Words)
 @click.argument("target")
-@click.option("--protocol", help="By what rules: `hfgen list protocols`, or a file.  [default: the data set's own]")
+@click.option("--protocol", help="By what rules: `hfgen list protocols`, or a file.  [default: the dataset's own]")
 @click.option("--dataset_name", help="The real images.  [default: what TARGET was trained on]")
-@click.option("--dataset_config_name", help="Configuration of a Hub data set.")
+@click.option("--dataset_config_name", help="Configuration of a Hub dataset.")
 @click.option("--split", help="Split of the real images.  [default: the protocol's; else test, or validation]")
 @click.option("--metrics", help="Which, comma-separated: `hfgen list metrics`.  [default: all that are soon measured]")
 @click.option(
@@ -58,7 +58,7 @@ class Words(click.Command):
 @click.option("--num_likelihood_images", type=click.IntRange(1), help="Real images whose likelihood is measured.")
 @click.option("--seed", type=click.IntRange(0), help="Image i has seed SEED + i.  [default: the protocol's]")
 @click.option("--resolution", type=click.IntRange(1), help="To what side real images are brought, as in training.")
-@click.option("--center_crop/--no_center_crop", default=None, help="Whether their centre is cropped for that.")
+@click.option("--center_crop/--no_center_crop", default=None, help="Whether their center is cropped for that.")
 @click.option("--extractor", help="In whose features: `hfgen list extractors`.  [default: the protocol's]")
 @click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
 @click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")

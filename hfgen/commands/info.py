@@ -22,7 +22,7 @@ from hfgen.settings.options import component_choices, signature_of
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, revision: str | None, as_json: bool) -> None:
-    """Tell what TARGET is: a family, a recipe, a data set, a run folder or a repository."""
+    """Tell what TARGET is: a family, a recipe, a dataset, a run folder or a repository."""
     facts = pipeline_facts(target, revision) if revision else describe(target)
     text = json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False, width=110)
     click.echo(text, nl=as_json)
@@ -44,7 +44,7 @@ def describe(target: str) -> dict[str, Any]:
     try:
         return pipeline_facts(target)
     except LoadError as error:
-        raise LoadError(f"{error}\n{target!r} is no family, recipe or data set here either.") from error
+        raise LoadError(f"{error}\n{target!r} is no family, recipe or dataset here either.") from error
 
 
 def family_facts(name: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ WHAT = {
 @click.argument("pattern", metavar="[GLOB]", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, pattern: str, as_json: bool) -> None:
-    """List models, recipes, built-in data sets, plugins, metrics, protocols, extractors, formats that convert reads.
+    """List models, recipes, built-in datasets, plugins, metrics, protocols, extractors, formats that convert reads.
 
     Imports no plugin.
     """

@@ -24,7 +24,7 @@ from hfgen.conversion.converter import (
     Conversion,
     ConverterOptions,
     converter_of,
-    recognise,
+    recognize,
     shapes_of,
 )
 from hfgen.conversion.foreign_files import PICKLES, SAFE, ForeignFiles
@@ -90,7 +90,7 @@ def convert(
         CheckError: what was saved is not what was read; nothing is left of it.
     """
     refuse_used(target)
-    converter = converter_of(format_name) if format_name else recognise(source)
+    converter = converter_of(format_name) if format_name else recognize(source)
     if model and converter.family not in (None, model):
         raise UsageError(f"--model {model}: what the format {converter.name} makes is a {converter.family}.")
     read = converter.read(source, options or {}, model)

@@ -60,7 +60,7 @@ class Converter(ABC):
 
     @classmethod
     @abstractmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """Whether a source is of this format, by the names of its files or tensors."""
 
     @classmethod
@@ -116,7 +116,7 @@ def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Convert
     return found
 
 
-def recognise(source: ForeignFiles) -> type[Converter]:
+def recognize(source: ForeignFiles) -> type[Converter]:
     """The one converter that knows a source.
 
     Raises:
@@ -129,7 +129,7 @@ def recognise(source: ForeignFiles) -> type[Converter]:
             known.append(_load(entry_points))
         except PluginError as error:  # hurts only those who ask for it
             broken.append(str(error).splitlines()[0])
-    found = [converter for converter in known if converter.recognises(source)]
+    found = [converter for converter in known if converter.recognizes(source)]
     if len(found) == 1:
         return found[0]
     if found:

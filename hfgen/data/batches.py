@@ -99,7 +99,7 @@ class Batches:
     def load_state_dict(self, state: Any) -> None:
         """
         Raises:
-            UsageError: the checkpoint is of a streamed data set, whose order is another.
+            UsageError: the checkpoint is of a streamed dataset, whose order is another.
         """
         if state is not None:
             raise UsageError("The checkpoint was written with --streaming, this run is without; resume with it too.")

@@ -1,4 +1,4 @@
-"""A data set's name -> images: found, looked at, and decoded where they are wanted.
+"""A dataset's name -> images: found, looked at, and decoded where they are wanted.
 
 What a user may name: the built-in `mnist-mini`, a folder of images (with or without class sub-folders), a folder or
 file of parquet, an `.npz` or `.npy` file, an id on the Hub.
@@ -23,12 +23,12 @@ from hfgen.data.pixels import CHANNELS, common_mode, eight_bit, open_record, to_
 from hfgen.data.sources import image_column_of, load_dataset
 from hfgen.errors import UsageError
 
-SCANNED = 20_000  # images whose headers are read; of a larger data set, that many evenly spaced
+SCANNED = 20_000  # images whose headers are read; of a larger dataset, that many evenly spaced
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What is known of a data set that was found and looked at, but not decoded.
+    """What is known of a dataset that was found and looked at, but not decoded.
 
     Attributes:
         name: as the user gave it.
@@ -71,14 +71,14 @@ class ImageFacts:
         raise UsageError(
             f"{self.name}: the images are {found} pixels, not square and of one size.\n"
             f"Say what they are brought to, for example --resolution {_power_of_two(min(sides))} "
-            "(the centre is cropped; --no_center_crop squeezes the whole image).\n"
+            "(the center is cropped; --no_center_crop squeezes the whole image).\n"
             "In Python: images.tensor(indices, resolution)."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images(ImageFacts):
-    """A data set whose images have numbers.
+    """A dataset whose images have numbers.
 
     Attributes:
         labels: class of each image, shape (N,), int64; None where the data have none.
@@ -121,10 +121,10 @@ def load_images(
     label_column: str | None = None,
     cache_dir: str | None = None,
 ) -> Images:
-    """Find a data set and look at its images' headers.
+    """Find a dataset and look at its images' headers.
 
     Raises:
-        UsageError: there is no such data set, split or column, or it holds no images.
+        UsageError: there is no such dataset, split or column, or it holds no images.
         HFGenError: an image cannot be read.
     """
     path = BUILT_IN.get(name, Path(name).expanduser())
@@ -215,7 +215,7 @@ def inspect_headers(
 ) -> tuple[str, Counter[tuple[int, int]], list[str]]:
     """One mode for all images, their sizes, and what is worth telling; reads headers, not pixels."""
     if count == 0:
-        raise UsageError(f"The data set {name!r} holds no images.")
+        raise UsageError(f"The dataset {name!r} holds no images.")
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     for index in evenly_spaced(count, SCANNED):

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from hfgen.errors import HFGenError
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+GRAY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError)
 UNREADABLE += (struct.error, Image.DecompressionBombError)
 
@@ -60,9 +60,9 @@ def true_mode(image: Image.Image) -> str:
 
 
 def common_mode(modes: Iterable[str]) -> str:
-    """L where all are grey, RGBA where all have alpha, else RGB."""
+    """L where all are gray, RGBA where all have alpha, else RGB."""
     modes = set(modes)
-    if modes <= GREY_MODES:
+    if modes <= GRAY_MODES:
         return "L"
     return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
 
@@ -79,7 +79,7 @@ def to_pixels(image: Image.Image, mode: str, resolution: int, center_crop: bool 
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """8-bit, in the mode; 16-bit grey is scaled, which PIL's own conversion would clip."""
+    """8-bit, in the mode; 16-bit gray is scaled, which PIL's own conversion would clip."""
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):

@@ -1,4 +1,4 @@
-"""A data set's name -> images: found, looked at, and decoded where they are wanted.
+"""A dataset's name -> images: found, looked at, and decoded where they are wanted.
 
 What a user may name: the built-in `mnist-mini`, a folder of images (with or without class sub-folders), a folder or
 file of parquet, an `.npz` or `.npy` file, an id on the Hub.
@@ -17,10 +17,10 @@ from hfgen.files import looks_local
 def load_dataset(
     name: str, split: str, config_name: str | None = None, cache_dir: str | None = None, streaming: bool = False
 ) -> Any:
-    """The split of a data set that is no array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
+    """The split of a dataset that is no array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
 
     Raises:
-        UsageError: there is no such data set or split.
+        UsageError: there is no such dataset or split.
     """
     import datasets
 
@@ -28,11 +28,11 @@ def load_dataset(
 
     if not path.exists() and looks_local(name):
         raise UsageError(
-            f"The data set {name!r} does not exist: no such file or folder.\n"
-            f"Built-in data sets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
+            f"The dataset {name!r} does not exist: no such file or folder.\n"
+            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
         )
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
-        raise UsageError(f"The data set {name!r} is an empty folder.")
+        raise UsageError(f"The dataset {name!r} is an empty folder.")
     source = source_of(name, path)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -43,10 +43,10 @@ def load_dataset(
     except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
         raise UsageError(_why_not_found(name, path, error)) from error
     except datasets.exceptions.DatasetGenerationError as error:
-        raise UsageError(f"The data set {name!r} cannot be read: {error.__cause__ or error}") from error
+        raise UsageError(f"The dataset {name!r} cannot be read: {error.__cause__ or error}") from error
     if split not in loaded:
         raise UsageError(
-            f"The data set {name!r} has no split {split!r}.{did_you_mean(split, loaded)} Choose with --dataset_split."
+            f"The dataset {name!r} has no split {split!r}.{did_you_mean(split, loaded)} Choose with --dataset_split."
         )
     return loaded[split]
 
@@ -68,10 +68,10 @@ def source_of(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
 def _why_not_found(name: str, path: Path, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if path.exists():
-        return f"The data set {name!r} cannot be read: {first_line}\nA folder must hold images or parquet files."
+        return f"The dataset {name!r} cannot be read: {first_line}\nA folder must hold images or parquet files."
     return (
-        f"There is no data set {name!r}: no such folder, and the Hub did not give it: {first_line}\n"
-        f"Built-in data sets, which need no network: {', '.join(BUILT_IN)}."
+        f"There is no dataset {name!r}: no such folder, and the Hub did not give it: {first_line}\n"
+        f"Built-in datasets, which need no network: {', '.join(BUILT_IN)}."
     )
 
 

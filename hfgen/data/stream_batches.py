@@ -81,7 +81,7 @@ class StreamBatches:
     def steps_per_epoch(self) -> int:
         """
         Raises:
-            UsageError: the data set does not say how many images it holds.
+            UsageError: the dataset does not say how many images it holds.
         """
         if self.images.count is None:
             raise UsageError(

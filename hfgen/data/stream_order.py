@@ -1,4 +1,4 @@
-"""The order in which a streamed data set is seen: a function of (seed, epoch, position) alone.
+"""The order in which a streamed dataset is seen: a function of (seed, epoch, position) alone.
 
     the shards, in an order keyed by (seed, epoch)
     -> one stream of records, cut in blocks of `shuffle_buffer_size`
@@ -92,15 +92,15 @@ class EpochEnd:
 
 
 class Stream:
-    """The blocks of a data set, epoch after epoch.
+    """The blocks of a dataset, epoch after epoch.
 
     Args:
         block_size: records in a block; fewer in the last one of an epoch.
-        labelled: whether labels are wanted.
+        labeled: whether labels are wanted.
     """
 
-    def __init__(self, images: StreamedImages, seed: int, block_size: int, labelled: bool) -> None:
-        self.images, self.seed, self.block_size, self.labelled = images, seed, block_size, labelled
+    def __init__(self, images: StreamedImages, seed: int, block_size: int, labeled: bool) -> None:
+        self.images, self.seed, self.block_size, self.labeled = images, seed, block_size, labeled
 
     def blocks(self, place: Place) -> Iterator[Block | EpochEnd]:
         """From the block of `place` on, without end.
@@ -188,7 +188,7 @@ class Stream:
         Raises:
             HFGenError: there are images without a class.
         """
-        if not self.labelled:
+        if not self.labeled:
             return None
         column = table[self.images.label_column]
         if column.null_count or (labels := column.to_numpy()).min() < 0:

@@ -1,4 +1,4 @@
-"""Data sets that are read as they come, too large for the disk or not worth a copy on it: found and looked at."""
+"""Datasets that are read as they come, too large for the disk or not worth a copy on it: found and looked at."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ LOOKED_AT = 200  # records whose headers are read
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedImages(ImageFacts):
-    """A data set that can only be read from one end to the other.
+    """A dataset that can only be read from one end to the other.
 
     Attributes:
         dataset: a `datasets.IterableDataset` that gives arrow tables.
@@ -44,10 +44,10 @@ def stream_images(
     label_column: str | None = None,
     cache_dir: str | None = None,
 ) -> StreamedImages:
-    """Find a data set, and look at the headers of its first images.
+    """Find a dataset, and look at the headers of its first images.
 
     Raises:
-        UsageError: there is no such data set, split or column; it holds no images; it cannot be streamed.
+        UsageError: there is no such dataset, split or column; it holds no images; it cannot be streamed.
         HFGenError: it cannot be read, or one of these images cannot.
     """
     path = BUILT_IN.get(name, Path(name).expanduser())
@@ -105,7 +105,7 @@ def first_records(name: str, records: Any, count: int) -> Any:
     with reading(name):
         first = next(iter(records.iter(batch_size=count)), None)
     if first is None:
-        raise UsageError(f"The data set {name!r} holds no images.")
+        raise UsageError(f"The dataset {name!r} holds no images.")
     return first
 
 

@@ -112,7 +112,7 @@ OWN = "authenticity"  # needs the training images, too
 
 
 def extractor_name(arguments: TrainingArguments) -> str:
-    """The extractor that was asked for, else that of the protocol which is about this data set.
+    """The extractor that was asked for, else that of the protocol which is about this dataset.
 
     Raises:
         UsageError: neither is there.
@@ -124,6 +124,6 @@ def extractor_name(arguments: TrainingArguments) -> str:
         if protocol.extractor is not None and protocol.dataset == arguments.dataset_name:
             return protocol.extractor
     raise UsageError(
-        "validation_metrics are of an extractor's features, and no protocol is about this data set.\n"
+        "validation_metrics are of an extractor's features, and no protocol is about this dataset.\n"
         "Name one: --extractor; `hfgen list extractors` shows them."
     )

@@ -29,7 +29,7 @@ def log_likelihood(
     pixels: Tensor | None = None,
     **options: Any,
 ) -> LogLikelihood:
-    """ln p(x), or its bound, of a data set's images; image i has seed i, so that any part of them can be repeated.
+    """ln p(x), or its bound, of a dataset's images; image i has seed i, so that any part of them can be repeated.
 
     Args:
         images: of the pipeline's own size and channels; or of another size, and `pixels`.

@@ -140,11 +140,11 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> Estimate:
 
 def manifold(real: Tensor, fake: Tensor, nearest_k: int, images: int, seed: int = 0) -> dict[str, Estimate]:
     """Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et al. 2020,
-    arXiv:2002.09797), by the k nearest neighbours within random parts of either set."""
+    arXiv:2002.09797), by the k nearest neighbors within random parts of either set."""
     check_features(real, fake)
     size = min(images, len(real), len(fake))
     if size <= nearest_k:
-        raise UsageError(f"{size} images have no {nearest_k} neighbours; draw more.")
+        raise UsageError(f"{size} images have no {nearest_k} neighbors; draw more.")
     from prdc import compute_prdc
 
     generator = torch.Generator().manual_seed(seed)

@@ -31,10 +31,10 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         count = torch.distributed.get_world_size() * x.numel() // x.shape[1]
         shape = (1, -1, *[1] * (x.ndim - 2))
         mean = all_reduce(x.sum(axes)) / count
-        centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        centerd = x - mean.view(shape)
+        variance = all_reduce(centerd.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        y = centred * (variance + self.eps).rsqrt().view(shape)
+        y = centerd * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
@@ -54,7 +54,7 @@ def batch_norms(models: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def synchronised(modules: Iterable[nn.Module]) -> Iterator[None]:
+def synchronized(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within, these are `GlobalBatchNorm`s: every process must call their networks together."""
     classes = [(module, type(module)) for module in modules]
     for module, _ in classes:

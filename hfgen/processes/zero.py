@@ -132,7 +132,7 @@ class ZeroOptimizer:
         if self.divided:
             from deepspeed.utils import safe_set_full_fp32_param
 
-            # What is stepped is a copy; a checkpoint or an initialisation has changed the weights themselves.
+            # What is stepped is a copy; a checkpoint or an initialization has changed the weights themselves.
             for parameter in self.parameters:
                 safe_set_full_fp32_param(parameter, parameter.detach())
         self.engine.step()

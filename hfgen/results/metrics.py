@@ -27,10 +27,10 @@ METRICS = {
     "fid": Metric("FID", "lower", "Fréchet distance between features of real and drawn images", True),
     "kid": Metric("KID", "lower", "squared maximum mean discrepancy of the features, unbiased: may be below 0", True),
     "inception_score": Metric("IS", "higher", "how sure and how various the extractor's classes are", True),
-    "precision": Metric("precision", "higher", "drawn images among the neighbours of real ones", True),
-    "recall": Metric("recall", "higher", "real images among the neighbours of drawn ones", True),
-    "density": Metric("density", "higher", "how many real images' neighbourhoods a drawn one lies in", True),
-    "coverage": Metric("coverage", "higher", "real images in whose neighbourhood a drawn one lies", True),
+    "precision": Metric("precision", "higher", "drawn images among the neighbors of real ones", True),
+    "recall": Metric("recall", "higher", "real images among the neighbors of drawn ones", True),
+    "density": Metric("density", "higher", "how many real images' neighborhoods a drawn one lies in", True),
+    "coverage": Metric("coverage", "higher", "real images in whose neighborhood a drawn one lies", True),
     "authenticity": Metric(
         "authenticity", None, "drawn images that are no copies of training images; beside new real ones", True
     ),

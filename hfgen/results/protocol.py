@@ -27,11 +27,11 @@ class Protocol:
         train_split: what the model may have learned by heart; of the floor, too.
         extractor, extractor_sha256: in whose features, by which weights.
         resolution: to what side reference images are brought, as training does; None leaves them as they are.
-        center_crop: whether their centre is cropped for that; otherwise the whole image is squeezed.
+        center_crop: whether their center is cropped for that; otherwise the whole image is squeezed.
         num_images: drawn from the model; image i has seed `seed` + i.
         batch_size: images drawn together: to rounding it does not matter, to the last bit it does.
         quantization: how a drawn image in [-1, 1] becomes bytes, of every family alike.
-        nearest_k, manifold_images: of precision, recall, density and coverage: neighbours, and images of either set.
+        nearest_k, manifold_images: of precision, recall, density and coverage: neighbors, and images of either set.
         kid_subset_size: of the blocks that tell KID's standard error.
         bootstraps: draws of the drawn images, with replacement, that tell FID's standard error.
         floor_draws: draws of training images in place of the model's that tell FID's floor.

@@ -23,28 +23,28 @@ class TrainingArguments:
     """Everything about a run that is not the model. Each field is an option of `hfgen train` of the same name."""
 
     dataset_name: str | None = option(
-        None, "Built-in name, local folder or file (images, parquet, npz, npy), or id of a Hub data set."
+        None, "Built-in name, local folder or file (images, parquet, npz, npy), or id of a Hub dataset."
     )
-    dataset_config_name: str | None = option(None, "Configuration of a Hub data set.")
+    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_split: str = option("train", "Split to train on.")
     train_data_dir: str | None = option(None, "A local folder of images; the same as giving it as --dataset_name.")
     image_column: str | None = option(None, "Column of the images (default: the only one).")
     label_column: str | None = option(None, "Column of the class labels (default: the only one).")
-    cache_dir: str | None = option(None, "Where Hub data sets are cached.")
+    cache_dir: str | None = option(None, "Where Hub datasets are cached.")
     resolution: int | None = option(None, "Side of the square images, in pixels (default: the data's own).")
     center_crop: bool = option(
-        True, "Resize the shorter side, then crop the centre; otherwise both sides are resized to the square."
+        True, "Resize the shorter side, then crop the center; otherwise both sides are resized to the square."
     )
     random_flip: bool = option(False, "Flip half of the images horizontally, drawn anew each epoch.")
     class_conditional: bool = option(False, "Train on the class labels too.")
     streaming: bool = option(
         False,
-        "Read the data set as it comes, from the Hub or from files, without a copy on the disk. Its length must be "
+        "Read the dataset as it comes, from the Hub or from files, without a copy on the disk. Its length must be "
         "known, or --max_train_steps given; size and mode are those of its first 200 images.",
     )
     shuffle_buffer_size: int = option(
         1000,
-        "Of a streamed data set: so many undecoded images at a time are held in memory and mixed. Files are read in "
+        "Of a streamed dataset: so many undecoded images at a time are held in memory and mixed. Files are read in "
         "an order drawn anew each epoch, but what is sorted within them is mixed only so far.",
     )
     data_memory_limit: float = option(
@@ -104,7 +104,7 @@ class TrainingArguments:
     )
     num_evaluation_images: int = option(500, "Images of --validation_split that are measured; as many are drawn.")
     extractor: str | None = option(
-        None, "In whose features drawn images are measured (default: that of the data set's protocol)."
+        None, "In whose features drawn images are measured (default: that of the dataset's protocol)."
     )
     best_metric: str | None = option(None, "Keep in best/ the model of the best: bits_per_dim, nats, fid ...")
     early_stopping_patience: int | None = option(None, "End after so many validations without a better --best_metric.")
@@ -115,7 +115,7 @@ class TrainingArguments:
     checkpoints_total_limit: int | None = option(2, "How many of the newest checkpoints to keep (0: all).")
     resume_from_checkpoint: str | None = option(None, "A checkpoint's folder, or `latest` of the output folder.")
     report_to: str = option("none", "Trackers of Accelerate, comma-separated: tensorboard, wandb ... or all.")
-    license: str | None = option(None, "Licence of the trained model, for the card; asked, never guessed.")
+    license: str | None = option(None, "License of the trained model, for the card; asked, never guessed.")
     push_to_hub: bool = option(False, "Push the model to the Hub at the end.")
     hub_model_id: str | None = option(None, "Where to: ORG/NAME (default: your account, the run folder's name).")
     hub_strategy: Literal["end", "every_validation"] = option(

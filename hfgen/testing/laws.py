@@ -76,7 +76,7 @@ class FamilyTests(LatentLaws, BundleLaws):
 
     @pytest.fixture
     def data(self, tmp_path: Path) -> str:
-        """Name of a data set of 24 images of blobs, with labels."""
+        """Name of a dataset of 24 images of blobs, with labels."""
         return str(make_data(tmp_path / "blobs.npz", self.sample_size, self.in_channels, self.num_classes))
 
     def build(self, num_classes: int | None = None) -> HFGenPipeline:
@@ -351,9 +351,9 @@ class FamilyTests(LatentLaws, BundleLaws):
 def make_data(path: Path, size: int, channels: int, num_classes: int | None = None, count: int = 24) -> Path:
     """An .npz of bright blobs at random places, with labels 0 .. num_classes - 1 in turn."""
     random = np.random.default_rng(0)
-    centre = random.uniform(0.3, 0.7, (count, 2, 1, 1)) * size
+    center = random.uniform(0.3, 0.7, (count, 2, 1, 1)) * size
     y, x = np.mgrid[:size, :size]
-    blobs = np.exp(-((x - centre[:, :1, 0]) ** 2 + (y - centre[:, 1:, 0]) ** 2) / size)
+    blobs = np.exp(-((x - center[:, :1, 0]) ** 2 + (y - center[:, 1:, 0]) ** 2) / size)
     images = (blobs[..., None] * random.uniform(128, 255, (count, 1, 1, channels))).astype(np.uint8)
     labels = np.arange(count) % (num_classes or 2)
     np.savez(path, images=images[..., 0] if channels == 1 else images, labels=labels)

@@ -24,7 +24,7 @@ Facts = dict[str, Any]
 
 
 def find_images(config: RunConfig) -> ImageFacts:
-    """The data set that the arguments name."""
+    """The dataset that the arguments name."""
     a = config.arguments
     name = a.dataset_name or a.train_data_dir
     if not name:

@@ -19,7 +19,7 @@ from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
 from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.processes import replicas, zero
-from hfgen.processes.batch_norm import batch_norms, synchronised
+from hfgen.processes.batch_norm import batch_norms, synchronized
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.shards import fill_state, gathered
 from hfgen.processes.world import make_accelerator, without_autocast
@@ -117,8 +117,8 @@ class Trainer:
             self.networks[name] = network
             prepared, self.optimizers[name] = prepare(self.accelerator, network, optimizer, self.arguments)
             self.models[name] = components[name] = prepared
-        synchronise = self.arguments.sync_batch_norm and self.layout.num_processes > 1
-        self.synchronised = batch_norms(self.networks.values()) if synchronise else []
+        synchronize = self.arguments.sync_batch_norm and self.layout.num_processes > 1
+        self.synchronized = batch_norms(self.networks.values()) if synchronize else []
         self.objective = build_objective(self.pipeline.objective_class, components, self.objective_options)
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Trainer:
         with StopSignal(self.arguments.seconds_limit) as stop:
             alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
             for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
-                with synchronised(self.synchronised):
+                with synchronized(self.synchronized):
                     self.train_step(micro_batches)
                 self.step += 1
                 self._look_at(stop)

@@ -94,9 +94,9 @@ def posterior_kl(process: ForwardProcess, x0: Tensor, x0_hat: Tensor, t: Tensor,
     a_t, a_p = _alphas(process, t)
     from_x0, _ = posterior_weights(a_t, a_p)
     small = small_log_variance(process, t)
-    modelled = log_variance(process, t, v)
+    modeled = log_variance(process, t, v)
     error = (from_x0 * (x0.double() - x0_hat.double())).square()
-    return 0.5 * (modelled - small + (small - modelled).exp() - 1 + error * (-modelled).exp())
+    return 0.5 * (modeled - small + (small - modeled).exp() - 1 + error * (-modeled).exp())
 
 
 def discretized_gaussian(x0: Tensor, mean: Tensor, log_variance: Any) -> Tensor:

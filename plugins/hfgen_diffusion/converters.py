@@ -50,7 +50,7 @@ class Diffusers(Converter):
     description = "folder or repository of diffusers, with safetensors or pickled weights"
 
     @classmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """By its index, or by the class that a config names."""
         return source.has(MODEL_INDEX) or (source.path.is_dir() and single_component(source.path) is not None)
 

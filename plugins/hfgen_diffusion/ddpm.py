@@ -293,8 +293,8 @@ class DDPMPipeline(HFGenPipeline):
         Args:
             images: (B, C, H, W) of bytes as k / 127.5 - 1.
             seeds: of each image's noise; default 0, 1, 2 ...
-            method: `"variational_bound"`: prior term, KL divergences and discretised decoder, a lower bound in
-                expectation. `"probability_flow"`: the density that the ODE gives of uniformly dequantised bytes, its
+            method: `"variational_bound"`: prior term, KL divergences and discretized decoder, a lower bound in
+                expectation. `"probability_flow"`: the density that the ODE gives of uniformly dequantized bytes, its
                 divergence by one probe of random signs for each image; an estimate, as exact as its solver.
             num_timesteps: of the bound: how many of the T levels are asked, one drawn in each of as many parts; the
                 expectation is the same. Default all.

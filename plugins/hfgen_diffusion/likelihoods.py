@@ -36,7 +36,7 @@ def variational_bound(
 
 
 def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: int) -> LogLikelihood:
-    """The density of uniformly dequantised bytes, times the width of a bin."""
+    """The density of uniformly dequantized bytes, times the width of a bin."""
     _check_whole("num_ode_steps", num_steps)
     if process.alpha_bar(process.num_train_timesteps - 1) == 0:
         raise UsageError(
@@ -50,7 +50,7 @@ def probability_flow(parts: Iterable[Part], process: ForwardProcess, num_steps: 
         probe = (noise.uniform(*x.shape[1:]) < 0.5) * 2.0 - 1
         density = ProbabilityFlow(denoise, process).log_density(dequantized, probe, num_steps)[1]
         nats.append(density + dimensions * math.log(BIN))
-    method = f"probability-flow ODE, {num_steps} Runge-Kutta steps, one probe; uniform dequantisation"
+    method = f"probability-flow ODE, {num_steps} Runge-Kutta steps, one probe; uniform dequantization"
     return LogLikelihood(torch.cat(nats), "estimate", dimensions, 256, method=method)
 
 

@@ -23,7 +23,7 @@ MEAN = 0.1307  # of MNIST's training pixels in [0, 1]
 class DigitNet(FeatureExtractor):
     """5x5 convolutions of 8 and 24 channels, each with 2x2 max pooling, a layer of 64 features, 10 logits.
 
-    The features stand before their ReLU, after which a fifth of the dimensions is dead; and they are standardised by
+    The features stand before their ReLU, after which a fifth of the dimensions is dead; and they are standardized by
     mean and deviation over MNIST's 60,000 training images, so that their total variance there is 64.
 
     Buffers:
@@ -34,7 +34,7 @@ class DigitNet(FeatureExtractor):
     in_channels: ClassVar[int] = 1
     sample_size: ClassVar[int | None] = 28
     num_classes: ClassVar[int | None] = 10
-    preprocessing: ClassVar[str] = "pixels / 255 - 0.1307; features standardised on MNIST's training images"
+    preprocessing: ClassVar[str] = "pixels / 255 - 0.1307; features standardized on MNIST's training images"
     citation: ClassVar[str] = "hfgen's own; trained on MNIST (LeCun et al. 1998)"
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class DigitNet(FeatureExtractor):
         self.register_buffer("std", torch.ones(64))
 
     def hidden(self, images: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28), uint8 -> features as they are trained, not standardised."""
+        """Images (B, 1, 28, 28), uint8 -> features as they are trained, not standardized."""
         return self.convolutions(images.float() / 255 - MEAN)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def shifted(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def standardise(model: DigitNet, images: Tensor) -> None:
+def standardize(model: DigitNet, images: Tensor) -> None:
     """Set the buffers by which the features get mean 0 and deviation 1 on these images."""
     features = torch.cat([model.hidden(part) for part in images.split(500)]).double()
     model.mean.copy_(features.mean(0))
@@ -68,7 +68,7 @@ def main(dataset: str, output: str) -> None:
     pixels = {split: decode_all(images, 28, center_crop=True) for split, images in sets.items()}
     labels = {split: images.labels for split, images in sets.items()}
     model = train(pixels["train"], labels["train"])
-    standardise(model, pixels["train"])
+    standardize(model, pixels["train"])
     print(f"validation {accuracy(model, pixels['train'][TRAINED:], labels['train'][TRAINED:]):.4f}")
     print(f"test       {accuracy(model, pixels['test'], labels['test']):.4f}")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, output)

@@ -16,7 +16,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class DINOv2(FeatureExtractor):
-    """The normalised class token of a vision transformer with patches of 14 pixels, by transformers' `Dinov2Model`.
+    """The normalized class token of a vision transformer with patches of 14 pixels, by transformers' `Dinov2Model`.
 
     Attributes:
         repository, revision: on the Hub; a commit, so that the weights are always these.
@@ -25,7 +25,7 @@ class DINOv2(FeatureExtractor):
 
     in_channels: ClassVar[int] = 3
     preprocessing: ClassVar[str] = (
-        f"brought to {SIDE}x{SIDE}, bicubic, antialiased; pixels / 255 standardised as ImageNet's"
+        f"brought to {SIDE}x{SIDE}, bicubic, antialiased; pixels / 255 standardized as ImageNet's"
     )
     citation: ClassVar[str] = "Oquab et al. 2023, arXiv:2304.07193; features as Stein et al. 2023, arXiv:2306.04675"
     repository: ClassVar[str]

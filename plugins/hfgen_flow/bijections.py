@@ -24,7 +24,7 @@ def sum_of(log_det: Tensor) -> Tensor:
 
 
 class Preprocess(nn.Module):
-    """What stands before a flow of images: v in [0, 1] -> an unbounded or centred range.
+    """What stands before a flow of images: v in [0, 1] -> an unbounded or centerd range.
 
     `"logit_alpha"`: logit(alpha + (1 - alpha) v), the text of Dinh et al. 2017 (arXiv:1605.08803, section 4.1);
     `"logit_2alpha"`: logit(alpha + (1 - 2 alpha) v), their code; `"logit_halfalpha"`: logit(alpha / 2 +
@@ -157,16 +157,16 @@ def require_initialized(module: nn.Module) -> None:
     """Raise a UsageError unless every ActNorm in it has seen its batch."""
     if not is_initialized(module):
         raise UsageError(
-            f"This {type(module).__name__} is not initialised: its actnorm layers take statistics from one batch.\n"
+            f"This {type(module).__name__} is not initialized: its actnorm layers take statistics from one batch.\n"
             "Train it (the first step does it), load a trained one, or call hfgen_flow.bijections.initialize(flow, v)."
         )
 
 
 @torch.no_grad()
 def initialize(module: nn.Module, *inputs: Tensor | None) -> None:
-    """Data-dependent initialisation: call the module once, each ActNorm taking its statistics from what reaches it.
+    """Data-dependent initialization: call the module once, each ActNorm taking its statistics from what reaches it.
 
-    Every process calls it with its own part of one batch, and all come out equal. What was initialised stays as it is.
+    Every process calls it with its own part of one batch, and all come out equal. What was initialized stays as it is.
     """
     actnorms = [part for part in _actnorms(module) if not part.initialized]
     if not actnorms:
@@ -272,7 +272,7 @@ class NormalizedConv1x1(nn.Module):
 
 
 class Logit(nn.Module):
-    """ln v - ln(1 - v) of v in (0, 1), for flows of the dequantisation noise."""
+    """ln v - ln(1 - v) of v in (0, 1), for flows of the dequantization noise."""
 
     def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
         log_v, log_rest = torch.log(v), torch.log1p(-v)

@@ -63,7 +63,7 @@ def split_latents(latents: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
 
 
 class FlowObjective(Objective):
-    """Minimises the bound of -log2 P(x) / D, bits per dimension, of one draw of the dequantisation noise."""
+    """Minimizes the bound of -log2 P(x) / D, bits per dimension, of one draw of the dequantization noise."""
 
     def __init__(self, flow: nn.Module, dequantizer: nn.Module, scheduler: PriorScheduler) -> None:
         self.flow, self.dequantizer, self.scheduler = flow, dequantizer, scheduler
@@ -153,7 +153,7 @@ class FlowPipeline(HFGenPipeline):
     ema_components = ("flow", "dequantizer")
     measured_on_request = ("reconstruction_mse", "reconstruction_fid")  # nothing, of a bijection
     notes = (
-        "A latent stands for exactly one image, and an image with its dequantisation noise for one latent.",
+        "A latent stands for exactly one image, and an image with its dequantization noise for one latent.",
         "Bits per dimension are bounds from above; in training and diagnosis, of one draw of that noise.",
     )
 
@@ -183,7 +183,7 @@ class FlowPipeline(HFGenPipeline):
 
     @classmethod
     def default_flow(cls, sample_size: int, in_channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the flow that follow from the shape of the images: grey ones are mostly black and white, and a
+        """Options of the flow that follow from the shape of the images: gray ones are mostly black and white, and a
         logit of small alpha gives each of these values room."""
         return {"preprocessing": "logit_halfalpha", "alpha": 1e-5} if in_channels == 1 else {}
 
@@ -228,7 +228,7 @@ class FlowPipeline(HFGenPipeline):
         """All latents of each image, (B, D), those that are factored out first at the front.
 
         Args:
-            seeds: of the dequantisation noise, kept off the edges between values; default 0, 1, 2 ...
+            seeds: of the dequantization noise, kept off the edges between values; default 0, 1, 2 ...
         """
         levels = self._levels(images)
         with self._exactly():
@@ -302,11 +302,11 @@ class FlowPipeline(HFGenPipeline):
         seeds: Sequence[int] | None = None,
         num_importance_samples: int = 1,
     ) -> LogLikelihood:
-        """The bound of ln P(x) that dequantisation gives: with K draws of the noise, ln of the mean of exp of K.
+        """The bound of ln P(x) that dequantization gives: with K draws of the noise, ln of the mean of exp of K.
 
         Args:
             images: (B, C, H, W) in [-1, 1], of 8 bits; of a model of fewer bits the probability is that of its levels.
-            seeds: of each image's dequantisation noise; default 0, 1, 2 ...
+            seeds: of each image's dequantization noise; default 0, 1, 2 ...
             num_importance_samples: K.
 
         Raises:

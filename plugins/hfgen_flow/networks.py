@@ -1,7 +1,7 @@
 """The networks inside coupling layers: the only place where a flow may compute in half precision.
 
-Their last layer is zero at first, so that a coupling starts as the same map for every image. Layers are normalised by
-ActNorm instead of batch normalisation: an image's density never depends on the images beside it.
+Their last layer is zero at first, so that a coupling starts as the same map for every image. Layers are normalized by
+ActNorm instead of batch normalization: an image's density never depends on the images beside it.
 """
 
 import torch

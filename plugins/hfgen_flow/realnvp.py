@@ -31,7 +31,7 @@ from hfgen_flow.precision import FlowModel
 class RealNVP(FlowModel):
     """Images <-> latents, all of them: what each scale factors out and what the last one leaves.
 
-    After each coupling stands an actnorm, where the paper has batch normalisation.
+    After each coupling stands an actnorm, where the paper has batch normalization.
 
     Args:
         sample_size: side of the images; each scale but the last halves it.

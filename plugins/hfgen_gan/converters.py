@@ -32,7 +32,7 @@ class PyTorchDCGAN(Converter):
     family = "dcgan"
 
     @classmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """Names `main.N.*` with a kernel first."""
         return any(_is_tutorial(tensors) for tensors in source.networks().values())
 
@@ -113,7 +113,7 @@ class TorchGAN(Converter):
     family = "dcgan"
 
     @classmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """Names `model.N.0.*` with a kernel first."""
         return any(_is_torchgan(tensors) for tensors in source.networks().values())
 
@@ -159,14 +159,14 @@ def _torchgan_generator(tensors: Tensors) -> tuple[list[str], dict[str, str]]:
 
 
 class StudioGAN(Converter):
-    """Checkpoints of PyTorch-StudioGAN, none of whose backbones is hfgen's DCGAN: recognised, and refused by name."""
+    """Checkpoints of PyTorch-StudioGAN, none of whose backbones is hfgen's DCGAN: recognized, and refused by name."""
 
     name = "studiogan"
-    description = "checkpoint of StudioGAN (recognised and refused: other architectures)"
+    description = "checkpoint of StudioGAN (recognized and refused: other architectures)"
     family = "dcgan"
 
     @classmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """Names of its blocks and linear layers."""
         return any(_is_studiogan(tensors) for tensors in source.networks().values())
 

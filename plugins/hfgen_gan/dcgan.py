@@ -58,7 +58,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
             layer = nn.ConvTranspose2d(width_in, width_out, 4, 2, 1, bias=False)
             self.blocks.append(_block(layer, ACTIVATIONS[activation](), batch_norm_momentum))
         self.to_image = nn.ConvTranspose2d(widths[-1], out_channels, 4, 2, 1, bias=image_bias)
-        self.apply(initialise)
+        self.apply(initialize)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Latents (B, latent_dim) -> images (B, C, H, W) in [-1, 1]."""
@@ -101,7 +101,7 @@ class DCGANDiscriminator(ModelMixin, ConfigMixin):
             layer = nn.Conv2d(width_in, width_out, 4, 2, 1, bias=False)
             self.blocks.append(_block(layer, nn.LeakyReLU(0.2), batch_norm_momentum))
         self.to_logit = nn.Conv2d(widths[-1], 1, base, bias=False)
-        self.apply(initialise)
+        self.apply(initialize)
 
     def forward(self, pixel_values: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] -> logits (B,) that they are real."""
@@ -142,7 +142,7 @@ def _block(layer: nn.Module, activation: nn.Module, momentum: float) -> nn.Seque
     return nn.Sequential(layer, nn.BatchNorm2d(width, momentum=momentum), activation)
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """N(0, 0.02) for weights; N(1, 0.02) and 0 for BatchNorm (section 3 of the paper, and its code)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -158,7 +158,7 @@ class DCGANObjective(Objective):
     another objective. The generator's loss goes through the updated discriminator, on the same fake images.
 
     Args:
-        loss: `"non_saturating"`: G minimises -log D(G(z)), section 3 of the paper; `"minimax"`: the value function
+        loss: `"non_saturating"`: G minimizes -log D(G(z)), section 3 of the paper; `"minimax"`: the value function
             itself, log(1 - D(G(z))).
     """
 

@@ -48,7 +48,7 @@ HOW = ("dtype", "variant", "low_cpu_mem_usage")
 
 
 class AutoencoderKLObjective(Objective):
-    """Maximises the ELBO."""
+    """Maximizes the ELBO."""
 
     def __init__(self, vae: nn.Module, likelihood: Likelihood, beta_scheduler: BetaScheduler | None = None) -> None:
         self.vae, self.likelihood = vae, likelihood

@@ -12,7 +12,7 @@ from hfgen import UsageError
 
 
 class BetaScheduler(SchedulerMixin, ConfigMixin):
-    """The regulariser of the training loss, beta * sum_j max(free_bits, KL_j); not part of any reported bound.
+    """The regularizer of the training loss, beta * sum_j max(free_bits, KL_j); not part of any reported bound.
 
     Args:
         beta: weight of the KL divergence (Higgins et al. 2017); 1 is the ELBO.

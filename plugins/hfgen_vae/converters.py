@@ -53,7 +53,7 @@ class Pythae(Converter):
     family = "vae"
 
     @classmethod
-    def recognises(cls, source: ForeignFiles) -> bool:
+    def recognizes(cls, source: ForeignFiles) -> bool:
         """By its config's file."""
         return source.has(CONFIG)
 
@@ -153,7 +153,7 @@ def _notes(config: Mapping[str, Any], likelihood: str, options: ConverterOptions
         notes.append(SIGMA)
     if likelihood == "BernoulliLikelihood":
         notes.append(
-            "pythae encodes grey values as they are; `encode` here binarises them first, as the likelihood is of "
+            "pythae encodes gray values as they are; `encode` here binarizes them first, as the likelihood is of "
             "black and white. Converted with `--likelihood.class_name GaussianLikelihood` they are left as they are."
         )
     return notes

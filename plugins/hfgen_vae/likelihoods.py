@@ -107,9 +107,9 @@ class BernoulliLikelihood(Likelihood):
     """Binary images: p(x = 1|z) = sigmoid(logits).
 
     Args:
-        binarization: how grey images become binary. `"dynamic"`: each pixel is drawn with its grey value as its
+        binarization: how gray images become binary. `"dynamic"`: each pixel is drawn with its gray value as its
             probability, anew each time an image is used (Salakhutdinov & Murray 2008; Burda et al. 2016);
-            `"threshold"`: grey values of at least 1/2 are 1, which is another, easier data set; `"none"`: the images
+            `"threshold"`: gray values of at least 1/2 are 1, which is another, easier dataset; `"none"`: the images
             must be black and white.
     """
 
@@ -125,7 +125,7 @@ class BernoulliLikelihood(Likelihood):
         """Binary images with values -1 and 1.
 
         Raises:
-            UsageError: binarization is "none" and there are grey values.
+            UsageError: binarization is "none" and there are gray values.
         """
         if self.config.binarization == "dynamic":
             ones = noise.uniform(*images.shape[1:]) < (images + 1) / 2
@@ -136,10 +136,10 @@ class BernoulliLikelihood(Likelihood):
         return images
 
     def check(self, images: Tensor) -> None:
-        grey = images.abs() != 1
-        if grey.any():
+        gray = images.abs() != 1
+        if gray.any():
             raise UsageError(
-                f"A Bernoulli likelihood is over black and white; {grey.float().mean():.0%} of the values are grey.\n"
+                f"A Bernoulli likelihood is over black and white; {gray.float().mean():.0%} of the values are gray.\n"
                 "Choose likelihood.binarization dynamic or threshold, or another likelihood."
             )
 
@@ -219,7 +219,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
     """256 levels: each value has the mass that a mixture of logistic densities puts in its bin, the outermost bins
     being open (Salimans et al. 2017, "PixelCNN++", arXiv:1701.05517, eq. 2; Kingma et al. 2016, section 5).
 
-    Channels are independent given z: the linear dependence between them of that paper's eq. 3 is not modelled.
+    Channels are independent given z: the linear dependence between them of that paper's eq. 3 is not modeled.
 
     Args:
         num_mixtures: logistics in the mixture.
@@ -282,9 +282,9 @@ def log_bin_mass(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     out that an approximation must stand in for it.
     """
     scale = torch.exp(-log_scale)
-    centred = (x - location) * scale
+    centerd = (x - location) * scale
     half = HALF_BIN * scale
-    below = logsigmoid(centred + half)  # ln of the mass below the bin's upper end
-    above = logsigmoid(half - centred)  # ln of the mass above its lower end
+    below = logsigmoid(centerd + half)  # ln of the mass below the bin's upper end
+    above = logsigmoid(half - centerd)  # ln of the mass above its lower end
     inside = below + above + torch.log(-torch.expm1(-2 * half))
     return torch.where(x < -1 + HALF_BIN, below, torch.where(x > 1 - HALF_BIN, above, inside))

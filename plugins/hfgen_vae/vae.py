@@ -55,7 +55,7 @@ class MLPEncoder(ModelMixin, ConfigMixin):
         widths = [in_channels * sample_size**2 + (num_classes or 0), *hidden_dims]
         self.layers = _perceptron(widths, activation)
         self.to_moments = nn.Linear(widths[-1], 2 * latent_dim)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, pixel_values: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [-1, 1] -> mean and log variance of q(z|x), (B, latent_dim) each."""
@@ -89,7 +89,7 @@ class MLPDecoder(ModelMixin, ConfigMixin):
         widths = [latent_dim + (num_classes or 0), *hidden_dims]
         self.layers = _perceptron(widths, activation)
         self.to_parameters = nn.Linear(widths[-1], out_channels * sample_size**2)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Latents (B, latent_dim) -> parameters (B, out_channels, H, W)."""
@@ -153,7 +153,7 @@ class ConvDecoder(ModelMixin, ConfigMixin):
         sides, widths = pyramid(sample_size, base_channels)
         sides, widths = sides[::-1], widths[::-1]
         self.from_latents = nn.Linear(latent_dim + (num_classes or 0), widths[0] * sides[0] ** 2)
-        # of an even size, so that every pixel is covered as often as its neighbour; an odd side is cut after doubling
+        # of an even size, so that every pixel is covered as often as its neighbor; an odd side is cut after doubling
         channels = pairwise([*widths, widths[-1]])
         self.layers = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in channels)
         self.to_parameters = nn.Conv2d(widths[-1], out_channels, 3, 1, 1)
@@ -187,7 +187,7 @@ def _perceptron(widths: Sequence[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Glorot & Bengio 2010, as the networks of Burda et al. 2016."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
@@ -215,7 +215,7 @@ def _moments(output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class VAEObjective(Objective):
-    """Maximises the ELBO, or the importance-weighted bound L_K of K samples, which is the IWAE.
+    """Maximizes the ELBO, or the importance-weighted bound L_K of K samples, which is the IWAE.
 
     Args:
         num_importance_samples: K. 1 is the ELBO with its KL divergence in closed form.
@@ -304,7 +304,7 @@ class VAEObjective(Objective):
 class VAEPipeline(VariationalPipeline):
     """Samples in one step: z from the scheduler's prior, and of p(x|z) the mean.
 
-    The likelihood is by default a Gaussian with its optimal sigma, and of grey images a Bernoulli on binarised ones.
+    The likelihood is by default a Gaussian with its optimal sigma, and of gray images a Bernoulli on binarized ones.
 
     References:
         Kingma & Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114
@@ -345,7 +345,7 @@ class VAEPipeline(VariationalPipeline):
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
-        """Grey images are binarised: of these drawn digits are best (Dai & Wipf 2019, arXiv:1903.05789, table 1)."""
+        """Gray images are binarized: of these drawn digits are best (Dai & Wipf 2019, arXiv:1903.05789, table 1)."""
         return {"likelihood": "BernoulliLikelihood"} if in_channels == 1 else {}
 
     @classmethod

@@ -69,7 +69,7 @@ class VariationalPipeline(HFGenPipeline):
         """The posterior mean of each image in [-1, 1].
 
         Args:
-            seeds: of the binarisation of each image, where the likelihood draws one; default 0, 1, 2 ...
+            seeds: of the binarization of each image, where the likelihood draws one; default 0, 1, 2 ...
         """
         x = self.observe(images, self._image_noise(images, seeds))
         with evaluating(self.models().values()):
@@ -109,7 +109,7 @@ class VariationalPipeline(HFGenPipeline):
 
         Args:
             images: (B, C, H, W) in [-1, 1].
-            seeds: of each image's latents, and of its binarisation; default 0, 1, 2 ...
+            seeds: of each image's latents, and of its binarization; default 0, 1, 2 ...
             num_importance_samples: K; 1 is an unbiased draw of the ELBO.
 
         Raises:

@@ -520,7 +520,7 @@ class VQVAEPipeline(HFGenPipeline):
         """The codes of each image in [-1, 1]: (B, h, w), int64. They do not depend on the labels.
 
         Args:
-            seeds: of the binarisation of each image, where the likelihood draws one; default 0, 1, 2 ...
+            seeds: of the binarization of each image, where the likelihood draws one; default 0, 1, 2 ...
 
         Raises:
             UsageError: images of another shape or range.

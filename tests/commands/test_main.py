@@ -130,9 +130,9 @@ def test_options_of_a_saved_component(hfgen, trained, tmp_path):
 
 
 def test_the_saved_config_serves_other_data(hfgen, trained, tmp_path):
-    """Size and channels are the data's, so another resolution, or colour, needs no edit."""
-    colour = make_data(tmp_path / "colour.npz", 20, 3, num_classes=5)
-    words = ["train", "--config", trained / "config.yaml", "--dataset_name", colour, "--output_dir", tmp_path / "run"]
+    """Size and channels are the data's, so another resolution, or color, needs no edit."""
+    color = make_data(tmp_path / "color.npz", 20, 3, num_classes=5)
+    words = ["train", "--config", trained / "config.yaml", "--dataset_name", color, "--output_dir", tmp_path / "run"]
     assert hfgen(*words)[0] == 0
     components = json.loads((tmp_path / "run" / "generator" / "config.json").read_text())
     assert (components["sample_size"], components["out_channels"], components["num_classes"]) == (20, 3, 5)

@@ -31,7 +31,7 @@ from hfgen import HFGenPipeline
 from hfgen.commands import main
 from hfgen.conversion import convert
 from hfgen.conversion.convert import check, fill, open_source
-from hfgen.conversion.converter import converter_of, recognise
+from hfgen.conversion.converter import converter_of, recognize
 from hfgen.conversion.foreign_files import ForeignFiles, plain_state_dict
 from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
 from hfgen.hub.contents import prepared
@@ -273,7 +273,7 @@ def test_pythaes_loss_is_the_likelihood(tmp_path):
     assert pipeline.beta_scheduler.config.beta == 4.0
 
 
-def test_grey_images_as_pythae_encodes_them(tmp_path):
+def test_gray_images_as_pythae_encodes_them(tmp_path):
     source = HERE / "pythae-bce"
     pipeline = converted(source, tmp_path / "made", "--likelihood.class_name", "GaussianLikelihood")
     assert pipeline.decoder.config.bounded
@@ -690,7 +690,7 @@ def test_which_format(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").write_text("")
     refused("it holds notes.txt", tmp_path / "source", tmp_path / "a")
-    assert recognise(open_source(str(generator), True)).name == "torchgan"
+    assert recognize(open_source(str(generator), True)).name == "torchgan"
 
 
 def test_what_is_local_has_no_revision_and_no_repository(tmp_path):
@@ -734,7 +734,7 @@ from hfgen.converting import Converter
 class Theirs(Converter):
     name, description = "theirs", "what they save"
     @classmethod
-    def recognises(cls, source): return source.has("theirs.json")
+    def recognizes(cls, source): return source.has("theirs.json")
     @classmethod
     def read(cls, source, options, model): raise NotImplementedError
 class Impostor(Theirs):
@@ -743,7 +743,7 @@ class Impostor(Theirs):
 
 
 def test_a_plugins_format(tmp_path, monkeypatch):
-    """It is recognised; a broken one hurts only who asks for it; a built-in's name stays the built-in's."""
+    """It is recognized; a broken one hurts only who asks for it; a built-in's name stays the built-in's."""
     install(tmp_path / "site", "their-plugin", {}, {"theirs": THEIRS})
     info = next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt"
     names = {"theirs": "theirs:Theirs", "torchgan": "theirs:Impostor", "broken": "theirs:Missing", "odd": "json:loads"}
@@ -752,17 +752,17 @@ def test_a_plugins_format(tmp_path, monkeypatch):
     source = open_source(str(tmp_path / "source"), False)
     with on_path(tmp_path / "site"):
         with pytest.raises(UsageError, match="'broken' failed to import: AttributeError"):
-            recognise(source)
+            recognize(source)
         (tmp_path / "source" / "theirs.json").write_text("{}")
-        assert recognise(source).name == "theirs"
+        assert recognize(source).name == "theirs"
         assert converter_of("torchgan").__module__ == "hfgen_gan.converters"
         with pytest.raises(PluginError, match="'odd' is no Converter"):
             converter_of("odd")
         (tmp_path / "source" / "model_config.json").write_text("{}")
         with pytest.raises(UsageError, match="can be read in several ways: pythae, theirs. Choose one with --format"):
-            recognise(source)
+            recognize(source)
         monkeypatch.setenv("HFGEN_PLUGINS", "")
-        assert recognise(source).name == "pythae"
+        assert recognize(source).name == "pythae"
 
 
 TWICE = """

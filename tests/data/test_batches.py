@@ -12,7 +12,7 @@ from hfgen.errors import UsageError
 
 @pytest.fixture
 def images(tmp_path):
-    """Twelve images of one colour each, so that a pixel tells which image it is."""
+    """Twelve images of one color each, so that a pixel tells which image it is."""
     pixels = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None], (12, 4, 4)).copy()
     pixels[:, :, 0] += 100
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(12))

@@ -1,4 +1,4 @@
-"""Data sets as people have them: found, looked at, decoded to one shape; or one clear error."""
+"""Datasets as people have them: found, looked at, decoded to one shape; or one clear error."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_class_folders_are_labels(tmp_path):
     assert sorted(images.labels.tolist()) == [0, 0, 1]
 
 
-def test_mixed_sizes_need_a_resolution_and_keep_the_centre(tmp_path):
+def test_mixed_sizes_need_a_resolution_and_keep_the_center(tmp_path):
     wide = np.zeros((4, 8), np.uint8)
     wide[:, 2:6] = 200
     images = load_images(folder_of(tmp_path, [Image.fromarray(wide), Image.new("L", (6, 6))]))

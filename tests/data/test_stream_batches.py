@@ -40,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def png(number, side=16):
-    """Of one colour but for the first column, so that a pixel tells which image it is and whether it is flipped."""
+    """Of one color but for the first column, so that a pixel tells which image it is and whether it is flipped."""
     pixels = np.full((side, side), number, np.uint8)
     pixels[:, 0] += 100
     file = io.BytesIO()

@@ -15,7 +15,7 @@ from hfgen.evaluation.extractors import extractor_class, list_extractors
 from hfgen.evaluation.real_images import RealImages
 from hfgen_extractors import digitnet
 from hfgen_extractors.digitnet import DigitNet
-from hfgen_extractors.digitnet_training import accuracy, standardise, train
+from hfgen_extractors.digitnet_training import accuracy, standardize, train
 from hfgen_extractors.dinov2 import DINOv2Base
 
 
@@ -54,7 +54,7 @@ def test_the_training_is_deterministic_and_learns(monkeypatch):
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert accuracy(first, pixels, images.labels[list(rows)]) > 0.8
-    standardise(first, pixels)
+    standardize(first, pixels)
     features = first(pixels)
     torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=1e-3, rtol=0)
     torch.testing.assert_close(features.std(0), torch.ones(64), atol=1e-3, rtol=0)
@@ -149,12 +149,12 @@ def test_dinov2_from_a_folder(tiny_dinov2):
     features = extractor.extract(images)
     assert features.shape == (2, 32)
     assert extractor.weights_sha256 == hashlib.sha256((tiny_dinov2 / "model.safetensors").read_bytes()).hexdigest()
-    grey = torch.full((1, 3, 224, 224), 128, dtype=torch.uint8)
+    gray = torch.full((1, 3, 224, 224), 128, dtype=torch.uint8)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     model = Dinov2Model.from_pretrained(tiny_dinov2).eval()
     with torch.no_grad():
-        expected = model((grey / 255 - mean) / std).pooler_output
-    torch.testing.assert_close(extractor.extract(grey), expected, atol=1e-5, rtol=1e-5)
+        expected = model((gray / 255 - mean) / std).pooler_output
+    torch.testing.assert_close(extractor.extract(gray), expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(UsageError, match="3 channels and any side"):
         extractor.extract(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
 

@@ -1,4 +1,4 @@
-"""Measuring on a data set: what the number is of, that any part of it can be repeated, and that the card tells it."""
+"""Measuring on a dataset: what the number is of, that any part of it can be repeated, and that the card tells it."""
 
 import json
 

@@ -141,8 +141,8 @@ def test_a_value_that_is_no_number_is_an_error(broken):
         broken(float("nan"))
 
 
-def test_too_few_images_for_neighbours_or_splits():
-    with pytest.raises(UsageError, match="no 5 neighbours"):
+def test_too_few_images_for_neighbors_or_splits():
+    with pytest.raises(UsageError, match="no 5 neighbors"):
         manifold(gaussian(5), gaussian(5), 5, 10)
     with pytest.raises(UsageError, match="more images"):
         inception_score(torch.zeros(3, 10))

@@ -32,7 +32,7 @@ class TestAutoencoderKL(FamilyTests):
     training = {"use_ema": True}
 
 
-class TestColourBernoulliAutoencoderKL(FamilyTests):
+class TestColorBernoulliAutoencoderKL(FamilyTests):
     family = "autoencoder_kl"
     in_processes = False
     overrides = {
@@ -308,7 +308,7 @@ def test_plain_diffusers_reads_a_run(plain_diffusers, images, tmp_path):
 
 @pytest.fixture
 def plain():
-    """A colour model as plain diffusers makes it, with numbers that it would scale latents by."""
+    """A color model as plain diffusers makes it, with numbers that it would scale latents by."""
     torch.manual_seed(0)
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     return AutoencoderKL(
@@ -317,17 +317,17 @@ def plain():
 
 
 @pytest.fixture
-def colour():
+def color():
     return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain_diffusers, plain, colour, tmp_path):
+def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain_diffusers, plain, color, tmp_path):
     plain.save_pretrained(tmp_path / "bare")
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "bare")
     assert pipeline.image_shape == (3, 8, 8)
     assert list(pipeline.scheduler.config.latent_shape) == [4, 4, 4]
     assert not pipeline.vae.training
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "bare", "", pipeline, colour, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "bare", "", pipeline, color, tmp_path / "tensors.pt")
     pipeline.save_pretrained(tmp_path / "again")
     again = HFGenPipeline.from_pretrained(tmp_path / "again")
     assert type(again) is AutoencoderKLPipeline
@@ -344,11 +344,11 @@ def test_a_folder_within_a_bare_model_is_not_what_is_looked_at(plain, tmp_path):
         AutoencoderKLPipeline.from_pretrained(tmp_path)
 
 
-def test_the_model_in_a_larger_pipelines_folder(plain_diffusers, plain, colour, tmp_path):
+def test_the_model_in_a_larger_pipelines_folder(plain_diffusers, plain, color, tmp_path):
     plain.save_pretrained(tmp_path / "large" / "vae")
     (tmp_path / "large" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "large", subfolder="vae")
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "large", "vae", pipeline, colour, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(plain_diffusers, tmp_path / "large", "vae", pipeline, color, tmp_path / "tensors.pt")
 
 
 def test_options_of_a_bare_model(plain, tmp_path):
@@ -360,7 +360,7 @@ def test_options_of_a_bare_model(plain, tmp_path):
     assert pipeline(seeds=[1], output_type="pt").images.shape == (1, 3, 16, 8)
 
 
-def test_names_of_older_attention_layers(plain, colour, tmp_path):
+def test_names_of_older_attention_layers(plain, color, tmp_path):
     """stabilityai/sd-vae-ft-mse has them; diffusers renames them when it loads."""
     plain.save_pretrained(tmp_path)
     new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -372,7 +372,7 @@ def test_names_of_older_attention_layers(plain, colour, tmp_path):
     save_file(tensors, path, metadata={"format": "pt"})
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(pipeline.encode(colour), plain.encode(colour).latent_dist.mode())
+        torch.testing.assert_close(pipeline.encode(color), plain.encode(color).latent_dist.mode())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class TestDCGAN(FamilyTests):
     num_classes = 3
 
 
-class TestColourDCGAN(FamilyTests):
+class TestColorDCGAN(FamilyTests):
     family = "dcgan"
     in_processes = False
     overrides = TINY

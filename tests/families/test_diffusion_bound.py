@@ -389,8 +389,8 @@ def test_the_estimate_is_the_density_times_the_bin():
     x0 = BYTES[torch.tensor([100, 128, 150])].float().view(3, 1, 1, 1)
     noise = SeededNoise.from_seeds([0, 1, 2])
     found = likelihoods.probability_flow([(GaussianDenoiser(process), process, x0, noise)], process, 100)
-    bin_centre = -0.5 * (x0.double().square() / S**2 + math.log(2 * math.pi * S**2)).flatten() + math.log(2 / 255)
-    torch.testing.assert_close(found.nats, bin_centre, rtol=0, atol=5e-3)
+    bin_center = -0.5 * (x0.double().square() / S**2 + math.log(2 * math.pi * S**2)).flatten() + math.log(2 / 255)
+    torch.testing.assert_close(found.nats, bin_center, rtol=0, atol=5e-3)
     assert (found.kind, found.num_dimensions, found.num_values) == ("estimate", 1, 256)
     with pytest.raises(UsageError, match="num_ode_steps is 0"):
         likelihoods.probability_flow([], process, 0)

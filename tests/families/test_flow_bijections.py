@@ -50,7 +50,7 @@ LN_SIGMOID_2 = -0.126928
 
 
 def scrambled(module, scale=0.1, seed=0):
-    """With random weights, and actnorms that count as initialised."""
+    """With random weights, and actnorms that count as initialized."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

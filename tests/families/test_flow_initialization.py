@@ -131,7 +131,7 @@ def test_every_actnorm_s_output_is_normalised_on_that_batch(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_is_deterministic_and_done_once(name):
-    """Called again with other images it changes nothing, in no tensor; what is initialised in part is completed."""
+    """Called again with other images it changes nothing, in no tensor; what is initialized in part is completed."""
     pipeline, again = begun(name), begun(name)
     before = statistics(pipeline)
     assert any("bias" in key and tensor.abs().max() > 0.1 for key, tensor in before.items())
@@ -219,14 +219,14 @@ def test_images_without_any_variation_train(name, images):
 def test_before_it_nothing_can_be_asked(name, call):
     pipeline = untrained(name)
     with pytest.raises(
-        UsageError, match="is not initialised: its actnorm layers.*\n.*Train it .the first step does it"
+        UsageError, match="is not initialized: its actnorm layers.*\n.*Train it .the first step does it"
     ):
         call(pipeline)
     assert not any(tensor.any() for key, tensor in statistics(pipeline).items() if "initialized" in key)
 
 
 def test_a_single_layer_says_so_too():
-    with pytest.raises(UsageError, match="This ActNorm is not initialised"):
+    with pytest.raises(UsageError, match="This ActNorm is not initialized"):
         ActNorm(2).inverse(torch.zeros(1, 2, 2, 2))
     require_initialized(torch.nn.Linear(1, 1))
 
@@ -239,7 +239,7 @@ def test_an_uninitialised_pipeline_is_saved_and_loaded(name, tmp_path):
     untrained(name).save_pretrained(tmp_path)
     loaded = HFGenPipeline.from_pretrained(tmp_path)
     assert not is_initialized(loaded.flow)
-    with pytest.raises(UsageError, match="is not initialised"):
+    with pytest.raises(UsageError, match="is not initialized"):
         loaded(seeds=[0])
     begin(loaded, some_images())
     for key, tensor in statistics(begun(name)).items():

@@ -25,7 +25,7 @@ VARIATIONAL = {"dequantizer.class_name": "VariationalDequantizer", "dequantizer.
 
 
 def initialized(pipeline):
-    """Its actnorms as they are count as initialised."""
+    """Its actnorms as they are count as initialized."""
     for model in pipeline.models().values():
         for part in model.modules():
             if isinstance(part, ActNorm):
@@ -357,15 +357,15 @@ def test_training_stops_at_nan(tmp_path):
 def test_images_between_bytes_are_refused():
     """Resized in floating point, or scaled by 256 instead of 255."""
     pipeline = identity("realnvp", 8)
-    grey = torch.randint(256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
-    resized = torch.nn.functional.interpolate(grey, 8, mode="bilinear", antialias=True)
+    gray = torch.randint(256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    resized = torch.nn.functional.interpolate(gray, 8, mode="bilinear", antialias=True)
     for call in (pipeline.log_likelihood, pipeline.encode, pipeline.round_trip):
         with pytest.raises(UsageError, match="The likelihood is of bytes.*\n.*not resized"):
             call(resized)
     off = torch.arange(64).view(1, 1, 8, 8) / 128 - 1
     with pytest.raises(UsageError, match="values in between"):
         pipeline.log_likelihood(off)
-    assert pipeline.log_likelihood(grey[..., :8, :8]).nats.isfinite().all()
+    assert pipeline.log_likelihood(gray[..., :8, :8]).nats.isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["realnvp", "glow"])

@@ -51,7 +51,7 @@ def trained(request, data, tmp_path_factory):
 
 
 def gaussian_bits(train_images, test_images):
-    """Bits per dimension of test bytes under the Gaussian with the mean and covariance of dequantised training bytes;
+    """Bits per dimension of test bytes under the Gaussian with the mean and covariance of dequantized training bytes;
     the expectation over u in closed form."""
     a, b = (((x.flatten(1).double() + 1) * 127.5).round() / 256 for x in (train_images, test_images))
     noise = 1 / 12 / 256**2  # the variance of u / 256
@@ -65,7 +65,7 @@ def gaussian_bits(train_images, test_images):
 
 
 def linear_data(path):
-    """Correlated grey levels of 4x4 images, away from black and white."""
+    """Correlated gray levels of 4x4 images, away from black and white."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -222,13 +222,13 @@ def raises(*arguments, **options):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_drawn_before_the_first_step(family, tmp_path, capsys):
     pipeline = get_family(family).load().build(SIZE, 1, **TINY[family])
-    with pytest.raises(UsageError, match="not initialised"):
+    with pytest.raises(UsageError, match="not initialized"):
         pipeline(seeds=[0])
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["sample", str(tmp_path), "--output", str(tmp_path / "grid.png")])
     assert stop.value.code == 2
-    assert "not initialised" in capsys.readouterr().err
+    assert "not initialized" in capsys.readouterr().err
     assert not (tmp_path / "grid.png").exists()
 
 
@@ -267,7 +267,7 @@ def test_wrong_latents_are_refused(trained):
             trained[0].decode(latents)
 
 
-def test_grey_images_are_spread_by_a_logit_and_others_are_not():
+def test_gray_images_are_spread_by_a_logit_and_others_are_not():
     glow = get_family("glow").load()
     assert glow.build(SIZE, 1).flow.config.preprocessing == "logit_halfalpha"
     assert glow.build(SIZE, 3).flow.config.preprocessing == "glow"

@@ -41,7 +41,7 @@ class TestMLPBernoulliVAE(FamilyTests):
     sample_size = 5
 
 
-class TestColourLogisticIWAE(FamilyTests):
+class TestColorLogisticIWAE(FamilyTests):
     family = "vae"
     in_processes = False
     overrides = TINY_CONV | {"likelihood.class_name": "DiscretizedLogisticLikelihood", "likelihood.num_mixtures": 2}
@@ -180,7 +180,7 @@ def test_the_iwae_gradient_is_that_of_its_bound():
     x = torch.randint(2, (6, 1, 4, 4)) * 2.0 - 1
     loss, encoder, decoder = gradients(pipeline, x, num_importance_samples=5)
     noise = StepNoise(0, 0, slice(0, 6), 6)
-    noise.uniform(1, 4, 4)  # the binarisation's
+    noise.uniform(1, 4, 4)  # the binarization's
     mean, logvar = pipeline.encoder(x)
     q = torch.distributions.Normal(mean[:, None], torch.exp(logvar / 2)[:, None])
     z = q.loc + q.scale * noise.normal(5, 4)

@@ -137,9 +137,9 @@ def test_binary_and_gaussian_samples():
 # --- what is observed -----------------------------------------------------------------------------------------------
 
 
-def test_dynamic_binarization_draws_each_pixel_with_its_grey_value():
-    grey = torch.full((2000, 1, 2, 2), 0.2)  # a probability of 0.6
-    x = BernoulliLikelihood().observe(grey, noise(2000))
+def test_dynamic_binarization_draws_each_pixel_with_its_gray_value():
+    gray = torch.full((2000, 1, 2, 2), 0.2)  # a probability of 0.6
+    x = BernoulliLikelihood().observe(gray, noise(2000))
     assert set(x.unique().tolist()) == {-1.0, 1.0}
     assert ((x + 1) / 2).mean().item() == pytest.approx(0.6, abs=0.03)
     black_and_white = torch.tensor([-1.0, 1.0])[None, None, None].expand(50, 1, 1, 2)
@@ -154,8 +154,8 @@ def test_threshold_binarization():
     assert x.flatten().tolist() == [-1, 1]
 
 
-def test_grey_images_are_no_binary_images():
-    with pytest.raises(UsageError, match=r"50% of the values are grey.\n.*binarization dynamic"):
+def test_gray_images_are_no_binary_images():
+    with pytest.raises(UsageError, match=r"50% of the values are gray.\n.*binarization dynamic"):
         BernoulliLikelihood("none").observe(torch.tensor([0.5, 1.0])[None, None, None], noise(1))
 
 

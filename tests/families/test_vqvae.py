@@ -54,7 +54,7 @@ class TestBernoulliVQVAE(FamilyTests):
     sample_size = 5
 
 
-class TestColourLogisticVQVAE(FamilyTests):
+class TestColorLogisticVQVAE(FamilyTests):
     family = "vqvae"
     in_processes = False
     overrides = DENSE | {"likelihood.class_name": "DiscretizedLogisticLikelihood", "likelihood.num_mixtures": 2}
@@ -243,13 +243,13 @@ def test_a_code_that_was_never_used_is_always_replaced():
 def test_it_finds_clusters_far_from_where_it_starts():
     """Eight clusters around points of size 100, a first codebook around 0: every cluster ends with a code inside."""
     torch.manual_seed(0)
-    quantizer, centres = VectorQuantizer(32, 3), torch.randn(8, 3) * 100
+    quantizer, centers = VectorQuantizer(32, 3), torch.randn(8, 3) * 100
     for _ in range(60):
-        vectors = centres[torch.randint(8, (256,))] + torch.randn(256, 3) * 0.1
+        vectors = centers[torch.randint(8, (256,))] + torch.randn(256, 3) * 0.1
         codes = quantizer.nearest(vectors[:, :, None, None]).flatten()
         hot = torch.nn.functional.one_hot(codes, 32).float()
         quantizer.update(hot.sum(0), hot.T @ vectors, vectors)
-    assert torch.cdist(centres, quantizer.codebook).min(1).values.max() < 0.5
+    assert torch.cdist(centers, quantizer.codebook).min(1).values.max() < 0.5
 
 
 # --- the step -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hfgen.processes.batch_norm import GlobalBatchNorm, batch_norms, synchronised
+from hfgen.processes.batch_norm import GlobalBatchNorm, batch_norms, synchronized
 from hfgen.testing.processes import run_two_processes
 
 SPLIT = """
@@ -11,7 +11,7 @@ import pathlib, sys
 import torch
 from accelerate import PartialState
 from torch import nn
-from hfgen.batch_norm import batch_norms, synchronised
+from hfgen.batch_norm import batch_norms, synchronized
 
 state = PartialState(cpu=True)
 rank = state.process_index
@@ -24,7 +24,7 @@ for name, norm, shape in (("2d", nn.BatchNorm2d(3), (8, 3, 4, 4)), ("1d", nn.Bat
     nn.init.normal_(norm.bias)
     mine = x[rank * 4 : rank * 4 + 4].requires_grad_()
     for _ in range(2):
-        with synchronised(batch_norms([norm])):
+        with synchronized(batch_norms([norm])):
             y = norm(mine)
     (y * target[rank * 4 : rank * 4 + 4]).sum().backward()
     for parameter in norm.parameters():
@@ -67,7 +67,7 @@ def test_two_processes_normalise_as_one(tmp_path):
 def test_outside_it_is_torch_s_own():
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm1d(2)), nn.Linear(2, 2))
     found = batch_norms([model])
-    with synchronised(found):
+    with synchronized(found):
         assert [type(m) for m in found] == [GlobalBatchNorm] * 2
         model.eval()
         x = torch.randn(3, 2, 4, 4)

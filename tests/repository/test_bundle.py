@@ -41,7 +41,7 @@ CASES = {
 
 
 class Tiny(FamilyTests):
-    """Builds a tiny pipeline as the laws do, initialised and moved off its first weights."""
+    """Builds a tiny pipeline as the laws do, initialized and moved off its first weights."""
 
     sample_size = 8
 

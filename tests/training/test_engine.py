@@ -175,7 +175,7 @@ def test_measuring_changes_nothing(make, tmp_path):
         (
             "dcgan",
             {"validation_split": "test", "validation_metrics": "fid"},
-            "no protocol is about this data set.\nName one: --extractor",
+            "no protocol is about this dataset.\nName one: --extractor",
         ),
         (
             "dcgan",

@@ -286,7 +286,7 @@ class StandIn(GeneralTracker):
         if self.what == "hang":
             self.hanging.wait()
         elif self.what == "exit":
-            sys.exit("no licence")
+            sys.exit("no license")
         elif self.what == "ask":
             self.steps.append(input("Your key? "))
         else:

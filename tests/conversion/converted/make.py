@@ -33,7 +33,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 
-def randomise(model, seed):
+def randomize(model, seed):
     """Coarse values for weights and for BatchNorm's statistics, so that a swapped one shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -53,11 +53,11 @@ def torchgan():
     expected = {"latents": z}
     for name, activation in (("leaky", None), ("relu", torch.nn.ReLU())):
         model = DCGANGenerator(**sizes, nonlinearity=activation).eval()
-        randomise(model, 1)
+        randomize(model, 1)
         expected[name] = model(z).detach()
     torch.save(model.state_dict(), place / "generator.pt")
     critic = DCGANDiscriminator(in_size=16, in_channels=2, step_channels=2)
-    randomise(critic, 2)
+    randomize(critic, 2)
     torch.save({"generator": model.state_dict(), "discriminator": critic.state_dict(), "epoch": 3}, place / "both.pt")
     save_file(expected, place / "expected.safetensors")
 
@@ -67,14 +67,14 @@ def pythae():
 
     latents = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     black_and_white = torch.randint(0, 2, (4, 1, 2, 2), generator=torch.Generator().manual_seed(3)).float()
-    grey = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(4))
+    gray = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(4))
     shape = {"input_dim": (1, 2, 2), "latent_dim": 2}
     models = {
-        "pythae-mse": (BetaVAE(BetaVAEConfig(**shape, reconstruction_loss="mse", beta=4.0)), grey),
+        "pythae-mse": (BetaVAE(BetaVAEConfig(**shape, reconstruction_loss="mse", beta=4.0)), gray),
         "pythae-bce": (VAE(VAEConfig(**shape, reconstruction_loss="bce")), black_and_white),
     }
     for name, (model, images) in models.items():
-        randomise(model.eval(), 5)
+        randomize(model.eval(), 5)
         model.save(str(HERE / name))
         encoded = model.encoder(images)
         expected = {

@@ -9,7 +9,7 @@ from hfgen import HFGenPipeline, PriorScheduler
 
 
 class ToyGenerator(ModelMixin, ConfigMixin):
-    """Latents (B, latent_dim) -> grey images (B, 1, sample_size, sample_size); BatchNorm for its buffers."""
+    """Latents (B, latent_dim) -> gray images (B, 1, sample_size, sample_size); BatchNorm for its buffers."""
 
     @register_to_config
     def __init__(self, sample_size: int = 4, latent_dim: int = 3, width: int = 8) -> None:
