@@ -44,7 +44,7 @@ def processes(command: list[str]) -> Callable[[int], None]:
 def heavy_imports(arguments: list[str]) -> str:
     """Which of the heavy libraries a call of hfgen imports."""
     code = (
-        "import sys\nfrom hfgen.cli import main\n"
+        "import sys\nfrom hfgen.commands.main import main\n"
         f"try: main({arguments})\n"
         f"except SystemExit: print('\\n' + ' '.join(n for n in {HEAVY} if n in sys.modules))"
     )

@@ -338,7 +338,7 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """`model_index.json`, with each component redirected to an installed class (`hfgen.components`)."""
+        """`model_index.json`, with each component redirected to an installed class (`hfgen.repository.components`)."""
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)
@@ -388,7 +388,7 @@ class HFGenPipeline(DiffusionPipeline):
         Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what
         was there before. Takes `variant`, `max_shard_size` as `DiffusionPipeline.save_pretrained`. Saving without a
         variant replaces each component's folder, so that no shard of an older save stays behind. With `bundle_code`,
-        code is put beside the weights by which plain diffusers loads them where hfgen is not (`hfgen.bundling`).
+        code is put beside the weights by which plain diffusers loads them without hfgen (`hfgen.repository.bundle`).
 
         Raises:
             UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
@@ -400,7 +400,7 @@ class HFGenPipeline(DiffusionPipeline):
         tell_of_code(folder / CARD, bundled=is_bundled(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
-        """Save into a fresh folder and push it as one commit; `hfgen.publishing.push_pipeline` has the options."""
+        """Save into a fresh folder and push it as one commit; `hfgen.hub.publish.push_pipeline` has the options."""
         from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(self, repo_id, **options)

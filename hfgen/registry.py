@@ -17,8 +17,8 @@ from hfgen.errors import PluginError, UsageError, did_you_mean
 
 GROUP = "hfgen.families"
 COMPONENTS = "hfgen.components"  # class of a single model -> the family whose from_pretrained wraps it
-EXTRACTORS = "hfgen.extractors"  # networks in whose features images are compared: hfgen/extractors.py
-CONVERTERS = "hfgen.converters"  # readers of what other libraries saved: hfgen/converting.py
+EXTRACTORS = "hfgen.extractors"  # networks in whose features images are compared: hfgen/evaluation/extractors.py
+CONVERTERS = "hfgen.converters"  # readers of what other libraries saved: hfgen/conversion/converter.py
 BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
 
 

@@ -1,7 +1,8 @@
 """What `accelerate launch hfgen/train.py` and `torchrun hfgen/train.py` run: `hfgen train` itself.
 
 Where no model is named, this file stands in for diffusers' script train_unconditional.py: its command runs with the
-script's path changed. Such a recipe, with that script's defaults and options, is a plugin's (hfgen/drop_in.py).
+script's path changed. Such a recipe, with that script's defaults and options, is a plugin's
+(hfgen/commands/script_options.py).
 """
 
 import os

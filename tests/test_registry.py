@@ -78,7 +78,8 @@ def test_loading_imports_one_plugin(twenty):
 @pytest.mark.parametrize("verb", [["list"], ["plugins"]])
 def test_the_commands_import_neither_plugins_nor_the_stack(twenty, verb):
     code = (
-        "import os, sys\nfrom hfgen.commands.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
+        "import os, sys\nfrom hfgen.commands.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
         "    print('exit', stop.code, os.environ['IMPORTED'].split(), "
         "sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )

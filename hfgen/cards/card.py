@@ -117,7 +117,7 @@ def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
 
     Args:
         name: the model's; default the folder's.
-        bundled: it will have code beside its weights, as it may have already (`hfgen.bundling`).
+        bundled: it will have code beside its weights, as it may have already (`hfgen.repository.bundle`).
 
     Raises:
         UsageError: the folder holds no finished run, or files of it are not what they should be.
@@ -239,7 +239,7 @@ def program(folder: Path, name: str) -> str:
     facts = read_facts(folder)
     options = _sampled_with(facts["environment"])
     python = python_snippet(name, options, bool(facts["config"]["class_conditional"]))
-    return f"{python}\nfrom hfgen.cli import main\nmain({sample_command(name, options)[1:]!r})"
+    return f"{python}\nfrom hfgen.commands.main import main\nmain({sample_command(name, options)[1:]!r})"
 
 
 def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:

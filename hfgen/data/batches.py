@@ -72,7 +72,7 @@ class Batches:
         """For each optimizer step in [first, last): its micro-batches, of this process.
 
         Args:
-            stopped: as of hfgen.streaming; these data keep no one waiting.
+            stopped: as of `StreamBatches`; these data keep no one waiting.
         """
         source = self._resident(first, last) if self.pixels is not None else self._decoded(first, last)
         return in_steps(source, self.layout.accumulation)

@@ -1,4 +1,4 @@
-"""Streamed images -> batches: what hfgen/batches.py is for data whose images have numbers.
+"""Streamed images -> batches: what `hfgen.data.batches` is for data whose images have numbers.
 
 The last, incomplete global batch of an epoch is left out here too.
 """

@@ -63,7 +63,7 @@ def log_likelihood(
 
 
 def metric_names(pipeline: HFGenPipeline) -> list[str]:
-    """Which likelihoods such a pipeline has, in the names of `hfgen.metric_names`."""
+    """Which likelihoods such a pipeline has, in the names of `hfgen.results.metrics`."""
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
     return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]

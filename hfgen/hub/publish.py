@@ -87,10 +87,10 @@ def publish(
         variant: the weights are saved as this variant, and join those that are there.
         max_shard_size: "5GB": larger weights are split.
         again: the command that repeats this, for the messages.
-        bundle_code: code goes with it by which plain diffusers loads it where hfgen is not (`hfgen.bundling`).
+        bundle_code: add the code by which plain diffusers loads it without hfgen (`hfgen.repository.bundle`).
 
     Raises:
-        UsageError: the folder is no model, or holds what must not be published (`hfgen.publishable`), or its classes
+        UsageError: the folder is no model, or holds what must not be published (`hfgen.hub.screening`), or its classes
             cannot be bundled; nothing was sent. Or the repository is public and was to be private.
         HFGenError: the Hub cannot be reached or refuses. The folder is as it was.
     """

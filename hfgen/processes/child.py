@@ -1,4 +1,4 @@
-"""What a process knows of the one that started it, `hfgen train --num_processes N` (hfgen/launcher.py) or another."""
+"""Facts that a process has of its launcher: `hfgen train --num_processes N` (`hfgen.processes.launcher`) or another."""
 
 import json
 import os

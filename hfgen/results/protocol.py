@@ -23,7 +23,7 @@ class Protocol:
     Attributes:
         name: with its version: a changed rule is another name.
         dataset, split: the reference images, all of them, at their native size.
-        reference_sha256: of their pixels (`hfgen.reference.pixels_sha256`), from whatever copy they are read.
+        reference_sha256: of their pixels (`hfgen.evaluation.real_images`), from whatever copy they are read.
         train_split: what the model may have learned by heart; of the floor, too.
         extractor, extractor_sha256: in whose features, by which weights.
         resolution: to what side reference images are brought, as training does; None leaves them as they are.

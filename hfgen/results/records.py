@@ -40,7 +40,7 @@ class Result:
     Attributes:
         target: as the person named it.
         path: of the file.
-        record: what `hfgen.measurement.record` made.
+        record: what `hfgen.evaluation.record` made.
     """
 
     target: str

@@ -30,7 +30,7 @@ TWO_PROCESSES = """
 import os, pathlib, shutil, sys
 import torch
 from accelerate import PartialState
-from hfgen import run as a_run, trainer
+from hfgen.training import run as a_run, trainer
 from hfgen.train import main
 
 def run(name, *options):

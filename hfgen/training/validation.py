@@ -58,7 +58,7 @@ class Best:
     """The best value of one metric up to now, and for how many validations it has stood.
 
     Args:
-        metric: as `hfgen.metric_names` calls it; None keeps no account.
+        metric: as `hfgen.results.metrics` calls it; None keeps no account.
         patience: validations without a better value after which the training `is_hopeless`; None never.
         measured: how, in words that JSON knows: values that were measured otherwise do not compare.
     """

@@ -730,7 +730,7 @@ def test_formats_are_entry_points():
 
 
 THEIRS = """
-from hfgen.converting import Converter
+from hfgen import Converter
 class Theirs(Converter):
     name, description = "theirs", "what they save"
     @classmethod

@@ -491,10 +491,10 @@ import json, pathlib, sys
 import torch
 from nursery import TRAIN
 from accelerate import PartialState
-from hfgen.batches import Layout
-from hfgen.launch import join_processes
-from hfgen.streamed_images import stream_images
-from hfgen.streaming import StreamBatches
+from hfgen.data.layout import Layout
+from hfgen.processes.world import join_processes
+from hfgen.data.streams import stream_images
+from hfgen.data.stream_batches import StreamBatches
 
 folder, data = pathlib.Path(sys.argv[1]), sys.argv[2]
 state = join_processes()

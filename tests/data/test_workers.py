@@ -83,7 +83,7 @@ def test_a_worker_that_dies_is_told():
 SCRIPT = """
 import sys, time
 import numpy, torch
-from hfgen.prefetch import decoded
+from hfgen.data.workers import decoded
 def decode(item):
     time.sleep(0.01)
     return numpy.zeros((1, 2, 2), numpy.uint8)

@@ -19,7 +19,8 @@ CHILD = """
 import json, sys, time
 time.sleep = lambda seconds: None
 import huggingface_hub
-from hfgen import HFGenPipeline, PriorScheduler, fetching
+from hfgen import HFGenPipeline, PriorScheduler
+from hfgen.hub import download as fetching
 
 fetching.TIMEOUT = 0.5
 

@@ -29,10 +29,12 @@ from hfgen.training.pushing import require_place
 # Runs command lines of `hfgen`, one after the other, in one process; waits between tries are short.
 CHILD = """
 import contextlib, io, json, sys
-from hfgen import HFGenPipeline, cli, uploading
+from hfgen import HFGenPipeline
+from hfgen.commands import main as cli
+from hfgen.hub import client, upload
 from hfgen.errors import HFGenError
 
-uploading.WAITS = (0.01,) * 4
+client.WAITS = upload.WAITS = (0.01,) * 4
 
 def run(words):
     out, err, code = io.StringIO(), io.StringIO(), 0

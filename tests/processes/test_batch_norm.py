@@ -11,7 +11,7 @@ import pathlib, sys
 import torch
 from accelerate import PartialState
 from torch import nn
-from hfgen.batch_norm import batch_norms, synchronized
+from hfgen.processes.batch_norm import batch_norms, synchronized
 
 state = PartialState(cpu=True)
 rank = state.process_index

@@ -148,7 +148,7 @@ def test_without_a_number_there_is_a_process_for_each_accelerator(started, monke
 
 # --- how it ends -----------------------------------------------------------------------------------------------------
 
-TELL = "from hfgen.launched import leave_error\n"
+TELL = "from hfgen.processes.child import leave_error\n"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, me
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_comes_to_each_process_once(started, tmp_path, number):
     what = """
-from hfgen.launched import leave_error
+from hfgen.processes.child import leave_error
 came = []
 signal.signal(signal.SIGINT, lambda n, frame: came.append(n))
 signal.signal(signal.SIGTERM, lambda n, frame: came.append(n))
@@ -238,7 +238,7 @@ def test_the_processes_of_a_killed_launcher_end_too(tmp_path):
     """As if told to: they would else go on in a folder that the next run takes."""
     script = tmp_path / "script.py"
     waiting = """
-from hfgen.launched import follow_launcher
+from hfgen.processes.child import follow_launcher
 def end(number, frame):
     (folder / f"{rank}.ended").write_text("once")
     sys.exit(143)
@@ -248,7 +248,7 @@ follow_launcher()
 time.sleep(60)
 """
     script.write_text(START + waiting)
-    start = "import pathlib, sys; from hfgen import launcher; launcher.SCRIPT = pathlib.Path(sys.argv[1])\n"
+    start = "import pathlib, sys; from hfgen.processes import launcher; launcher.SCRIPT = pathlib.Path(sys.argv[1])\n"
     process = python(start + "launcher.launch([], launcher.Wanted(2))", script)
     while process.poll() is None and len(list(tmp_path.glob("*.ready"))) < 2:
         time.sleep(0.05)

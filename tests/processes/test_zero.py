@@ -25,7 +25,7 @@ needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is No
 # Two processes, one after the other: replicas, each stage of ZeRO, and one that is stopped and resumed.
 SCRIPT = """
 import os, sys
-from hfgen import trainer
+from hfgen.training import trainer
 from hfgen.train import main
 
 def run(name, *options):

@@ -136,10 +136,10 @@ def test_a_named_module_is_never_imported(folder, tmp_path, monkeypatch, entry):
 
 @pytest.mark.parametrize("name", ["os:system", "DiffusionPipeline", "component_class", "toy_family:ToyGenerator"])
 def test_the_redirect_cannot_be_named(folder, name):
-    """`hfgen.components` is where diffusers is sent to; a repository cannot send it there."""
-    edit(folder / "model_index.json", generator=["hfgen.components", name])
+    """`hfgen.repository.components` is where diffusers is sent to; a repository cannot send it there."""
+    edit(folder / "model_index.json", generator=["hfgen.repository.components", name])
     (folder / "generator" / "scheduler_config.json").write_text("{}")
-    refuse(folder, "'hfgen.components', which no enabled family provides")
+    refuse(folder, "'hfgen.repository.components', which no enabled family provides")
 
 
 @pytest.mark.parametrize("option", ["trust_remote_code", "custom_pipeline"])
@@ -149,7 +149,7 @@ def test_code_of_a_repository_is_refused(folder, option):
     assert HFGenPipeline.from_pretrained(folder, **{option: None})
 
 
-@pytest.mark.parametrize("name", ["None.py", "generator/hfgen.components.py"])
+@pytest.mark.parametrize("name", ["None.py", "generator/hfgen.repository.components.py"])
 def test_a_file_that_diffusers_would_run_is_not(folder, name, monkeypatch):
     """It looks for `<custom_pipeline>.py` and `<component>/<library>.py`."""
     (folder / name).write_text("import os\nos.environ['PLANTED'] = 'ran'\n")

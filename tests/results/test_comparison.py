@@ -433,7 +433,7 @@ def test_an_infinite_number(put, tmp_path):
 
 COMPARING_REPOSITORIES = """
 import json, pathlib
-from hfgen.comparison import compare
+from hfgen.results.comparison import compare
 from hfgen.errors import UsageError
 
 c = compare(["org/published", "org/bare"])

@@ -273,16 +273,17 @@ PAST_DDP = """
 import sys
 import torch
 from torch.func import functional_call
-from hfgen import Update, run, trainer
-from hfgen.arguments import resolve
+from hfgen import Update
+from hfgen.training import start, trainer
+from hfgen.settings.resolve import resolve
 from hfgen.registry import get_family
 
 data, kind = sys.argv[2], sys.argv[3]
 family = get_family("vae").load()
 tiny = {"encoder": {"base_channels": 4, "latent_dim": 4}, "decoder": {"base_channels": 4}}
 config = resolve([("", {"dataset_name": data, "train_batch_size": 4, "max_train_steps": 2, **tiny})], "vae", family)
-images = run.find_images(config)
-train = trainer.Trainer(run.build(config, family, images), images, config.arguments)
+images = start.find_images(config)
+train = trainer.Trainer(start.build(config, family, images), images, config.arguments)
 
 def training_step(batch):
     encoder = train.networks["encoder"] if kind == "past" else train.models["encoder"]

@@ -53,7 +53,7 @@ def test_a_folder_is_locked_until_it_is_released(folder, tmp_path):
 
 HOLD = """
 import os, pathlib, sys, time
-from hfgen.run_lock import RunLock
+from hfgen.training.run_lock import RunLock
 lock = RunLock()
 lock.take(pathlib.Path(sys.argv[1]))
 if os.fork() == 0:

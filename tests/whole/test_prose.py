@@ -17,9 +17,9 @@ BEGINNINGS = set(
     "Upon What Whatever When Where Whether Which While Who Whose Why With Within Without".split()
 )
 PHRASES = re.compile(
-    r"(?<!there )\b(is|are|was) no\b(?! longer| more)|\btold\b|\bof which\b|\bdata sets?\b|\bsuch as it has not\b|\bon the quiet\b"
-    r"|\b(colou?r|behaviou?r|neighbou?r)(?<=our)|\bgrey|\bcentre|\blicence|\blabelled\b|\bmodelled\b"
-    r"|\b\w*(initial|recogn|synchron|normal|standard|random|binar|quant|discret|minim|maxim|optim|regular|organ|general)"
+    r"(?<!there )\b(is|are|was) no\b(?! longer| more)|\btold\b|\bof which\b|\bdata sets?\b|\bon the quiet\b"
+    r"|colour|behaviour|neighbour|\bgrey|\bcentre|\blicence|\blabelled\b|\bmodelled\b"
+    r"|(initial|recogn|synchron|normal|standard|random|binar|quant|discret|minim|maxim|optim|regular|organ|general)"
     r"is(e|ed|es|ing|ation)\b",
     re.IGNORECASE,
 )
