@@ -81,6 +81,3 @@ def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> 
     if len(seeds) != count:
         raise UsageError(f"{len(seeds)} seeds for {count} images.")
     return SeededNoise.from_seeds(seeds, device)
-
-
-CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")

@@ -35,16 +35,21 @@ def command(
     A TARGET is the folder of a run, a checkpoint or a model card, a folder of results, a result file or a repository.
     Nothing is measured here, and only values of the same rules are compared.
     """
-    from hfgen.hub.download import local_folder
     from hfgen.results.comparison import compare
 
     if output is not None:
         check_output(output, overwrite)
-    comparison = compare(targets, local_folder, protocol)
+    comparison = compare(targets, protocol, _fetch)
     if output is not None:
         write(output, comparison)
         click.echo(f"written to {output}", err=True)
     click.echo(json.dumps(comparison.to_dict(), indent=2, allow_nan=False) if as_json else text(comparison))
+
+
+def _fetch(target: str, patterns: list[str]) -> str:
+    from hfgen.hub.download import local_folder  # costs torch, which a comparison of folders does not need
+
+    return local_folder(target, patterns)
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfgen.commands.options import parse_numbers
+from hfgen.commands.options import CALL_OPTIONS, parse_numbers
 from hfgen.commands.pipelines import load, set_prior, swap_scheduler
 from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.errors import CheckError, HFGenError, UsageError
-from hfgen.inputs import CALL_OPTIONS
 from hfgen.results.metrics import METRICS, chosen
 
 if TYPE_CHECKING:

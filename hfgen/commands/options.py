@@ -11,6 +11,14 @@ import yaml
 
 from hfgen.settings.arguments import HINTS, TrainingArguments
 
+CALL_OPTIONS = (
+    "num_inference_steps",
+    "eta",
+    "guidance_scale",
+    "timestep_spacing",
+    "clip_sample",
+)  # of a pipeline's call, on the command line
+
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """One click option per field of TrainingArguments, unset unless given: the defaults are resolved later."""

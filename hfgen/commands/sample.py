@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from hfgen.commands.options import parse_numbers
+from hfgen.commands.options import CALL_OPTIONS, parse_numbers
 from hfgen.commands.pipelines import load, set_prior, swap_scheduler
 from hfgen.errors import HFGenError, UsageError
-from hfgen.inputs import CALL_OPTIONS
 
 
 @click.command("sample")

@@ -1,4 +1,4 @@
-"""Facts that a process has of its launcher: `hfgen train --num_processes N` (`hfgen.processes.launcher`) or another."""
+"""Facts that a process has of its launcher: `hfgen train --num_processes N` (`processes.launcher`) or another."""
 
 import json
 import os

@@ -2,8 +2,8 @@
 
 `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs it. It is generated from the installed source of
 the model's classes, a file for the pipeline and one for each component (`hfgen.repository.bundle_file`). hfgen itself
-never runs what lies in a repository: the index says under `_hfgen` from which modules the components are, and from there they are
-loaded.
+never runs what lies in a repository: the index says under `_hfgen` from which modules the components are, and from
+there they are loaded.
 """
 
 import hashlib

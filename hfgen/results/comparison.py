@@ -45,12 +45,12 @@ class Comparison:
         return [name for name in names if any(name in row.values for row in self.rows)]
 
 
-def compare(targets: Sequence[str], fetch: Fetch, protocol: str | None = None) -> Comparison:
+def compare(targets: Sequence[str], protocol: str | None = None, fetch: Fetch | None = None) -> Comparison:
     """The targets' results of one protocol, in the order of the targets.
 
     Args:
-        fetch: as of `find`.
         protocol: which, by its name or file; None if it is plain.
+        fetch: as of `find`.
 
     Raises:
         UsageError: a target has no results, or none that compare with the others'.

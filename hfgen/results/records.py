@@ -58,12 +58,12 @@ class Result:
         return name if isinstance(name, str) and name else self.path.stem
 
 
-def find(target: str, fetch: Fetch) -> list[Result]:
+def find(target: str, fetch: Fetch | None = None) -> list[Result]:
     """All results of a target; several of one model, as of several numbers of steps, by what they cost.
 
     Args:
         target: a run, a checkpoint or a model card's folder, a folder of results, a result, or a repository's id.
-        fetch: downloads a repository's files of these patterns; returns their folder.
+        fetch: downloads a repository's files of these patterns and returns their folder; None: the disk alone.
 
     Raises:
         UsageError: there is no such thing, or no result in it, or one that cannot be read.
@@ -90,7 +90,7 @@ def _order(result: Result) -> tuple[str, float]:
     return result.record["sampler"]["scheduler"], evaluations
 
 
-def _places(target: str, fetch: Fetch) -> Iterator[list[Path]]:
+def _places(target: str, fetch: Fetch | None) -> Iterator[list[Path]]:
     """The JSON files of each place where results of the target may lie, the likeliest first."""
     path = Path(target)
     if path.is_dir():
@@ -103,7 +103,8 @@ def _places(target: str, fetch: Fetch) -> Iterator[list[Path]]:
             "a result file, or a repository id."
         )
     else:
-        yield _in(Path(fetch(target, [f"{FOLDER}/*.json"])) / FOLDER)
+        if fetch is not None:
+            yield _in(Path(fetch(target, [f"{FOLDER}/*.json"])) / FOLDER)
         yield _in(Path("evaluations") / target / FOLDER)  # where `hfgen evaluate` writes of a repository
 
 
