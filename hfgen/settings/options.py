@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hfgen.errors import UsageError, did_you_mean
-from hfgen.objective import Objective
 from hfgen.settings.model_configs import config_class_of, config_parameters, load_config
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from hfgen.objective import Objective
 
 Config = dict[str, Any]
 CLASS_NAME = "class_name"  # the option that chooses
@@ -110,7 +112,7 @@ def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, 
                 )
 
 
-def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
+def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> "Objective":
     """The objective of a pipeline: it is given the components that its signature names, and its options."""
     wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
     return objective_class(**wanted, **options)
