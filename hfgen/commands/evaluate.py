@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfgen.commands.options import CALL_OPTIONS, parse_numbers
+from hfgen.commands.options import CALL_OPTIONS, DottedCommand, parse_numbers
 from hfgen.commands.pipelines import load, set_prior, swap_scheduler
 from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.errors import CheckError, HFGenError, UsageError
@@ -34,7 +34,7 @@ RULES = ("dataset_name", "dataset_config_name", "split", "metrics", "num_images"
 REPEATED = (*RULES, *SIZE, "extractor", *CALL_OPTIONS, *CHANGED)
 
 
-class Words(click.Command):
+class Words(DottedCommand):
     """Keeps the command line as it was given, for the processes that are started with it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -100,6 +100,7 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     if o["scheduler"]:
         swap_scheduler(task.pipeline, o["scheduler"])
     set_prior(task.pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
+    task.likelihood = likelihood_of(task.pipeline, o.pop("dotted"))
     task.prepare()
     results = [task.measure(steps) for steps in _steps(o["num_inference_steps"])]
     if is_main:
@@ -118,6 +119,7 @@ class Task:
     def __init__(self, target: str, o: dict[str, Any], pipeline: Any, bars: "Bars", is_main: bool) -> None:
         self.target, self.o, self.pipeline, self.bars, self.is_main = target, o, pipeline, bars, is_main
         self.columns: tuple[str | None, str | None] = (None, None)
+        self.likelihood: dict[str, Any] = {}
         self.folder: Path = o["output_dir"] or Path(target)
         if not self.folder.is_dir() and o["output_dir"] is None:
             self.folder = Path("evaluations") / target  # of a repository, whose results lie in no run's folder
@@ -145,6 +147,8 @@ class Task:
         possible = [n for n in metrics_of(self.pipeline, self.protocol) if train is not None or n != "authenticity"]
         self.wanted = chosen_metrics(o["metrics"], possible, getattr(self.pipeline, "measured_on_request", ()))
         refuse_unmeasured(self.wanted, o)
+        if self.likelihood and not {"bits_per_dim", "nats"} & set(self.wanted):
+            raise UsageError(f"--likelihood.{next(iter(self.likelihood))}: no likelihood is measured; see --metrics.")
         self.real = prepare(
             images,
             pixels,
@@ -193,6 +197,7 @@ class Task:
         options.pop("num_inference_steps", None)
         options |= {} if steps is None else {"num_inference_steps": steps}
         told = {**options, **{name: o[name] for name in CHANGED if o[name] is not None}}
+        told |= {f"likelihood.{name}": value for name, value in self.likelihood.items()}
         name = result_name(self.protocol, told, self.unchanged, self.real)
         partial = self.folder / "evaluation" / f".{name}.safetensors"
         extractor = self.real.extractor
@@ -205,6 +210,7 @@ class Task:
                 self.protocol,
                 self.wanted,
                 options=options,
+                likelihood=self.likelihood,
                 partial=partial,
                 identity=same_images,
                 bars=self.bars,
@@ -231,6 +237,7 @@ class Task:
         split = None if self.split == self.unchanged.split else self.split
         options = {**self.o, "num_inference_steps": steps, "dataset_name": dataset, "split": split}
         options |= {name: None for name in SIZE if self.o[name] == getattr(self.unchanged, name)}
+        options |= {f"likelihood.{name}": value for name, value in self.likelihood.items()}
         return command_line(name, self.unchanged.name, options)
 
     def _write(self, name: str, result: Mapping[str, Any]) -> Path:
@@ -248,6 +255,17 @@ class Task:
         return path
 
 
+def likelihood_of(pipeline: Any, dotted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The options `--likelihood.NAME VALUE`, checked by what this family's `log_likelihood` takes."""
+    from hfgen.evaluation.likelihoods import likelihood_options
+
+    for component, options in dotted.items():
+        if component != "likelihood":
+            option = next(iter(options))
+            raise click.NoSuchOption(f"--{component}.{option}")
+    return likelihood_options(pipeline, dotted.get("likelihood", {}))
+
+
 def name_of(target: str) -> str:
     """A repository's id; a folder's name, of a checkpoint with the run's before it."""
     if not Path(target).exists():
@@ -259,7 +277,7 @@ def name_of(target: str) -> str:
 def command_line(name: str, protocol: str, o: Mapping[str, Any]) -> str:
     """What repeats a result; without folders of this machine."""
     words = ["hfgen", "evaluate", name, "--protocol", protocol]
-    for option in REPEATED:
+    for option in (*REPEATED, *(name for name in o if name.startswith("likelihood."))):
         value = o.get(option)
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no_{option}")

@@ -4,7 +4,7 @@ import inspect
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hfgen.files import write_text
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
 from hfgen.results.records import FOLDER
+from hfgen.settings.resolve import typed_options
 
 BATCH = 500
 
@@ -67,6 +68,26 @@ def metric_names(pipeline: HFGenPipeline) -> list[str]:
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
     return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
+
+
+GIVEN = ("self", "images", "class_labels", "seeds")  # to `log_likelihood` by the evaluation itself
+
+
+def likelihood_options(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options of the family's `log_likelihood`, and convert them to the types that its signature annotates.
+
+    Raises:
+        UsageError: an option that this family's `log_likelihood` does not take, or a value of another type.
+    """
+    if not options:
+        return {}
+    parameters = inspect.signature(type(pipeline).log_likelihood, eval_str=True).parameters
+    taken = {name: parameter for name, parameter in parameters.items() if name not in GIVEN}
+    if not taken:
+        raise UsageError(
+            f"--likelihood.{next(iter(options))}: the log_likelihood of {type(pipeline).__name__} takes no options."
+        )
+    return typed_options(taken, options, "--likelihood")
 
 
 def write_log_likelihood(

@@ -1,6 +1,6 @@
 """One measurement of a model by a protocol: images drawn, compared, and the whole written down."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -140,7 +140,7 @@ def measure(
 
     Args:
         wanted: of `metrics_of`.
-        o: `options` of the pipeline's call, `partial` file, `alone`, `bars`.
+        o: `options` of the pipeline's call, `likelihood` options, `partial` file, `alone`, `bars`.
     """
     bars: Bars = o.get("bars", no_bars)
     values: dict[str, Estimate] = {}
@@ -166,8 +166,9 @@ def measure(
         return {}, {}
     values["parameters"] = Estimate(_parameters(pipeline))
     if any(name in wanted for name in LIKELIHOOD):
-        found = _likelihood(pipeline, real, protocol, bars)
-        told["likelihood"] = _told_of(found)
+        likelihood_options = o.get("likelihood") or {}
+        found = _likelihood(pipeline, real, protocol, bars, likelihood_options)
+        told["likelihood"] = _told_of(found, likelihood_options)
         values |= _of_likelihood(found)
     if any(name.startswith("reconstruction") for name in wanted):
         values |= _reconstruction(pipeline, real, wanted)
@@ -229,9 +230,11 @@ def _parameters(pipeline: Any) -> float:
     return float(sum(p.numel() for network in networks for p in network.parameters()))
 
 
-def _likelihood(pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars) -> LogLikelihood:
+def _likelihood(
+    pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars, options: Mapping[str, Any]
+) -> LogLikelihood:
     chosen = list(evenly_spaced(len(real.images), min(protocol.likelihood_images, len(real.images))))
-    return likelihoods.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels)
+    return likelihoods.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels, **options)
 
 
 def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
@@ -244,7 +247,7 @@ def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
     return values
 
 
-def _told_of(found: LogLikelihood) -> dict[str, Any]:
+def _told_of(found: LogLikelihood, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "method": found.method,
@@ -252,6 +255,7 @@ def _told_of(found: LogLikelihood) -> dict[str, Any]:
         "num_dimensions": found.num_dimensions,
         "num_values": found.num_values,
         "images": len(found.nats),
+        **({"options": dict(options)} if options else {}),
     }
 
 

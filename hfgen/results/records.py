@@ -222,6 +222,8 @@ def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         same = all(earlier[name] == result[name] for name in SAME)
+        if "likelihood" in earlier and "likelihood" in result:
+            same = same and earlier["likelihood"].get("options") == result["likelihood"].get("options")
     except (OSError, ValueError, KeyError, TypeError):
         return result
     if not same:
