@@ -1,4 +1,4 @@
-"""A pipeline to be measured: of a family, or any of diffusers' own."""
+"""Load any pipeline to measure: of a family, or one of diffusers' own."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ STACK_MODULES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
-    """A folder or repository, as the family that saved it; of a class that no family has, as diffusers loads it.
+    """Load a folder or repository as the family that saved it; a class of no family as diffusers loads it.
 
     Raises:
         LoadError, PluginError: as `HFGenPipeline.from_pretrained`; or a component of another library than diffusers
-            and transformers, which might be anything.
+            and transformers.
     """
     folder = local_folder(target, **kwargs)
     if single_component(folder) is None:
@@ -42,7 +42,7 @@ def _load_foreign(
         for name, library, class_name in component_entries(index):
             if library not in STACK:
                 raise LoadError(
-                    f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load."
+                    f"The component {name!r} is of {library!r}; a {foreign.__name__} may only have those of {STACK}."
                 )
             class_ = getattr(STACK_MODULES[library], class_name, None)
             if isinstance(class_, type) and issubclass(class_, COMPONENT_BASES):
