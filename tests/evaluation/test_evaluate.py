@@ -177,15 +177,18 @@ def test_a_model_whose_likelihood_takes_no_options(gan, few):
         evaluate(gan, "--protocol", few, "--generator.width", 3)
 
 
+TRAILING = ["--timestep_spacing", "trailing"]
+
+
 def test_times_alone(ddpm, few, tmp_path, capsys):
     """They need no metric of quality, and the card says of how many images, by which sampler, on which machine."""
     metrics = ["--metrics", "seconds_per_image,network_evaluations", "--num_images", 3]
-    evaluate(ddpm, "--protocol", few, *metrics, "--num_inference_steps", "1,2", "--output_dir", tmp_path)
+    evaluate(ddpm, "--protocol", few, *metrics, *TRAILING, "--num_inference_steps", "2,3", "--output_dir", tmp_path)
     results = read_results(tmp_path)
-    assert [r.values["network_evaluations"]["value"] for r in results] == [1, 2]
+    assert [r.values["network_evaluations"]["value"] for r in results] == [2, 3]
     text = section(results[1])
-    assert "3 images of the model, seeds 0 to 2; sampled by\n`DDPMScheduler`, num_inference_steps 2 on " in text
-    assert "| evaluations | 2 |" in text
+    assert "3 images of the model, seeds 0 to 2; sampled by\n`DDPMScheduler`, num_inference_steps 3, timestep_spacing trailing on " in text
+    assert "| evaluations | 3 |" in text
     assert str(results[1].hardware["processor"]) in text
 
 
