@@ -25,11 +25,12 @@ def describe(folder: Path) -> str:
     files = sorted(folder.rglob("*.py"))
     lines = [len(file.read_text(encoding="utf-8").splitlines()) for file in files]
     found = lengths(files)
+    functions = f"median {median(found):.0f}, p90 {quantiles(found, n=10)[-1]:.0f}, max {max(found)}"
     widest = max({file.parent for file in files}, key=lambda place: len(list(place.glob("*.py"))))
     return (
         f"{folder.name}: {len(files)} files, {sum(lines):,} lines, longest file {max(lines)}; "
-        f"{len(found):,} functions, median {median(found):.0f}, p90 {quantiles(found, n=10)[-1]:.0f}, max {max(found)};"
-        f" widest folder {widest.relative_to(ROOT).as_posix()} with {len(list(widest.glob('*.py')))} files"
+        f"{len(found):,} functions: {functions}; "
+        f"widest folder {widest.relative_to(ROOT).as_posix()} with {len(list(widest.glob('*.py')))} files"
     )
 
 
