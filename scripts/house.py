@@ -37,11 +37,9 @@ def describe(folder: Path) -> str:
 def main(folders: list[str]) -> None:
     for name in folders or ["hfgen", "plugins"]:
         print(describe(ROOT / name))
-    import test_layers
+    from test_layers import circle, upward
 
-    print(
-        f"imports that do not go down: {len(test_layers.upward())}; circle of modules: {test_layers.circle() or 'none'}"
-    )
+    print(f"imports that do not go down: {len(upward())}; circle of modules: {circle() or 'none'}")
 
 
 if __name__ == "__main__":
