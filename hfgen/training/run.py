@@ -1,4 +1,4 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""A whole training run, from a resolved config to a finished run folder."""
 
 import contextlib
 import functools
