@@ -242,7 +242,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         before = weights(trainer)
         trainer.train()
         assert all(not torch.equal(before[name], after) for name, after in weights(trainer).items())
-        for ema in trainer.emas.values():
+        for ema in trainer.networks.emas.values():
             assert all(tensor.isfinite().all() for tensor in ema.state_dict().values())
 
     def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
@@ -396,9 +396,9 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
-    for component, optimizer in trainer.optimizers.items():
+    for component, optimizer in trainer.networks.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    for component, ema in trainer.emas.items():
+    for component, ema in trainer.networks.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     return found

@@ -241,7 +241,7 @@ BAD = {
     "no such checkpoint": (
         ["train", "dcgan", "--dataset_name", "mnist-mini", "--resume_from_checkpoint", "x"],
         2,
-        "'x' is no checkpoint",
+        "'x' is not a checkpoint",
     ),
     "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
     "no such target": (["info", "./nowhere"], 1, "is no folder"),
