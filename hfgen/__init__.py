@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         did_you_mean as did_you_mean,
     )
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
-    from hfgen.hub.download import DOWNLOAD_OPTIONS as DOWNLOAD_OPTIONS, local_folder as local_folder
+    from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
     from hfgen.likelihood import (
         IMPORTANCE_CHUNK as IMPORTANCE_CHUNK,
@@ -60,17 +60,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         list_families as list_families,
         register_family as register_family,
     )
-    from hfgen.repository.checks import (
-        check_component as check_component,
-        clear_errors as clear_errors,
-        read_config as read_config,
-    )
-    from hfgen.repository.index import (
-        MODEL_INDEX as MODEL_INDEX,
-        component_entries as component_entries,
-        read_index as read_index,
-        single_component as single_component,
-    )
+    from hfgen.repository.model_folder import ModelFolder as ModelFolder
+    from hfgen.repository.single_model import load_model as load_model
     from hfgen.scheduler import PriorScheduler as PriorScheduler, great_circle as great_circle
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
     from hfgen.settings.model_configs import config_of as config_of
@@ -99,7 +90,6 @@ _HOME = {
     "UsageError": "hfgen.errors",
     "did_you_mean": "hfgen.errors",
     "FeatureExtractor": "hfgen.evaluation.extractors",
-    "DOWNLOAD_OPTIONS": "hfgen.hub.download",
     "local_folder": "hfgen.hub.download",
     "check_latents": "hfgen.inputs",
     "labels_for": "hfgen.inputs",
@@ -128,13 +118,8 @@ _HOME = {
     "get_family": "hfgen.registry",
     "list_families": "hfgen.registry",
     "register_family": "hfgen.registry",
-    "check_component": "hfgen.repository.checks",
-    "clear_errors": "hfgen.repository.checks",
-    "read_config": "hfgen.repository.checks",
-    "MODEL_INDEX": "hfgen.repository.index",
-    "component_entries": "hfgen.repository.index",
-    "read_index": "hfgen.repository.index",
-    "single_component": "hfgen.repository.index",
+    "ModelFolder": "hfgen.repository.model_folder",
+    "load_model": "hfgen.repository.single_model",
     "PriorScheduler": "hfgen.scheduler",
     "great_circle": "hfgen.scheduler",
     "TrainingArguments": "hfgen.settings.arguments",
