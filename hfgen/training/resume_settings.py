@@ -1,4 +1,4 @@
-"""What a resumed run must share with the one that wrote its checkpoint, what may change, and what of that is told."""
+"""Compare the settings of a resumed run with its checkpoint: which must not change, which changes are reported."""
 
 import dataclasses
 import json
@@ -10,83 +10,22 @@ import torch
 
 from hfgen import __version__
 from hfgen.errors import UsageError
+from hfgen.settings.arguments import FIELDS
 from hfgen.settings.model_configs import config_of
 
 Facts = Mapping[str, Any]
 
-# Settings without which it would be another training, or another order of the data.
-FIXED = (
-    *("seed", "streaming", "image_column", "label_column", "resolution", "center_crop", "random_flip"),
-    *("class_conditional", "use_ema"),
+# Options by their rule in `TrainingArguments`. With another value of a fixed one it would be another training, or
+# another order of the data; one of a reported one takes effect from here on; the others change no weights.
+FIXED, REPORTED = (
+    [name for name, f in FIELDS.items() if f.metadata["resume"] == rule] for rule in ("fixed", "reported")
 )
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
-
-# Settings that take effect from here on; an undisturbed run would have gone on, or been measured, otherwise.
-TOLD = (
-    "dataset_name",
-    "dataset_config_name",
-    "dataset_split",
-    "learning_rate",
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "lr_step_rules",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_weight_decay",
-    "adam_epsilon",
-    "max_grad_norm",
-    "ema_decay",
-    "ema_power",
-    "ema_inv_gamma",
-    "mixed_precision",
-    "channels_last",
-    "sync_batch_norm",
-    "torch_compile",
-    "allow_tf32",
-    "validation_split",
-    "validation_metrics",
-    "num_evaluation_images",
-    "extractor",
-    "best_metric",
-)
-TOLD_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
-
-# Settings that change neither weights nor averages, or follow from facts above.
-FREE = (
-    "train_data_dir",
-    "cache_dir",
-    "shuffle_buffer_size",
-    "data_memory_limit",
-    "dataloader_num_workers",
-    "output_dir",
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_train_steps",
-    "logging_steps",
-    "validation_steps",
-    "num_validation_images",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "resume_from_checkpoint",
-    "time_limit",
-    "validation_epochs",
-    "num_inference_steps",
-    "overwrite_output_dir",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_private_repo",
-    "hub_token",
-    "early_stopping_patience",
-    "pretrained_model_name_or_path",
-    "report_to",
-    "license",
-)
+REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 
 
 def settings_of(trainer: Any) -> dict[str, Any]:
-    """What a checkpoint keeps of its run, to be compared when one resumes: as JSON gives it back."""
+    """Collect what a checkpoint keeps of its run, to be compared on resuming: as JSON gives it back."""
     arguments = dataclasses.asdict(trainer.arguments)
     facts = {
         "model": type(trainer.pipeline).__name__,
@@ -99,7 +38,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         "hfgen": __version__,
         "torch": torch.__version__,
     }
-    return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *TOLD)}, **facts}))
+    return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *REPORTED)}, **facts}))
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:
@@ -123,7 +62,7 @@ def other_version(then: Facts) -> str:
 
 
 def compare(place: Path, then: Facts, now: Facts) -> list[str]:
-    """The changed settings that are told, a line each.
+    """Return one line per setting that changed and is reported.
 
     Raises:
         UsageError: a setting has changed that must not; with all of these.
@@ -131,7 +70,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")
     fixed = [
-        f"{name} {before}, this run has {after}"
+        f"{_shown(name)} {before}, this run has {after}"
         for name in (*FIXED_FACTS, *FIXED)
         if then[name] != now[name]
         for before, after in [_difference(then[name], now[name])]
@@ -142,14 +81,18 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
             "Resume with the same settings, or start a new run."
         )
     return [
-        f"{name} was {then[name]} up to the checkpoint and is {now[name]} from here on"
-        for name in (*TOLD, *TOLD_FACTS)
+        f"{_shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
+        for name in (*REPORTED, *REPORTED_FACTS)
         if name in then and then[name] != now[name]  # an older version may have known fewer
     ]
 
 
+def _shown(name: str) -> str:
+    return f"--{name}" if name in FIELDS else name
+
+
 def _difference(then: Any, now: Any) -> tuple[Any, Any]:
-    """Of two dictionaries, the parts that differ."""
+    """Return the parts in which two dictionaries differ; other values as they are."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return then, now
     differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
