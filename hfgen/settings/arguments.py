@@ -370,3 +370,12 @@ def canonical(key: str) -> str:
     """
     key = key.replace("-", "_")
     return ALIASES.get(key, key)
+
+
+def shown(name: str) -> str:
+    """Return a setting as messages name it: an option with its dashes, another fact as it is.
+
+    >>> shown("seed"), shown("num_processes")
+    ('--seed', 'num_processes')
+    """
+    return f"--{name}" if name in FIELDS else name

@@ -10,7 +10,7 @@ import torch
 
 from hfgen import __version__
 from hfgen.errors import UsageError
-from hfgen.settings.arguments import FIELDS
+from hfgen.settings.arguments import FIELDS, shown
 from hfgen.settings.model_configs import config_of
 
 Facts = Mapping[str, Any]
@@ -70,7 +70,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")
     fixed = [
-        f"{_shown(name)} {before}, this run has {after}"
+        f"{shown(name)} {before}, this run has {after}"
         for name in (*FIXED_FACTS, *FIXED)
         if then[name] != now[name]
         for before, after in [_difference(then[name], now[name])]
@@ -81,14 +81,10 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
             "Resume with the same settings, or start a new run."
         )
     return [
-        f"{_shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
+        f"{shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
         for name in (*REPORTED, *REPORTED_FACTS)
         if name in then and then[name] != now[name]  # an older version may have known fewer
     ]
-
-
-def _shown(name: str) -> str:
-    return f"--{name}" if name in FIELDS else name
 
 
 def _difference(then: Any, now: Any) -> tuple[Any, Any]:
