@@ -1,4 +1,4 @@
-"""Settings of a resumed run, compared with its checkpoint's: some must not change, changes of others are reported."""
+"""Compare the settings of a resumed run with its checkpoint: which must not change, which changes are reported."""
 
 import dataclasses
 import json
@@ -12,80 +12,18 @@ from hfgen import __version__
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.pipeline import HFGenPipeline
-from hfgen.settings.arguments import TrainingArguments
+from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
 from hfgen.settings.model_configs import config_of
 
 Facts = Mapping[str, Any]
 
-# Settings without which it would be another training, or another order of the data.
-FIXED = (
-    *("seed", "streaming", "image_column", "label_column", "resolution", "center_crop", "random_flip"),
-    *("class_conditional", "use_ema"),
+# Options by their rule in `TrainingArguments`. With another value of a fixed one it would be another training, or
+# another order of the data; one of a reported one takes effect from here on; the others change no weights.
+FIXED, REPORTED = (
+    [name for name, f in FIELDS.items() if f.metadata["resume"] == rule] for rule in ("fixed", "reported")
 )
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
-
-# Settings that take effect from here on; an undisturbed run would have gone on, or been measured, otherwise.
-TOLD = (
-    "dataset_name",
-    "dataset_config_name",
-    "dataset_split",
-    "learning_rate",
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "lr_step_rules",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_weight_decay",
-    "adam_epsilon",
-    "max_grad_norm",
-    "ema_decay",
-    "ema_power",
-    "ema_inv_gamma",
-    "mixed_precision",
-    "channels_last",
-    "sync_batch_norm",
-    "torch_compile",
-    "allow_tf32",
-    "validation_split",
-    "validation_metrics",
-    "num_evaluation_images",
-    "extractor",
-    "best_metric",
-)
-TOLD_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
-
-# Settings that change neither weights nor EMA, or follow from the facts above.
-FREE = (
-    "train_data_dir",
-    "cache_dir",
-    "shuffle_buffer_size",
-    "data_memory_limit",
-    "dataloader_num_workers",
-    "output_dir",
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_train_steps",
-    "logging_steps",
-    "validation_steps",
-    "num_validation_images",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "resume_from_checkpoint",
-    "time_limit",
-    "validation_epochs",
-    "num_inference_steps",
-    "overwrite_output_dir",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_private_repo",
-    "hub_token",
-    "early_stopping_patience",
-    "pretrained_model_name_or_path",
-    "report_to",
-    "license",
-)
+REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 
 
 def settings_of(
@@ -115,7 +53,7 @@ def settings_of(
         "hfgen": __version__,
         "torch": torch.__version__,
     }
-    return json.loads(json.dumps({**{name: options[name] for name in (*FIXED, *TOLD)}, **facts}))
+    return json.loads(json.dumps({**{name: options[name] for name in (*FIXED, *REPORTED)}, **facts}))
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:
@@ -147,7 +85,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")
     fixed = [
-        f"{name} {before}, this run has {after}"
+        f"{shown(name)} {before}, this run has {after}"
         for name in (*FIXED_FACTS, *FIXED)
         if then[name] != now[name]
         for before, after in [_difference(then[name], now[name])]
@@ -158,8 +96,8 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
             "Resume with the same settings, or start a new run."
         )
     return [
-        f"{name} was {then[name]} up to the checkpoint and is {now[name]} from here on"
-        for name in (*TOLD, *TOLD_FACTS)
+        f"{shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
+        for name in (*REPORTED, *REPORTED_FACTS)
         if name in then and then[name] != now[name]  # an older version may have known fewer
     ]
 

@@ -1,5 +1,6 @@
 """The start of a training run: find the data, build the pipeline, describe both."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import torch
 
 from hfgen.cards.parts import component_rows
-from hfgen.data.images import ImageFacts, load_images
+from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
+from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
@@ -25,12 +27,8 @@ Facts = dict[str, Any]
 
 def find_images(config: RunConfig) -> ImageFacts:
     """Find the dataset that the arguments name."""
-    a = config.arguments
-    name = a.dataset_name or a.train_data_dir
-    if not name:
-        raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-    find = stream_images if a.streaming else load_images
-    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+    source = DataSource.of(config.arguments)
+    return stream_images(source) if config.arguments.streaming else images_from(source)
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
@@ -43,8 +41,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     if a.validation_split is None:
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
-    where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
-    images = load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    images = images_from(dataclasses.replace(DataSource.of(a), split=a.validation_split))
     refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
@@ -166,7 +163,7 @@ def facts(trainer: Trainer) -> Facts:
             "dataset_id": images.dataset_id,
             "count": images.count,
             "channels": images.channels,
-            "resolution": trainer.batches.resolution,
+            "resolution": trainer.batches.decoding.resolution,
             "class_names": images.label_names,
         },
     }

@@ -195,8 +195,8 @@ def test_measuring_changes_nothing(make, tmp_path):
             {"validation_split": "test", "validation_metrics": "bits_per_dim", "likelihood": "GaussianLikelihood"},
             "bits_per_dim cannot be measured of this model here; these can:\n .* coverage, nats$",
         ),
-        ("vae", {"best_metric": "nats"}, "is measured on a --validation_split"),
-        ("vae", {"early_stopping_patience": 3}, "say which"),
+        ("vae", {"best_metric": "nats"}, "is measured on --validation_split"),
+        ("vae", {"early_stopping_patience": 3}, "give it too"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_the_start(splits, tmp_path, family, settings, message):

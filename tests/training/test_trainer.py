@@ -161,7 +161,7 @@ def test_learning_rate_by_rules(make, tmp_path):
         make(**settings | {"lr_step_rules": "1:x,2"})
     with pytest.raises(UsageError, match="piecewise_constant has no warm-up"):
         make(**settings, lr_warmup_steps=3)
-    with pytest.raises(UsageError, match="go together"):
+    with pytest.raises(UsageError, match="need each other"):
         make(lr_scheduler="piecewise_constant")
 
 
