@@ -5,7 +5,6 @@ tensors anew and builds the pipeline they belong to. What is true of all is here
 has found its place, and that what was saved is what was read.
 """
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hfgen import registry
 from hfgen.conversion.foreign_files import ForeignFiles
-from hfgen.errors import PluginError, UsageError, did_you_mean
+from hfgen.errors import PluginError, UsageError, first_line
 from hfgen.pipeline import HFGenPipeline
-from hfgen.registry import CONVERTERS, enabled_entry_points
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
@@ -79,41 +78,8 @@ class Converter(ABC):
 
 # --- which converter --------------------------------------------------------------------------------------------
 def converter_of(name: str) -> type[Converter]:
-    """The converter that a name stands for.
-
-    Raises:
-        UsageError: there is none.
-        PluginError: two distributions claim the name, or it cannot be imported.
-    """
-    named = converters()
-    if name not in named:
-        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
-    return _load(named[name])
-
-
-def converters() -> dict[str, list[importlib.metadata.EntryPoint]]:
-    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
-    for entry_point in enabled_entry_points(CONVERTERS):
-        named.setdefault(entry_point.name, []).append(entry_point)
-    return named
-
-
-def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
-    entry_point = entry_points[0]
-    if len(entry_points) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
-        raise PluginError(
-            f"Several distributions claim the format {entry_point.name!r}: {claims}. One of them must go."
-        )
-    try:
-        found = entry_point.load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"The format {entry_point.name!r} failed to import: {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Converter)):
-        raise PluginError(f"The format {entry_point.name!r} is no Converter: {entry_point.value}.")
-    return found
+    """Import the converter of a format's name; raises as `registry.load`."""
+    return registry.load(registry.CONVERTERS, name)
 
 
 def recognize(source: ForeignFiles) -> type[Converter]:
@@ -124,11 +90,11 @@ def recognize(source: ForeignFiles) -> type[Converter]:
     """
     known: list[type[Converter]] = []
     broken: list[str] = []
-    for entry_points in converters().values():
+    for name in dict.fromkeys(entry.name for entry in registry.installed(registry.CONVERTERS)):
         try:
-            known.append(_load(entry_points))
+            known.append(converter_of(name))
         except PluginError as error:  # hurts only those who ask for it
-            broken.append(str(error).splitlines()[0])
+            broken.append(first_line(error))
     found = [converter for converter in known if converter.recognizes(source)]
     if len(found) == 1:
         return found[0]
