@@ -77,8 +77,11 @@ class HFGenPipeline(DiffusionPipeline):
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
-    is_density: bool = False
     measured_on_request: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_density(self) -> bool:
+        return False
 
     # --- building -----------------------------------------------------------------------------------------------
 

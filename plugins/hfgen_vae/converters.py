@@ -134,7 +134,9 @@ def _build(
     derived["decoder"]["bounded"] = is_gaussian
     derived["likelihood"] = {"class_name": likelihood, **({"sigma": 2.0} if is_gaussian else {})}
     derived["beta_scheduler"] = {"beta": config.get("beta", 1.0)} if config["name"] == "BetaVAEConfig" else {}
-    merged = {name: {**derived.get(name, {}), **options.get(name, {})} for name in {**derived, **options}}
+    merged: dict[str, Any] = {
+        name: {**derived.get(name, {}), **options.get(name, {})} for name in {**derived, **options}
+    }
     channels, side, _ = config["input_dim"]
     return VAEPipeline.build(side, channels, **merged)
 

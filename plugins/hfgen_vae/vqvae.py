@@ -29,7 +29,7 @@ from hfgen import (
 )
 from hfgen_vae.codebook import as_rows, smoothed
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood
-from hfgen_vae.vqvae_layers import residual_blocks, sides, widths
+from hfgen_vae.vqvae_layers import check_codes, residual_blocks, sides, widths
 from hfgen_vae.vqvae_objective import VQVAEObjective
 
 ROWS = 100  # images that pass the networks together, outside training
@@ -303,7 +303,7 @@ class VQVAEPipeline(HFGenPipeline):
     ) -> None:
         super().__init__()
         likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
-        _check_codes(encoder, quantizer, decoder, scheduler)
+        check_codes(encoder, quantizer, decoder, scheduler)
         self.register_modules(
             encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood, scheduler=scheduler
         )
@@ -416,21 +416,3 @@ class VQVAEPipeline(HFGenPipeline):
 def _said(overrides: Mapping[str, dict[str, Any]], option: str, default: int) -> int:
     """The option of the first component that was given it."""
     return next((options[option] for options in overrides.values() if option in options), default)
-
-
-def _check_codes(encoder: VQEncoder, quantizer: VectorQuantizer, decoder: VQDecoder, scheduler: CodeScheduler) -> None:
-    """Raise a UsageError unless all components speak of the same latents."""
-    lengths = [part.config.latent_dim for part in (encoder, quantizer, decoder)]
-    if len({*lengths}) > 1:
-        raise UsageError(f"latent_dim of encoder, quantizer and decoder is {lengths}; it must be the same.")
-    maps = [sides(part.config.sample_size, part.config.num_halvings)[-1] for part in (encoder, decoder)]
-    if [*scheduler.config.code_shape] != [maps[0]] * 2 or maps[0] != maps[1]:
-        raise UsageError(
-            f"The encoder gives {maps[0]}x{maps[0]} codes, the decoder takes {maps[1]}x{maps[1]}, and "
-            f"scheduler.code_shape is {[*scheduler.config.code_shape]}; they must be the same."
-        )
-    if quantizer.config.num_embeddings != scheduler.config.num_embeddings:
-        raise UsageError(
-            f"quantizer.num_embeddings is {quantizer.config.num_embeddings}, but scheduler.num_embeddings is "
-            f"{scheduler.config.num_embeddings}."
-        )

@@ -1,6 +1,7 @@
-"""Layers that a VQ-VAE's encoder and decoder share: residual blocks, and the sizes of their feature maps."""
+"""Layers that a VQ-VAE's encoder and decoder share, and the sizes that its parts must agree on."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -49,3 +50,21 @@ def sides(sample_size: int, num_halvings: int) -> list[int]:
             "least a side of 2 to halve."
         )
     return found
+
+
+def check_codes(encoder: Any, quantizer: Any, decoder: Any, scheduler: Any) -> None:
+    """Raise a UsageError unless the configs of all components have latents of one length, number and map."""
+    lengths = [part.config.latent_dim for part in (encoder, quantizer, decoder)]
+    if len({*lengths}) > 1:
+        raise UsageError(f"latent_dim of encoder, quantizer and decoder is {lengths}; it must be the same.")
+    maps = [sides(part.config.sample_size, part.config.num_halvings)[-1] for part in (encoder, decoder)]
+    if [*scheduler.config.code_shape] != [maps[0]] * 2 or maps[0] != maps[1]:
+        raise UsageError(
+            f"The encoder gives {maps[0]}x{maps[0]} codes, the decoder takes {maps[1]}x{maps[1]}, and "
+            f"scheduler.code_shape is {[*scheduler.config.code_shape]}; they must be the same."
+        )
+    if quantizer.config.num_embeddings != scheduler.config.num_embeddings:
+        raise UsageError(
+            f"quantizer.num_embeddings is {quantizer.config.num_embeddings}, but scheduler.num_embeddings is "
+            f"{scheduler.config.num_embeddings}."
+        )

@@ -402,7 +402,7 @@ def test_active_units_are_counted():
         (lambda p, x: p.log_likelihood(x, num_importance_samples=1.5), "is 1.5; expected a whole number"),
         (lambda p, x: p.log_likelihood(x, num_importance_samples=True), "is True; expected a whole number"),
         (lambda p, x: p.log_likelihood(x, seeds=5), "seeds must be whole numbers, one for each image; got 5"),
-        (lambda p, x: p.encode(x, seeds=[1.5, 2]), "expected whole numbers"),
+        (lambda p, x: p.encode(x, seeds=[1.5, 2]), "seeds must be whole numbers"),
         (lambda p, x: p.encode(x[:0]), "No image was given"),
         (lambda p, x: p.encode(list(x)), "Images are a list; expected a tensor"),
         (lambda p, x: p.decode(torch.zeros(2, 5)), r"Latents are of shape \(2, 5\); expected a tensor \(B, 4\)"),

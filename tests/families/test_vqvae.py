@@ -16,19 +16,10 @@ from hfgen.testing.laws import make_data
 from hfgen.testing.processes import TWO_PROCESSES, run_two_processes
 from hfgen.training.start import build
 from hfgen.training.trainer import Trainer
-from hfgen_vae.vqvae import (
-    CodeScheduler,
-    VectorQuantizer,
-    VQDecoder,
-    VQEncoder,
-    VQVAEObjective,
-    VQVAEPipeline,
-    as_rows,
-    commitment_loss,
-    perplexity,
-    sides,
-    smoothed,
-)
+from hfgen_vae.codebook import as_rows, commitment_loss, perplexity, smoothed
+from hfgen_vae.vqvae import CodeScheduler, VectorQuantizer, VQDecoder, VQEncoder, VQVAEPipeline
+from hfgen_vae.vqvae_layers import sides
+from hfgen_vae.vqvae_objective import VQVAEObjective
 
 TINY = {
     "encoder.hidden_channels": 8,
