@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Conversion as Conversion,
         Converter as Converter,
         ConverterOptions as ConverterOptions,
-        shapes_of as shapes_of,
+        describe_shapes as describe_shapes,
     )
     from hfgen.conversion.foreign_files import (
         ForeignFiles as ForeignFiles,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         is_state_dict as is_state_dict,
         plain_state_dict as plain_state_dict,
     )
-    from hfgen.data.images import decode_all as decode_all, load_images as load_images
+    from hfgen.data.images import decode_images as decode_images, load_images as load_images
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -38,10 +38,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         LogLikelihood as LogLikelihood,
         bits_per_dim as bits_per_dim,
         check_num_samples as check_num_samples,
+        images_to_levels as images_to_levels,
         importance_weighted_bound as importance_weighted_bound,
-        levels_of as levels_of,
         levels_to_images as levels_to_images,
-        quantize as quantize,
     )
     from hfgen.modalities.image import check_images as check_images
     from hfgen.noise import Noise as Noise, SeededNoise as SeededNoise, StepNoise as StepNoise
@@ -52,7 +51,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Update as Update,
         frozen as frozen,
     )
-    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, evaluating as evaluating
+    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, eval_mode as eval_mode
     from hfgen.registry import (
         find_by_class as find_by_class,
         find_by_component as find_by_component,
@@ -71,9 +70,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         read_index as read_index,
         single_component as single_component,
     )
-    from hfgen.scheduler import PriorScheduler as PriorScheduler, great_circle as great_circle
+    from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
-    from hfgen.settings.model_configs import config_of as config_of
+    from hfgen.settings.model_configs import component_config as component_config
     from hfgen.settings.options import component_choices as component_choices, signature_of as signature_of
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
@@ -86,12 +85,12 @@ _HOME = {
     "Conversion": "hfgen.conversion.converter",
     "Converter": "hfgen.conversion.converter",
     "ConverterOptions": "hfgen.conversion.converter",
-    "shapes_of": "hfgen.conversion.converter",
+    "describe_shapes": "hfgen.conversion.converter",
     "ForeignFiles": "hfgen.conversion.foreign_files",
     "StateDict": "hfgen.conversion.foreign_files",
     "is_state_dict": "hfgen.conversion.foreign_files",
     "plain_state_dict": "hfgen.conversion.foreign_files",
-    "decode_all": "hfgen.data.images",
+    "decode_images": "hfgen.data.images",
     "load_images": "hfgen.data.images",
     "CheckError": "hfgen.errors",
     "HFGenError": "hfgen.errors",
@@ -109,9 +108,8 @@ _HOME = {
     "bits_per_dim": "hfgen.likelihood",
     "check_num_samples": "hfgen.likelihood",
     "importance_weighted_bound": "hfgen.likelihood",
-    "levels_of": "hfgen.likelihood",
+    "images_to_levels": "hfgen.likelihood",
     "levels_to_images": "hfgen.likelihood",
-    "quantize": "hfgen.likelihood",
     "check_images": "hfgen.modalities.image",
     "Noise": "hfgen.noise",
     "SeededNoise": "hfgen.noise",
@@ -122,7 +120,7 @@ _HOME = {
     "Update": "hfgen.objective",
     "frozen": "hfgen.objective",
     "HFGenPipeline": "hfgen.pipeline",
-    "evaluating": "hfgen.pipeline",
+    "eval_mode": "hfgen.pipeline",
     "find_by_class": "hfgen.registry",
     "find_by_component": "hfgen.registry",
     "get_family": "hfgen.registry",
@@ -136,9 +134,9 @@ _HOME = {
     "read_index": "hfgen.repository.index",
     "single_component": "hfgen.repository.index",
     "PriorScheduler": "hfgen.scheduler",
-    "great_circle": "hfgen.scheduler",
+    "slerp": "hfgen.scheduler",
     "TrainingArguments": "hfgen.settings.arguments",
-    "config_of": "hfgen.settings.model_configs",
+    "component_config": "hfgen.settings.model_configs",
     "component_choices": "hfgen.settings.options",
     "signature_of": "hfgen.settings.options",
     "check_options": "hfgen.settings.resolve",

@@ -40,7 +40,7 @@ from hfgen.repository.index import (
     single_component,
 )
 from hfgen.repository.save import saving
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import (
     CLASS_NAME,
     chosen_class,
@@ -143,7 +143,7 @@ class HFGenPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes of a class-conditional model, else None."""
-        configs = map(config_of, self.models().values())
+        configs = map(component_config, self.models().values())
         return next((config["num_classes"] for config in configs if config.get("num_classes")), None)
 
     # --- sampling -----------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class HFGenPipeline(DiffusionPipeline):
         """
         refuse_unknown(self.sample, options)
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
             images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
         if not images.isfinite().all():
@@ -246,7 +246,7 @@ class HFGenPipeline(DiffusionPipeline):
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
-        with torch.no_grad(), evaluating(self.models().values()):
+        with torch.no_grad(), eval_mode(self.models().values()):
             labels, latents = self._labels(class_labels, noise), self.latents(noise)
             for frame in range(num_frames):
                 place = frame * len(seeds) / num_frames
@@ -410,7 +410,7 @@ class HFGenPipeline(DiffusionPipeline):
 
 
 @contextlib.contextmanager
-def evaluating(models: Any) -> Iterator[None]:
+def eval_mode(models: Any) -> Iterator[None]:
     """Within, the networks are in eval mode: BatchNorm in training mode would mix the images of a batch."""
     training = [model for model in models if model.training]
     for model in training:

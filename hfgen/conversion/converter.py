@@ -110,7 +110,7 @@ def _what_it_holds(source: ForeignFiles) -> str:
     networks = source.networks()
     if networks:
         key, tensors = next(iter(networks.items()))
-        return f"{key or 'it'} has the tensors {shapes_of(tensors)}"
+        return f"{key or 'it'} has the tensors {describe_shapes(tensors)}"
     if source.path.is_file():
         return "it holds no state dict"
     names = sorted(path.name for path in source.path.iterdir())
@@ -118,9 +118,9 @@ def _what_it_holds(source: ForeignFiles) -> str:
     return f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{' ...' if len(names) > SHOWN else ''}{hint}"
 
 
-def shapes_of(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
+def describe_shapes(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
     """
-    >>> shapes_of({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    >>> describe_shapes({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
     'weight (2x3), bias (2)'
     """
     listed = list(names) or list(tensors)

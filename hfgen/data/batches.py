@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfgen.data.images import Images, decode_all, evenly_spaced
+from hfgen.data.images import Images, decode_images, evenly_spaced
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
 from hfgen.data.workers import decoded
 from hfgen.errors import UsageError
@@ -61,7 +61,7 @@ class Batches:
             raise UsageError(too_large(layout, images.name, len(images)))
         self.steps_per_epoch = len(images) // layout.global_batch_size
         size = len(images) * images.channels * resolution**2
-        self.pixels = decode_all(images, resolution, center_crop, progress) if size <= memory_limit else None
+        self.pixels = decode_images(images, resolution, center_crop, progress) if size <= memory_limit else None
         if self.pixels is not None:  # then all that an index selects from lies beside them: no step waits for a copy
             self.pixels = self.pixels.to(self.device)
             self.labels = None if self.labels is None else self.labels.to(self.device)

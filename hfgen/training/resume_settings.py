@@ -10,7 +10,7 @@ import torch
 
 from hfgen import __version__
 from hfgen.errors import UsageError
-from hfgen.settings.model_configs import config_of
+from hfgen.settings.model_configs import component_config
 
 Facts = Mapping[str, Any]
 
@@ -93,7 +93,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         "global_batch_size": trainer.layout.global_batch_size,
         "images": trainer.batches.images.count,
         "objective": trainer.objective_options,
-        "components": {name: config_of(part) for name, part in trainer.pipeline.components.items()},
+        "components": {name: component_config(part) for name, part in trainer.pipeline.components.items()},
         "num_processes": trainer.layout.num_processes,
         "scheduled_steps": None if arguments["lr_scheduler"] == "constant" else trainer.scheduled_steps,
         "hfgen": __version__,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hfgen import UsageError, decode_all, load_images
+from hfgen import UsageError, decode_images, load_images
 from hfgen_extractors.digitnet import DigitNet
 
 TRAINED, EPOCHS, BATCH = 50_000, 8, 128
@@ -72,7 +72,7 @@ def main(dataset: str, output: str) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     sets = {split: load_images(dataset, split) for split in ("train", "test")}
-    pixels = {split: decode_all(images, 28, center_crop=True) for split, images in sets.items()}
+    pixels = {split: decode_images(images, 28, center_crop=True) for split, images in sets.items()}
     labels = {split: _labels(images) for split, images in sets.items()}
     model = train(pixels["train"], labels["train"])
     standardize(model, pixels["train"])

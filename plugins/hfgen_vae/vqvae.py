@@ -23,7 +23,7 @@ from hfgen import (
     SeededNoise,
     UsageError,
     check_images,
-    evaluating,
+    eval_mode,
     labels_for,
     noise_for,
 )
@@ -344,7 +344,7 @@ class VQVAEPipeline(HFGenPipeline):
         Raises:
             UsageError: images of another shape or range.
         """
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             return torch.cat([self._codes(x) for x, _ in self._parts(images, None, seeds)])
 
     @torch.no_grad()
@@ -377,7 +377,7 @@ class VQVAEPipeline(HFGenPipeline):
         """
         check_images(images, self.image_shape)
         given, nats = labels_for(len(images), class_labels, self.num_classes, self._execution_device), []
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             for x, labels in self._parts(images, given, seeds):
                 self.likelihood.check(x)
                 parameters = self._likelihood_parameters(codes := self._codes(x), labels)
