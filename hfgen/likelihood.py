@@ -103,7 +103,7 @@ def images_to_levels(images: Tensor, num_values: int, strict: bool = False) -> T
 
 
 def levels_to_images(levels: Tensor, num_values: int) -> Tensor:
-    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; which `images_to_levels` takes back."""
+    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; undone by `images_to_levels`."""
     return (levels * (255 / (num_values - 1))).round() / 127.5 - 1
 
 

@@ -53,7 +53,7 @@ def splits(tmp_path):
 @pytest.fixture
 def make(splits):
     def build(folder=None, family="dcgan", held_out=False, **settings):
-        config = component_config(splits, family, **settings)
+        config = config_of(splits, family, **settings)
         torch.manual_seed(0)
         pipeline_class = get_family(family).load()
         pipeline = pipeline_class.build(16, 1, **{k: v for k, v in config.components.items() if k != "objective"})
@@ -64,7 +64,7 @@ def make(splits):
     return build
 
 
-def component_config(data, family="dcgan", **settings):
+def config_of(data, family="dcgan", **settings):
     layer = {"dataset_name": data, "train_batch_size": 8, "max_train_steps": 6, "num_validation_images": 4}
     layers = [("", {**layer, "logging_steps": 1, "use_ema": True, **TINY[family], **settings})]
     return resolve(layers, family, get_family(family).load())
@@ -75,9 +75,7 @@ def component_config(data, family="dcgan", **settings):
 
 def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
     """Grid, checkpoint, model and card of the step that it came to; and the run can go on from there."""
-    config = component_config(
-        splits, time_limit="1.5s", max_train_steps=10**6, validation_steps=0, checkpointing_steps=10**5
-    )
+    config = config_of(splits, time_limit="1.5s", max_train_steps=10**6, validation_steps=0, checkpointing_steps=10**5)
     start = time.monotonic()
     summary = run.train(config, get_family("dcgan").load(), tmp_path / "run", say=print)
     assert time.monotonic() - start < 30
@@ -87,7 +85,7 @@ def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
     assert (tmp_path / "run" / "samples" / f"step_{steps:06d}.png").is_file()
     assert (tmp_path / "run" / "README.md").is_file()
     HFGenPipeline.from_pretrained(tmp_path / "run")
-    again = component_config(splits, max_train_steps=steps + 2, resume_from_checkpoint="latest")
+    again = config_of(splits, max_train_steps=steps + 2, resume_from_checkpoint="latest")
     assert run.train(again, get_family("dcgan").load(), tmp_path / "run", say=print)["steps"] == steps + 2
 
 
@@ -203,7 +201,7 @@ def test_measuring_changes_nothing(make, tmp_path):
 )
 def test_what_cannot_be_measured_is_said_at_the_start(splits, tmp_path, family, settings, message):
     with pytest.raises(UsageError, match=message):
-        run.train(component_config(splits, family, **settings), get_family(family).load(), tmp_path / "run", say=print)
+        run.train(config_of(splits, family, **settings), get_family(family).load(), tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()
 
 
@@ -213,7 +211,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
         for file in (tmp_path / "data" / split).iterdir():
             Image.open(file).resize((16, 12)).save(file)
     settings = {"validation_split": "test", "resolution": 8, "center_crop": crop, "validation_steps": 6}
-    config = component_config(splits, "vae", **settings)
+    config = config_of(splits, "vae", **settings)
     run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     images = load_images(splits, "test")
     model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_images(images, 8, crop)
@@ -232,7 +230,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
 def test_other_images_than_those_that_are_trained_on_are_refused(splits, tmp_path, mode, side, message):
     for file in (tmp_path / "data" / "test").iterdir():
         Image.open(file).convert(mode).resize((side, side)).save(file)
-    config = component_config(splits, "vae", validation_split="test")
+    config = config_of(splits, "vae", validation_split="test")
     with pytest.raises(UsageError, match=message):
         run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()
@@ -323,7 +321,7 @@ def test_gradients_that_miss_the_reduction_are_found_at_the_start(tmp_path, kind
 
 def test_a_finished_model_is_trained_further(splits, tmp_path):
     pipeline_class = get_family("vae").load()
-    run.train(component_config(splits, "vae"), pipeline_class, tmp_path / "first", say=print)
+    run.train(config_of(splits, "vae"), pipeline_class, tmp_path / "first", say=print)
     further = resolve(
         [("", {"dataset_name": splits, "pretrained_model_name_or_path": str(tmp_path / "first")})],
         "vae",
@@ -371,12 +369,12 @@ def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tm
 def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = []
-    dry_run(component_config(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", said.append)
+    dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", said.append)
     text = "\n".join(said)
     assert "6 steps of 8 images" in text
     assert "MB at most up to here" in text
     told = float(text.partition("disk: ")[2].partition(" MB")[0])
-    run.train(component_config(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", say=print)
+    run.train(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", say=print)
     written = sum(f.stat().st_size for f in (tmp_path / "run").rglob("*.safetensors")) / 1e6
     one = sum(f.stat().st_size for f in checkpoint.list_checkpoints(tmp_path / "run")[0].rglob("*.safetensors")) / 1e6
     assert told == pytest.approx(written + one, abs=0.1)
@@ -386,14 +384,14 @@ def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_pat
 def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
     family, folder = get_family("vae").load(), tmp_path / "run"
     with pytest.raises(UsageError, match="has no split 'tset'"):
-        dry_run(component_config(splits, "vae", validation_split="tset"), family, folder, print)
-    run.train(component_config(splits, "vae", max_train_steps=1), family, folder, print)
+        dry_run(config_of(splits, "vae", validation_split="tset"), family, folder, print)
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
     again = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
     with pytest.raises(UsageError, match="seed 0, this run has 3"):
-        dry_run(component_config(splits, "vae", **again, seed=3), family, folder, print)
+        dry_run(config_of(splits, "vae", **again, seed=3), family, folder, print)
     said = []
     before = sorted(folder.rglob("*"))
-    dry_run(component_config(splits, "vae", **again), family, folder, said.append)
+    dry_run(config_of(splits, "vae", **again), family, folder, said.append)
     assert any("it would go on from" in line for line in said)
     assert sorted(folder.rglob("*")) == before
 
@@ -401,9 +399,9 @@ def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
 def test_another_scheduler_is_another_training(splits, tmp_path):
     """Of a component that is no network, too: the weight of a divergence, the prior."""
     family, folder = get_family("vae").load(), tmp_path / "run"
-    run.train(component_config(splits, "vae", max_train_steps=1), family, folder, print)
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
     for block in ({"beta_scheduler": {"beta": 50.0}}, {"scheduler": {"distribution": "uniform"}}):
-        config = component_config(splits, "vae", max_train_steps=2, resume_from_checkpoint="latest")
+        config = config_of(splits, "vae", max_train_steps=2, resume_from_checkpoint="latest")
         config.components.update(block)
         with pytest.raises(UsageError, match=next(iter(block))):
             run.train(config, family, folder, print)
