@@ -9,7 +9,7 @@ from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
-from hfgen.pipeline import HFGenPipeline, evaluating
+from hfgen.pipeline import HFGenPipeline, eval_mode
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
@@ -62,7 +62,7 @@ class HeldOut:
             pixels = RealImages.of(self.images, self.protocol.resolution, self.protocol.center_crop)
             where = {"extractor": self.extractor, "device": pipeline.device}
             self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, **where)
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             values, _ = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.evaluation.extractors import FeatureExtractor
 
 BATCH = 500
@@ -36,7 +36,7 @@ class RealImages:
         cls, images: Images, resolution: int | None = None, center_crop: bool = True, progress: Progress = iter
     ) -> "RealImages":
         """At their own size, or brought to `resolution` as training does."""
-        pixels = decode_all(images, resolution or images.resolution(), center_crop, progress)
+        pixels = decode_images(images, resolution or images.resolution(), center_crop, progress)
         return cls(pixels, pixels_sha256(pixels))
 
 

@@ -21,7 +21,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.batch_norm import BATCH_NORMS
 from hfgen.repository.components import STACK
 from hfgen.run_folder import read_metrics
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import build_objective
 from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
@@ -126,9 +126,9 @@ class FamilyTests(LatentLaws, BundleLaws):
     def test_config_round_trip(self) -> None:
         """A component built from its own config has that config, before and after JSON."""
         for name, component in self.build(self.num_classes).components.items():
-            config = config_of(component)
+            config = component_config(component)
             again = construct(type(component), json.loads(json.dumps(config)))
-            assert config_of(again) == json.loads(json.dumps(config)), name
+            assert component_config(again) == json.loads(json.dumps(config)), name
 
     def test_unknown_options_are_refused(self) -> None:
         name = next(iter(self.pipeline_class().component_classes()))

@@ -13,7 +13,7 @@ from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
-from hfgen.settings.model_configs import config_of
+from hfgen.settings.model_configs import component_config
 
 Facts = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def settings_of(
         "global_batch_size": layout.global_batch_size,
         "images": num_images,
         "objective": objective,
-        "components": {name: config_of(part) for name, part in pipeline.components.items()},
+        "components": {name: component_config(part) for name, part in pipeline.components.items()},
         "num_processes": layout.num_processes,
         "scheduled_steps": None if arguments.lr_scheduler == "constant" else scheduled_steps,
         "hfgen": __version__,

@@ -17,7 +17,7 @@ from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metri
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.registry import family_of
-from hfgen.settings.model_configs import config_of
+from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
@@ -123,13 +123,13 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
     """Name the options of a scheduler that follow from the networks: shapes of latents, options of a network."""
-    networks = {key for model in pipeline.models().values() for key in config_of(model)}
+    networks = {key for model in pipeline.models().values() for key in component_config(model)}
     return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
 
 
 def _options_of(component: Any, derived: Facts) -> Facts:
     """Return a component's config, without what follows from the data and the networks."""
-    options = {k: _plain(v) for k, v in config_of(component).items()}
+    options = {k: _plain(v) for k, v in component_config(component).items()}
     return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
 
 

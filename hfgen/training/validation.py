@@ -12,7 +12,7 @@ from hfgen.errors import CheckError, UsageError
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, drawing_options, evaluating, reconstructs
+from hfgen.pipeline import HFGenPipeline, drawing_options, eval_mode, reconstructs
 from hfgen.results.metrics import METRICS
 from hfgen.settings.arguments import TrainingArguments
 
@@ -33,7 +33,7 @@ def validate(
     """
     try:
         _draw(pipeline, examples, folder / "samples", step, arguments)
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
     except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
         return {"warnings": [str(error)]}
@@ -45,7 +45,7 @@ def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, ar
     images = image.draw(pipeline, range(arguments.num_validation_images), **options)
     image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
     if reconstructs(pipeline):
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             reconstructions = reconstruction_grid(pipeline, examples)
         image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
 

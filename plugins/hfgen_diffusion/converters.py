@@ -24,7 +24,7 @@ from hfgen import (
     UsageError,
     check_options,
     component_choices,
-    config_of,
+    component_config,
     did_you_mean,
     find_by_class,
     find_by_component,
@@ -74,7 +74,7 @@ def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
     notes = []
     for name, part in pipeline.components.items():
         if isinstance(part, SchedulerMixin):
-            settings = (f"{key} = {value!r}" for key, value in config_of(part).items() if value is not None)
+            settings = (f"{key} = {value!r}" for key, value in component_config(part).items() if value is not None)
             notes.append(
                 f"The source is a single {single}, without a {name}: that of its training is not known, and a "
                 f"{type(part).__name__} with {', '.join(settings)} is taken. Images are right only if it was such; "
@@ -168,10 +168,8 @@ def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path
     choices = component_choices(family.load())
     names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]
     if not names:
-        classes = {c.__name__ for several in choices.values() for c in several}
-        raise UsageError(
-            f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, classes)}"
-        )
+        known = {c.__name__ for several in choices.values() for c in several}
+        raise UsageError(f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, known)}")
     index: dict[str, Any] = {"_class_name": family.class_name, names[0]: ["diffusers", class_name]}
     for name, classes in choices.items():
         scheduler: Any = classes[0]

@@ -35,7 +35,7 @@ from hfgen.conversion.foreign_files import ForeignFiles, plain_state_dict
 from hfgen.errors import CheckError, LoadError, PluginError, UsageError
 from hfgen.hub.contents import prepared
 from hfgen.hub.upload import Place
-from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen.registry import CONVERTERS, installed
 from hfgen_gan.converters import build
 
 HERE = Path(__file__).parent / "converted"
@@ -720,8 +720,8 @@ def test_json_is_bounded_and_of_the_folder(tmp_path):
 def test_formats_are_entry_points():
     names = [row["name"] for row in json.loads(command_line.hfgen("list", "formats", "--json").out)]
     assert names == ["diffusers", "pythae", "pytorch-dcgan", "studiogan", "torchgan"]
-    for entry_point in enabled_entry_points(CONVERTERS):
-        assert entry_point.load().name == entry_point.name
+    for entry in installed(CONVERTERS):
+        assert entry.load().name == entry.name
 
 
 THEIRS = """
@@ -739,19 +739,17 @@ class Impostor(Theirs):
 
 def test_a_plugins_format(tmp_path, monkeypatch):
     """It is recognized; a broken one hurts only who asks for it; a built-in's name stays the built-in's."""
-    install(tmp_path / "site", "their-plugin", {}, {"theirs": THEIRS})
-    info = next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt"
     names = {"theirs": "theirs:Theirs", "torchgan": "theirs:Impostor", "broken": "theirs:Missing", "odd": "json:loads"}
-    info.write_text("\n".join([f"[{CONVERTERS}]", *(f"{name} = {place}" for name, place in names.items()), ""]))
+    install(tmp_path / "site", "their-plugin", names, {"theirs": THEIRS}, group=CONVERTERS)
     (tmp_path / "source").mkdir()
     source = open_source(str(tmp_path / "source"), False)
     with on_path(tmp_path / "site"):
-        with pytest.raises(UsageError, match="'broken' failed to import: AttributeError"):
+        with pytest.raises(UsageError, match=r"'broken' of their-plugin 1\.0 failed to import: AttributeError"):
             recognize(source)
         (tmp_path / "source" / "theirs.json").write_text("{}")
         assert recognize(source).name == "theirs"
         assert converter_of("torchgan").__module__ == "hfgen_gan.converters"
-        with pytest.raises(PluginError, match="'odd' is no Converter"):
+        with pytest.raises(PluginError, match=r"'odd' of their-plugin 1\.0 is not a Converter"):
             converter_of("odd")
         (tmp_path / "source" / "model_config.json").write_text("{}")
         with pytest.raises(UsageError, match="can be read in several ways: pythae, theirs. Choose one with --format"):

@@ -15,7 +15,7 @@ from torch import nn
 
 from hfgen import HFGenPipeline
 from hfgen.commands import main
-from hfgen.data.images import decode_all, load_images
+from hfgen.data.images import decode_images, load_images
 from hfgen.errors import CheckError, Interrupted, UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.files import read_config_file
@@ -214,7 +214,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
     config = config_of(splits, "vae", **settings)
     run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     images = load_images(splits, "test")
-    model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_all(images, 8, crop)
+    model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_images(images, 8, crop)
     found = likelihoods.log_likelihood(model, images, pixels=pixels)
     logged = read_metrics(tmp_path / "run")[-1]["validation_bits_per_dim"]
     assert logged == pytest.approx(float(found.bits_per_dim.mean()), rel=1e-6)
