@@ -106,7 +106,6 @@ TestRAE.in_processes = False
 
 def test_what_the_page_says():
     import pytest
-    from safetensors.torch import save_file
 
     from hfgen import UsageError
 
@@ -118,8 +117,6 @@ def test_what_the_page_says():
 
 
 def test_the_converter_reads(tmp_path):
-    from pathlib import Path
-
     from safetensors.torch import save_file
 
     tensors = {"0.weight": torch.zeros(256, 16), "0.bias": torch.ones(256)}
@@ -135,8 +132,10 @@ def test_the_converter_reads(tmp_path):
 
 
 def test_the_family_of_the_guide_obeys_the_laws(tmp_path, trainings):
-    """The guide's Python as one file, which is a test file with its laws."""
-    (tmp_path / "test_rae.py").write_text("\n\n".join([*blocks(DOCS / "plugins.md", "python"), AFTER]))
+    """The guide's first block as a module, the others as a test file with the family's laws."""
+    family, *others = blocks(DOCS / "plugins.md", "python")
+    (tmp_path / "hfgen_rae.py").write_text(family)
+    (tmp_path / "test_rae.py").write_text("\n\n".join(["from hfgen_rae import *", *others, AFTER]))
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "test_rae.py"]
     done = trainings.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
