@@ -1,4 +1,4 @@
-"""README.md and docs/*.md: the commands name what exists, the Python runs, the links lead somewhere, the words are plain."""
+"""README.md and docs/*.md: commands name what exists, the Python runs, links lead somewhere, the words are plain."""
 
 import re
 import shlex
