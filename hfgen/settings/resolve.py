@@ -1,7 +1,7 @@
-"""TrainingArguments; and recipe file + config file + command line -> one resolved config.
+"""Resolve recipe file, config file and command line to one config of a run.
 
-Precedence, later wins: the defaults here < the family's `training_defaults` < recipe < `--config` < command line.
-This module imports no torch: the command line's help comes from it.
+Precedence, later wins: the defaults of `TrainingArguments` < the family's `training_defaults` < recipe < `--config` <
+command line.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class RunConfig:
     components: dict[str, dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `config.yaml` holds; where it was written, resumed from and pushed to does not belong to it."""
+        """Return what `config.yaml` holds: all but where the run was written, resumed from and pushed to."""
         flat = {name: value for name, value in dataclasses.asdict(self.arguments).items() if name not in NOT_SAVED}
         return {"model": self.model, **flat, **self.components}
 
@@ -63,7 +63,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
 
 
 def _dropped_by(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """What earlier layers said, and cannot go with what this one says."""
+    """Reset options of earlier layers that contradict this one's."""
     given = {canonical(key): value for key, value in layer.items()}
     dropped: dict[str, Any] = {}
     if given.get("lr_scheduler") in WITHOUT_WARM_UP:
@@ -113,6 +113,17 @@ def check_options(
         UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
     """
     signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
+    return typed_options(signature, options, prefix)
+
+
+def typed_options(
+    signature: Mapping[str, inspect.Parameter], options: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    """The options, as the types that a signature annotates.
+
+    Raises:
+        UsageError: an option that is not in the signature, or a value of another type.
+    """
     for name in options:
         if name not in signature:
             raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
