@@ -168,10 +168,8 @@ def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path
     choices = component_choices(family.load())
     names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]
     if not names:
-        classes = {c.__name__ for several in choices.values() for c in several}
-        raise UsageError(
-            f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, classes)}"
-        )
+        known = {c.__name__ for several in choices.values() for c in several}
+        raise UsageError(f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, known)}")
     index: dict[str, Any] = {"_class_name": family.class_name, names[0]: ["diffusers", class_name]}
     for name, classes in choices.items():
         scheduler: Any = classes[0]
