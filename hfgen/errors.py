@@ -69,3 +69,12 @@ def first_line(error: BaseException) -> str:
     ('no such', 'KeyboardInterrupt')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException, at_most: int | None = None) -> str:
+    """Return all lines of an error as one, cut after so many characters; its type, where it says nothing.
+
+    >>> one_line(ValueError("no such\\n  thing")), one_line(KeyboardInterrupt())
+    ('no such thing', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:at_most] or type(error).__name__
