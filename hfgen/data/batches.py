@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hfgen.data.decoding import Decoding
-from hfgen.data.images import Images, decode_all, evenly_spaced
+from hfgen.data.images import Images, decode_images, evenly_spaced
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
 from hfgen.data.workers import decoded
 from hfgen.errors import UsageError
@@ -56,7 +56,7 @@ class Batches:
         self.steps_per_epoch = len(images) // layout.global_batch_size
         size, self.pixels = len(images) * images.channels * decoding.resolution**2, None
         if size <= memory_limit:  # everything that an index selects from is on one device: no step waits for a copy
-            self.pixels = decode_all(images, decoding.resolution, decoding.center_crop, progress).to(self.device)
+            self.pixels = decode_images(images, decoding.resolution, decoding.center_crop, progress).to(self.device)
             self.labels = None if self.labels is None else self.labels.to(self.device)
 
     def steps(

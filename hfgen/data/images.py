@@ -257,7 +257,7 @@ def _power_of_two(side: int) -> int:
     return max(16, 1 << (max(side, 1).bit_length() - 1))
 
 
-def decode_all(
+def decode_images(
     images: Images, resolution: int, center_crop: bool, progress: Callable[[Sequence[int]], Iterable[int]] = iter
 ) -> Tensor:
     """Decode all images into memory: uint8, shape (N, C, resolution, resolution)."""

@@ -37,7 +37,7 @@ def construct(class_: type, options: Mapping[str, Any]) -> Any:
     return class_(**options) if config_class is None else class_(config_class(**options))
 
 
-def config_of(component: Any) -> Config:
+def component_config(component: Any) -> Config:
     """Return the options of a component, as its saved config has them; empty for one without a config."""
     config_class = config_class_of(type(component))
     if config_class is None:

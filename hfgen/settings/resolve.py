@@ -113,6 +113,17 @@ def check_options(
         UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
     """
     signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
+    return typed_options(signature, options, prefix)
+
+
+def typed_options(
+    signature: Mapping[str, inspect.Parameter], options: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    """The options, as the types that a signature annotates.
+
+    Raises:
+        UsageError: an option that is not in the signature, or a value of another type.
+    """
     for name in options:
         if name not in signature:
             raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")

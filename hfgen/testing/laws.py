@@ -21,7 +21,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.batch_norm import BATCH_NORMS
 from hfgen.repository.components import STACK
 from hfgen.run_folder import read_metrics
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import build_objective
 from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
@@ -126,9 +126,9 @@ class FamilyTests(LatentLaws, BundleLaws):
     def test_config_round_trip(self) -> None:
         """A component built from its own config has that config, before and after JSON."""
         for name, component in self.build(self.num_classes).components.items():
-            config = config_of(component)
+            config = component_config(component)
             again = construct(type(component), json.loads(json.dumps(config)))
-            assert config_of(again) == json.loads(json.dumps(config)), name
+            assert component_config(again) == json.loads(json.dumps(config)), name
 
     def test_unknown_options_are_refused(self) -> None:
         name = next(iter(self.pipeline_class().component_classes()))
@@ -242,7 +242,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         before = weights(trainer)
         trainer.train()
         assert all(not torch.equal(before[name], after) for name, after in weights(trainer).items())
-        for ema in trainer.emas.values():
+        for ema in trainer.networks.emas.values():
             assert all(tensor.isfinite().all() for tensor in ema.state_dict().values())
 
     def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
@@ -396,9 +396,9 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
-    for component, optimizer in trainer.optimizers.items():
+    for component, optimizer in trainer.networks.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    for component, ema in trainer.emas.items():
+    for component, ema in trainer.networks.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     return found

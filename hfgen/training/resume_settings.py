@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from hfgen import __version__
+from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
-from hfgen.settings.arguments import FIELDS, shown
-from hfgen.settings.model_configs import config_of
+from hfgen.pipeline import HFGenPipeline
+from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
+from hfgen.settings.model_configs import component_config
 
 Facts = Mapping[str, Any]
 
@@ -24,39 +26,52 @@ FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components"
 REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 
 
-def settings_of(trainer: Any) -> dict[str, Any]:
-    """Collect what a checkpoint keeps of its run, to be compared on resuming: as JSON gives it back."""
-    arguments = dataclasses.asdict(trainer.arguments)
+def settings_of(
+    arguments: TrainingArguments,
+    pipeline: HFGenPipeline,
+    objective: Facts,
+    layout: Layout,
+    num_images: int | None,
+    scheduled_steps: int,
+) -> dict[str, Any]:
+    """Return the settings that a checkpoint keeps, to be compared when a run resumes, as JSON gives them back.
+
+    Args:
+        objective: options of the objective.
+        num_images: size of the dataset; None for a stream.
+        scheduled_steps: optimizer steps over which the learning rate schedules run.
+    """
+    options = dataclasses.asdict(arguments)
     facts = {
-        "model": type(trainer.pipeline).__name__,
-        "global_batch_size": trainer.layout.global_batch_size,
-        "images": trainer.batches.images.count,
-        "objective": trainer.objective_options,
-        "components": {name: config_of(part) for name, part in trainer.pipeline.components.items()},
-        "num_processes": trainer.layout.num_processes,
-        "scheduled_steps": None if arguments["lr_scheduler"] == "constant" else trainer.scheduled_steps,
+        "model": type(pipeline).__name__,
+        "global_batch_size": layout.global_batch_size,
+        "images": num_images,
+        "objective": objective,
+        "components": {name: component_config(part) for name, part in pipeline.components.items()},
+        "num_processes": layout.num_processes,
+        "scheduled_steps": None if arguments.lr_scheduler == "constant" else scheduled_steps,
         "hfgen": __version__,
         "torch": torch.__version__,
     }
-    return json.loads(json.dumps({**{name: arguments[name] for name in (*FIXED, *REPORTED)}, **facts}))
+    return json.loads(json.dumps({**{name: options[name] for name in (*FIXED, *REPORTED)}, **facts}))
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:
-    """Raise a UsageError where a checkpoint's state lacks what this version of hfgen goes on from."""
+    """Raise a UsageError if a checkpoint's state lacks what this version of hfgen resumes from."""
     settings = then.get("settings", {})
     missing = [name for name in now if name not in then]
     missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings]
     if missing:
         version = settings.get("hfgen", "of unknown version")
         raise UsageError(
-            f"The checkpoint {place} was written by hfgen {version}, which kept no {', '.join(missing)}; "
+            f"The checkpoint {place} was written by hfgen {version}, which did not keep {', '.join(missing)}; "
             f"this is hfgen {__version__}.\n"
             f"Go on with that version, or train its model further: --pretrained_model_name_or_path {place}"
         )
 
 
 def other_version(then: Facts) -> str:
-    """`, written by hfgen 0.1, and this is hfgen 0.2`; nothing where they are the same."""
+    """Return `, written by hfgen 0.1, and this is hfgen 0.2`, or nothing if they are the same."""
     version = then.get("settings", {}).get("hfgen")
     return "" if version == __version__ else f", written by hfgen {version}, and this is hfgen {__version__}"
 
@@ -65,7 +80,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     """Return one line per setting that changed and is reported.
 
     Raises:
-        UsageError: a setting has changed that must not; with all of these.
+        UsageError: settings have changed that must not; it names all of them.
     """
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")

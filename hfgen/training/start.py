@@ -1,4 +1,4 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""The start of a training run: find the data, build the pipeline, describe both."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metri
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.registry import family_of
-from hfgen.settings.model_configs import config_of
+from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
@@ -32,10 +32,10 @@ def find_images(config: RunConfig) -> ImageFacts:
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
-    """What is measured on the images that `validation_split` names.
+    """Find the images of `--validation_split` and what is measured on them; None without that option.
 
     Raises:
-        UsageError: they are no such images as those that are trained on, or cannot be measured as asked.
+        UsageError: they differ in mode or size from the training images, or cannot be measured as asked.
     """
     a = config.arguments
     if a.validation_split is None:
@@ -47,7 +47,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """The untrained pipeline for these images; the same weights in every process."""
+    """Build the untrained pipeline for these images, with the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
         raise UsageError(no_labels(images))
@@ -62,11 +62,11 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageF
 def pretrained(
     config: RunConfig, pipeline_class: type[HFGenPipeline], shape: tuple[int, int], num_classes: int | None
 ) -> HFGenPipeline:
-    """A published or finished model, to be trained further.
+    """Load a published or finished model, to be trained further.
 
     Raises:
-        UsageError: it is of another family, its images have another shape or other classes, or options were given
-            that would make another network of it.
+        UsageError: it is of another family, its images have another shape or other classes, or the given options
+            would change its networks.
     """
     name = str(config.arguments.pretrained_model_name_or_path)
     pipeline = HFGenPipeline.from_pretrained(name)
@@ -75,7 +75,7 @@ def pretrained(
     changed = changed_options(pipeline, config.components)
     if changed:
         raise UsageError(
-            f"Other options than its own do not go with --pretrained_model_name_or_path {name}:\n"
+            f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
@@ -89,7 +89,7 @@ def pretrained(
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
-    """The options that are not a model's own, as `encoder.width is 8, not 4`."""
+    """List the options that differ from a model's own, as `encoder.width is 8, not 4`."""
     changed = []
     for name, options in components.items():
         part = pipeline.components.get(name)
@@ -101,13 +101,13 @@ def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) ->
 
 
 def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
-    """Side, channels and classes of what is trained on."""
+    """Return side, channels and number of classes of the training images."""
     a = config.arguments
     return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
 
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
-    """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
+    """Return the config with all options of components and objective, so that it outlives changed defaults."""
     choices, components = component_choices(type(pipeline)), pipeline.components
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
     overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
@@ -122,14 +122,14 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) 
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
-    """What a scheduler's config holds of the networks: the shapes of latents, and options that a network has too."""
-    networks = {key for model in pipeline.models().values() for key in config_of(model)}
+    """Name the options of a scheduler that follow from the networks: shapes of latents, options of a network."""
+    networks = {key for model in pipeline.models().values() for key in component_config(model)}
     return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
 
 
 def _options_of(component: Any, derived: Facts) -> Facts:
-    """Its config, without what follows from the data and the networks."""
-    options = {k: _plain(v) for k, v in config_of(component).items()}
+    """Return a component's config, without what follows from the data and the networks."""
+    options = {k: _plain(v) for k, v in component_config(component).items()}
     return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
 
 
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
-    """What was inferred from the data, and what is trained."""
+    """Yield lines that say what was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
@@ -150,7 +150,7 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
 
 
 def facts(trainer: Trainer) -> Facts:
-    """What env.json says beside versions and hardware."""
+    """Return what env.json holds beside versions and hardware."""
     images = trainer.batches.images
     return {
         "global_batch_size": trainer.layout.global_batch_size,

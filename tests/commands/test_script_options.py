@@ -6,6 +6,7 @@ import shlex
 import pytest
 import torch
 import yaml
+from command_line import finished
 
 from hfgen import train
 from hfgen.commands.recipes import list_recipes, read_recipe
@@ -46,21 +47,13 @@ TINY = {
 
 
 @pytest.fixture
-def script(capsys, monkeypatch, tmp_path):
+def script(empty_folder):
     """Runs hfgen/train.py with these words, where there are data and a tiny network's config."""
-    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-    monkeypatch.chdir(tmp_path)
-    make_data(tmp_path / "blobs.npz", 16, 1)
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "config.json").write_text(json.dumps(TINY))
+    make_data(empty_folder / "blobs.npz", 16, 1)
+    (empty_folder / "unet").mkdir()
+    (empty_folder / "unet" / "config.json").write_text(json.dumps(TINY))
 
-    def run(words, *more):
-        with pytest.raises(SystemExit) as stop:
-            train.main([*shlex.split(words), *more])
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+    return lambda words, *more: finished(train.main, *shlex.split(words), *more)
 
 
 def test_all_45_options_in_one_command_line(script):

@@ -15,7 +15,7 @@ from torch import nn
 
 from hfgen import HFGenPipeline
 from hfgen.commands import main
-from hfgen.data.images import decode_all, load_images
+from hfgen.data.images import decode_images, load_images
 from hfgen.errors import CheckError, Interrupted, UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.files import read_config_file
@@ -214,7 +214,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
     config = config_of(splits, "vae", **settings)
     run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     images = load_images(splits, "test")
-    model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_all(images, 8, crop)
+    model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_images(images, 8, crop)
     found = likelihoods.log_likelihood(model, images, pixels=pixels)
     logged = read_metrics(tmp_path / "run")[-1]["validation_bits_per_dim"]
     assert logged == pytest.approx(float(found.bits_per_dim.mean()), rel=1e-6)
@@ -286,7 +286,7 @@ images = start.find_images(config)
 train = trainer.Trainer(start.build(config, family, images), images, config.arguments)
 
 def training_step(batch):
-    encoder = train.networks["encoder"] if kind == "past" else train.models["encoder"]
+    encoder = train.networks.trained["encoder"] if kind == "past" else train.networks.models["encoder"]
     if kind == "past":
         output = functional_call(encoder, dict(encoder.named_parameters()), (batch["pixel_values"],))
     else:
@@ -336,7 +336,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
     run.train(second, pipeline_class, tmp_path / "second", say=print)
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()
     for wrong, message in (
-        ({"encoder": {"base_channels": 8}}, "(?s)Other options than its own .* encoder.base_channels is 8, not 4"),
+        ({"encoder": {"base_channels": 8}}, "(?s)Options that differ .* encoder.base_channels is 8, not 4"),
         ({"resolution": 32}, "makes images of 1 channels and 16 pixels"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -361,7 +361,7 @@ def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tm
     for folder, changed, steps in (("second", resumed, 2), ("third", {}, 1)):
         config = resolve([("", written), ("", changed)], "vae", pipeline_class)
         assert run.train(config, pipeline_class, tmp_path / folder, say=print)["steps"] == steps
-    with pytest.raises(UsageError, match="(?s)Other options than its own .* likelihood.class_name is Gaussian"):
+    with pytest.raises(UsageError, match="(?s)Options that differ from its own .* likelihood.class_name is Gaussian"):
         wrong = resolve([("", written), ("", {"likelihood": "GaussianLikelihood"})], "vae", pipeline_class)
         build(wrong, pipeline_class, load_images(splits))
 
@@ -449,10 +449,10 @@ def test_weights_that_are_not_finite_never_become_the_model(make, tmp_path):
 def test_what_is_not_trained_stays_on_the_device(make, tmp_path, monkeypatch):
     """Of networks in shards the whole copies leave it; a network that is used as it is is called in each step."""
     sharded = make(tmp_path / "run", "vae", use_ema=False)
-    fixed = sharded.pipeline.models().keys() - sharded.networks.keys()
+    fixed = sharded.pipeline.models().keys() - sharded.networks.trained.keys()
     assert fixed
-    sharded.sharded, moved = True, set()
-    sharded.networks = {name: make(family="vae").networks[name] for name in sharded.networks}
+    sharded.networks.sharded, moved = True, set()
+    sharded.networks.trained = {name: make(family="vae").networks.trained[name] for name in sharded.networks.trained}
     move = nn.Module.to
     monkeypatch.setattr(nn.Module, "to", lambda self, *a, **k: (moved.add(id(self)), move(self, *a, **k))[1])
     monkeypatch.setattr(replicas, "highest", lambda numbers, device: list(numbers))
@@ -460,14 +460,14 @@ def test_what_is_not_trained_stays_on_the_device(make, tmp_path, monkeypatch):
         moved.clear()
         save()
         names = {name for name, model in sharded.pipeline.models().items() if id(model) in moved}
-        assert names == set(sharded.networks)
+        assert names == set(sharded.networks.trained)
 
 
 def test_ddp_is_found_behind_what_is_compiled(make):
     """Accelerate looks at the type of what it is given, and does nothing for torch.compile's."""
     run, seen = make(train_batch_size=4, gradient_accumulation_steps=2, max_train_steps=1), []
-    networks = list(run.models.values())
-    run.models = {name: torch.compile(model, backend="eager") for name, model in run.models.items()}
+    networks = list(run.networks.models.values())
+    run.networks.models = {name: torch.compile(model, backend="eager") for name, model in run.networks.models.items()}
     for name in ("no_sync", "trigger_sync_in_backward"):
         original = getattr(run.accelerator, name)
         setattr(run.accelerator, name, lambda model, do=original: (seen.append(model), do(model))[1])
@@ -516,4 +516,4 @@ def test_grids_by_epochs_and_by_fewer_steps(make, tmp_path):
     trainer = make(tmp_path / "run", validation_epochs=1, max_train_steps=6, ema_power=0.75, num_inference_steps=1)
     trainer.train()
     assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == ["step_000003.png", "step_000006.png"]
-    assert trainer.emas["generator"].average.get_decay(10) == pytest.approx(1 - 10**-0.75)
+    assert trainer.networks.emas["generator"].average.get_decay(10) == pytest.approx(1 - 10**-0.75)

@@ -13,6 +13,7 @@ import torch
 from nursery import TRAIN
 from torch import nn
 
+import hfgen.train
 from hfgen.data.images import load_images
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.objective import Update
@@ -63,8 +64,8 @@ def test_accumulated_micro_batches_equal_one_batch_for_both_networks(make):
 def test_clipping_bounds_the_gradient(make):
     seen = []
     clipped = make(max_grad_norm=1e-3, max_train_steps=1)
-    for name, optimizer in clipped.optimizers.items():
-        model = clipped.models[name]
+    for name, optimizer in clipped.networks.optimizers.items():
+        model = clipped.networks.models[name]
         optimizer.register_step_pre_hook(lambda *_, model=model: seen.append(norm_of(model)))
     clipped.train()
     assert seen == [pytest.approx(1e-3, rel=1e-3)] * 2
@@ -84,7 +85,7 @@ def test_learning_rate_counts_optimizer_steps(make, tmp_path):
 def test_the_mean_of_a_network_s_many_updates_is_logged(make, tmp_path):
     """Three updates of one network in a step, of losses 1, 2 and 6, over 2 micro-batches."""
     run = make(tmp_path / "run", max_train_steps=1, train_batch_size=4, gradient_accumulation_steps=2)
-    weight = run.models["discriminator"].to_logit.weight
+    weight = run.networks.models["discriminator"].to_logit.weight
 
     def training_step(batch):
         yield from (Update("discriminator", weight.sum() * 0 + value) for value in (1.0, 2.0, 6.0))
@@ -97,7 +98,8 @@ def test_the_mean_of_a_network_s_many_updates_is_logged(make, tmp_path):
 def test_components_that_step_together(make, tmp_path):
     """One loss, both optimizers; `finish_step` once, after all micro-batches of the step."""
     run = make(tmp_path / "run", max_train_steps=2, train_batch_size=4, gradient_accumulation_steps=2)
-    parts, events = [model.to_logit if n == "discriminator" else model.to_image for n, model in run.models.items()], []
+    models, events = run.networks.models, []
+    parts = [models["generator"].to_image, models["discriminator"].to_logit]
     before = weights(run)
 
     def training_step(batch):
@@ -155,7 +157,7 @@ def test_learning_rate_by_rules(make, tmp_path):
     settings = {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:1,0.5:3,0.1", "learning_rate": 1.0}
     make(tmp_path / "run", logging_steps=1, **settings).train()
     assert [line["learning_rate"] for line in read_metrics(tmp_path / "run")] == [0.5, 0.5, 0.1, 0.1]
-    with pytest.raises(UsageError, match="lr_step_rules is '1:x,2'; expected factor:step"):
+    with pytest.raises(UsageError, match="--lr_step_rules is '1:x,2'; expected factor:step"):
         make(**settings | {"lr_step_rules": "1:x,2"})
     with pytest.raises(UsageError, match="piecewise_constant has no warm-up"):
         make(**settings, lr_warmup_steps=3)
@@ -186,7 +188,7 @@ def test_a_diagnosis_is_logged_and_its_warnings_told(make, tmp_path, capsys):
 
 
 def test_an_unknown_schedule_is_told(make):
-    with pytest.raises(UsageError, match="lr_scheduler is 'cosin'. Did you mean 'cosine'"):
+    with pytest.raises(UsageError, match="--lr_scheduler is 'cosin'. Did you mean 'cosine'"):
         make(lr_scheduler="cosin")
 
 
@@ -214,7 +216,7 @@ def test_saved_are_the_averaged_weights_with_statistics_of_their_own(make, tmp_p
     done = make(tmp_path / "run", max_train_steps=20, learning_rate=1e-2)
     done.train()
     saved = get_family("dcgan").load().from_pretrained(tmp_path / "run").generator.state_dict()
-    raw, average = done.pipeline.generator.state_dict(), done.emas["generator"].state_dict()
+    raw, average = done.pipeline.generator.state_dict(), done.networks.emas["generator"].state_dict()
     assert torch.equal(saved["to_image.weight"], average["to_image.weight"])
     assert not torch.allclose(saved["to_image.weight"], raw["to_image.weight"])
     assert not torch.allclose(saved["blocks.0.1.running_var"], raw["blocks.0.1.running_var"])
@@ -236,7 +238,7 @@ def test_mixed_precision_runs_and_samples_in_full_precision(make):
     mixed.pipeline.generator.to_image.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
     mixed.train()
     assert seen[0] == torch.bfloat16
-    with mixed.averaged() as pipeline:
+    with mixed.networks.averaged() as pipeline:
         pipeline(seeds=[0])
     assert seen[-1] == torch.float32
 
@@ -283,7 +285,7 @@ def test_metrics_go_on_without_gaps_or_doubles(make, tmp_path):
 
 def test_latest_of_a_run_without_checkpoints_starts_anew(tmp_path):
     assert checkpoint.find_checkpoint("latest", tmp_path) is None
-    with pytest.raises(UsageError, match="'checkpoint-9' is no checkpoint"):
+    with pytest.raises(UsageError, match="'checkpoint-9' is not a checkpoint"):
         checkpoint.find_checkpoint("checkpoint-9", tmp_path)
 
 
@@ -389,7 +391,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(trainings, data, tmp
 
 def test_accelerate_launch_that_starts_too_few_processes_is_stopped(data, tmp_path):
     """`accelerate launch --num_processes 2` on a CPU runs one, without a word of its own."""
-    script = os.path.join(os.path.dirname(trainer.__file__), "train.py")
+    script = hfgen.train.__file__
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
     command += [script, "dcgan", "--dataset_name", data, "--output_dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(), timeout=200)
@@ -400,7 +402,7 @@ def test_accelerate_launch_that_starts_too_few_processes_is_stopped(data, tmp_pa
 
 
 def test_accelerate_launch_of_one_process_trains(data, tmp_path):
-    script = os.path.join(os.path.dirname(trainer.__file__), "train.py")
+    script = hfgen.train.__file__
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
     command += [script, "--model", "dcgan", "--dataset_name", data, "--output_dir", str(tmp_path / "run"), "--json"]
     command += ["--max_train_steps", "2", "--train_batch_size", "4", "--num_validation_images", "4"]
@@ -427,7 +429,7 @@ def test_a_changed_learning_rate_and_length_take_effect_on_resume(make, tmp_path
     make(tmp_path / "run", max_train_steps=2, learning_rate=1e-3, **settings).train()
     longer = make(tmp_path / "run", max_train_steps=8, learning_rate=1e-2, adam_beta1=0.25, **settings)
     longer.resume(tmp_path / "run" / "checkpoints" / "checkpoint-2")
-    group = longer.optimizers["generator"].param_groups[0]
+    group = longer.networks.optimizers["generator"].param_groups[0]
     assert (group["lr"], group["betas"][0]) == (pytest.approx(0.75e-2), 0.25)
     next(steps := longer.steps())
     steps.close()
@@ -470,7 +472,7 @@ def test_a_checkpoint_of_another_version_is_no_damage(make, tmp_path, change, mi
     state["settings"]["hfgen"] = "0.0.1"
     state.pop("digest")
     (place / checkpoint.STATE).write_text(json.dumps(state))
-    with pytest.raises(UsageError, match=f"written by hfgen 0.0.1, which kept no {missing}; this is hfgen "):
+    with pytest.raises(UsageError, match=f"written by hfgen 0.0.1, which did not keep {missing}; this is hfgen "):
         make(tmp_path / "run").resume(place)
 
 
@@ -486,7 +488,7 @@ def test_a_network_without_trainable_weights_is_used_as_it_is(make):
     run = make()
     run.pipeline.discriminator.requires_grad_(False)
     again = trainer.Trainer(run.pipeline, run.batches.images, run.arguments)
-    assert list(again.optimizers) == ["generator"]
+    assert list(again.networks.optimizers) == ["generator"]
 
 
 @pytest.mark.parametrize(
