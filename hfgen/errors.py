@@ -72,6 +72,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def one_line(error: BaseException, at_most: int | None = None) -> str:
+    """Return all lines of an error as one, cut after so many characters; its type, where it says nothing.
+
+    >>> one_line(ValueError("no such\\n  thing")), one_line(KeyboardInterrupt())
+    ('no such thing', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:at_most] or type(error).__name__
+
+
 @contextlib.contextmanager
 def clear(kinds: tuple[type[Exception], ...], says: Callable[[str], str]) -> Iterator[None]:
     """Raise one HFGenError in place of errors of these kinds; errors of hfgen's own pass unchanged.

@@ -1,4 +1,4 @@
-"""How images are decoded for a training: their size, and what is done to them."""
+"""Decoding of images for a training: their size, and crop, flip, labels and worker processes."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from hfgen.settings.arguments import TrainingArguments
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a record becomes a row of a batch.
+    """Settings by which records of a dataset become rows of a batch.
 
     Attributes:
         resolution: side of the square images, in pixels.
@@ -27,7 +27,8 @@ class Decoding:
 
     @classmethod
     def of(cls, arguments: TrainingArguments, images: ImageFacts) -> "Decoding":
-        """
+        """Return the decoding that the arguments ask for, by default at the images' own size.
+
         Raises:
             UsageError: the images are of several sizes, and the arguments choose none.
         """

@@ -1,4 +1,4 @@
-"""Where a dataset comes from: its name, split and columns, and how `datasets` loads it.
+"""Sources of datasets: name, split and columns, and how `datasets` loads them.
 
 A name is that of a built-in dataset (`mnist-mini`), of a folder of images (with or without class sub-folders), of a
 folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
@@ -36,9 +36,10 @@ class DataSource:
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":
-        """
+        """Return the data that the arguments name.
+
         Raises:
-            UsageError: the arguments name no dataset.
+            UsageError: they name no dataset.
         """
         a = arguments
         name = a.dataset_name or a.train_data_dir
@@ -48,7 +49,7 @@ class DataSource:
 
     @property
     def path(self) -> Path:
-        """Where it lies on this machine; a path that does not exist for a dataset on the Hub."""
+        """Return the path on this machine, which does not exist for a dataset on the Hub."""
         return BUILT_IN.get(self.name, Path(self.name).expanduser())
 
     @property
@@ -57,7 +58,7 @@ class DataSource:
 
     @property
     def dataset_id(self) -> str | None:
-        """The id on the Hub; None for local data."""
+        """Return the id on the Hub; None for local data."""
         return None if self.path.exists() else self.name
 
 

@@ -1,7 +1,6 @@
 """Streamed datasets, too large for the disk or not worth a copy on it: find them and inspect their first images."""
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from hfgen.data.images import ImageFacts, inspect_headers
 from hfgen.data.pixels import open_record
 from hfgen.data.sources import DataSource, arguments_of, class_columns_of, image_column_of, load_dataset
-from hfgen.errors import HFGenError, UsageError, first_line
+from hfgen.errors import UsageError, clear
 
 LOOKED_AT = 200  # records whose headers are read
 
@@ -117,12 +116,6 @@ def _count_in_files(source: DataSource) -> int | None:
     return len(files) if all(Path(file).suffix.lower() in builder.EXTENSIONS for file in files) else None
 
 
-@contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading(name: str) -> contextlib.AbstractContextManager[None]:
     """Turn whatever the network or a file raises in the `with` block into one error."""
-    try:
-        yield
-    except HFGenError:
-        raise
-    except Exception as error:
-        raise HFGenError(f"The stream of {name} cannot be read: {first_line(error)}") from error
+    return clear((Exception,), lambda line: f"The stream of {name} cannot be read: {line}")

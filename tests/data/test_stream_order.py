@@ -110,7 +110,7 @@ def test_a_step_is_reached_without_a_place_too(shards):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"shuffle_buffer_size": 13}, "with shuffle_buffer_size 12, this run has 13"), ({}, "with num_shards 5, this")],
+    [({"shuffle_buffer_size": 13}, "with --shuffle_buffer_size 12, this run has 13"), ({}, "with num_shards 5, this")],
 )
 def test_a_place_in_another_order_is_refused(shards, one_file, options, message):
     with pytest.raises(UsageError, match=message):

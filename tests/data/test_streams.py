@@ -106,7 +106,7 @@ def test_a_stream_of_another_length_than_was_said_is_told_once(shards, monkeypat
     notes = []
     steps = drawn(stream(shards, Layout(10), note=notes.append), 0, 15)
     assert len(notes) == 1
-    assert f"is said to hold {said} images; its stream ended after 50" in notes[0]
+    assert f"is said to hold {said} images, but its stream ended after 50" in notes[0]
     assert sorted(n for [micro] in steps[10:] for n in micro) == list(range(COUNT))
 
 
