@@ -49,7 +49,7 @@ def command(
 def _fetch(target: str, patterns: list[str]) -> str:
     from hfgen.hub.download import local_folder  # costs torch, which a comparison of folders does not need
 
-    return local_folder(target, patterns)
+    return str(local_folder(target, patterns))
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -4,15 +4,14 @@ An extractor is registered by an entry point of the group `hfgen.extractors`. A 
 for one file of weights only, so an extractor states the hash of its own.
 """
 
-import importlib.metadata
 import itertools
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError, PluginError, UsageError, did_you_mean
-from hfgen.registry import EXTRACTORS
+from hfgen import registry
+from hfgen.errors import HFGenError, UsageError
 
 
 class FeatureExtractor(nn.Module):
@@ -102,28 +101,6 @@ def refuse_shape(extractor: type[FeatureExtractor], channels: int, size: tuple[i
         )
 
 
-def list_extractors() -> list[importlib.metadata.EntryPoint]:
-    """All that are installed, by name; none is imported."""
-    return sorted(importlib.metadata.entry_points(group=EXTRACTORS), key=lambda entry_point: entry_point.name)
-
-
 def extractor_class(name: str) -> type[FeatureExtractor]:
-    """The class that a name stands for.
-
-    Raises:
-        UsageError: there is none.
-        PluginError: two distributions claim the name, or it cannot be imported.
-    """
-    named = list({e.value: e for e in list_extractors() if e.name == name}.values())
-    if not named:
-        raise UsageError(f"No extractor is called {name!r}.{did_you_mean(name, {e.name for e in list_extractors()})}")
-    if len(named) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in named)
-        raise PluginError(f"Several distributions claim the extractor {name!r}: {claims}. One of them must go.")
-    try:
-        found = named[0].load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"The extractor {name!r} failed to import: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, FeatureExtractor)):
-        raise PluginError(f"The extractor {name!r} is no FeatureExtractor: {named[0].value}.")
-    return found
+    """Import the class that a name stands for; raises as `registry.load`."""
+    return registry.load(registry.EXTRACTORS, name)

@@ -9,7 +9,7 @@ from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
-from hfgen.pipeline import HFGenPipeline, evaluating
+from hfgen.pipeline import HFGenPipeline, eval_mode
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
@@ -64,7 +64,7 @@ class HeldOut:
             self.real = prepare(
                 self.images, pixels, lambda: None, self.protocol, self.metrics, extractor=given, device=device
             )
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             measured = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
         values, _ = measured or ({}, None)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.evaluation.extractors import FeatureExtractor
 from hfgen.evaluation.progress import Progress
 
@@ -35,7 +35,7 @@ class RealImages:
         cls, images: Images, resolution: int | None = None, center_crop: bool = True, progress: Progress = iter
     ) -> "RealImages":
         """Decode images at their own size, or resized to `resolution` as in training."""
-        pixels = decode_all(images, resolution or images.resolution(), center_crop, progress)
+        pixels = decode_images(images, resolution or images.resolution(), center_crop, progress)
         return cls(pixels, pixels_sha256(pixels))
 
 

@@ -1,6 +1,6 @@
 """The command that measures, and the smallest networks to measure."""
 
-from hfgen.commands.main import cli
+from command_line import call
 
 TINY = {"generator.base_channels": 4, "discriminator.base_channels": 4}
 
@@ -12,4 +12,4 @@ def the_file(folder):
 
 
 def evaluate(*words):
-    cli.main(["evaluate", *map(str, words)], standalone_mode=False)
+    call("evaluate", *words)
