@@ -1,12 +1,12 @@
 """The reference models: each card is true, and each model works right after a clone, offline."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from hfgen.commands.main import cli
+from hfgen.results.records import read_results
 from hfgen.results.words import shown
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -47,10 +47,20 @@ TABLE = (CARDS.parent / "docs" / "models.md").read_text(encoding="utf-8")
 def test_the_table_of_models_says_what_was_measured(model):
     """Each number of the model's row is in its evaluation, to the last digit that is shown."""
     row = re.search(rf"^\| \[`{model.name}`\].*$", TABLE, re.MULTILINE)
-    (path,) = (model / "evaluation").glob("mnist-v1-*.json")
-    values = {shown(value) for value in json.loads(path.read_text())["values"].values()}
+    (result,) = [result for result in read_results(model) if "fid" in result.values]
+    values = set(map(shown, result.values.values()))
     cells = [
         re.sub(r"^[<>]= |^reconstruction FID | bits$| nats, binary$", "", c.strip()) for c in row[0].split("|")[3:-1]
     ]
     assert len(cells) == 9
     assert all(cell in values for cell in cells if cell), [cell for cell in cells if cell not in values]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_table_of_likelihoods_says_what_was_measured(model):
+    """Each likelihood that was measured with options of its own has a row."""
+    rows = re.findall(rf"^\| `{model.name}` .*$", TABLE, re.MULTILINE)
+    for result in read_results(model):
+        if result.likelihood and result.likelihood.get("options"):
+            values = [shown(result.values[name]) for name in ("bits_per_dim", "nats")]
+            assert any(f" {value} " in row for row in rows for value in values), (values, rows)
