@@ -21,6 +21,7 @@ from hfgen.hub.client import is_transient
 from hfgen.hub.contents import Prepared, changes, check_model, contents, prepared
 from hfgen.hub.publish import check_place, retry_command
 from hfgen.hub.screening import refuse
+from hfgen.repository.model_folder import ModelFolder
 from hfgen.hub.upload import Place
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.testing import make_data
@@ -390,7 +391,7 @@ def test_a_lost_pull_request_is_not_opened_twice(hub, run, hfgen):
 def test_what_somebody_else_committed_is_not_overwritten(hub, run, hfgen):
     hub.fail("foreign", "POST", "/me/foreign/commit/")
     done = hfgen("push", run, "me/foreign", code=1)
-    assert "somebody changed main meanwhile; that was not overwritten" in done["err"]
+    assert "somebody changed main meanwhile; it was not overwritten" in done["err"]
     assert not done["commits"]
     assert set(hub.files("me/foreign")) == {".gitattributes", "NOTES.md"}
 
@@ -472,17 +473,17 @@ def test_who_is_not_logged_in_is_told_before_the_training(monkeypatch, tmp_path)
 
 def test_a_name_that_no_repository_can_have_is_told_before_the_training(monkeypatch):
     monkeypatch.setattr(publish, "get_token", lambda: "hf_x")
-    with pytest.raises(UsageError, match="--hub_model_id: 'bad id' is no name of a repository"):
+    with pytest.raises(UsageError, match="--hub_model_id: 'bad id' is not a repository name"):
         require_place(TrainingArguments(push_to_hub=True, hub_model_id="bad id"), Path("run"))
-    with pytest.raises(UsageError, match="--hub_model_id: 'my run' is no name"):
+    with pytest.raises(UsageError, match="--hub_model_id: 'my run' is not a repository name"):
         require_place(TrainingArguments(push_to_hub=True), Path("my run"))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "a.b"])
 def test_a_variant_is_a_part_of_a_file_name(run, tmp_path, name):
-    with pytest.raises(UsageError, match="is no name of a variant"):
+    with pytest.raises(UsageError, match="is not a variant's name"):
         HFGenPipeline.from_pretrained(run).save_pretrained(tmp_path / "saved", variant=name)
-    with pytest.raises(UsageError, match="is no name of a variant"):
+    with pytest.raises(UsageError, match="is not a variant's name"):
         with prepared(run, Place("me/x"), name, None, "again"):
             pass
 
@@ -491,7 +492,7 @@ def test_a_pipeline_over_a_run_says_what_it_replaces(hub, hfgen, run):
     """The run's card and results told of other weights."""
     hfgen("push", run, "me/replaced")
     done = hfgen("push_to_hub", run, "me/replaced", json.dumps({"commit_message": "Anew"}))
-    assert "held of a run" in done["err"]
+    assert "files of a run" in done["err"]
     assert "metrics.jsonl" not in hub.files("me/replaced")
     failed = hfgen("push_to_hub", run, "other/x", json.dumps({"private": True, "commit_message": "Anew"}), code=1)
     assert "Again: pipeline.push_to_hub('other/x', private=True, commit_message='Anew')" in failed["err"]
@@ -523,12 +524,12 @@ REFUSED = {
     "generator/other.safetensors": (b"\x80\x04.", "generator/other.safetensors: truncated or damaged; save it again"),
     "notes.md": (f"one\nuse {HF_TOKEN}".encode(), "notes.md: line 2 holds a token"),
     "params.yaml": (b"data: /data7/faces\n", "params.yaml: 'data' is '/data7/faces', of this machine"),
-    "a/config.json": ((CONFIG % ("_name_or_path", "/home/kim/x")).encode(), "tells a path of this machine, /home/kim"),
+    "a/config.json": ((CONFIG % ("_name_or_path", "/home/kim/x")).encode(), "contains a path of this machine, /home/kim"),
     "b/config.json": ((CONFIG % ("_name_or_path", "./runs/x")).encode(), "'_name_or_path' is './runs/x'"),
-    "c/config.json": ((CONFIG % ("p", r"C:\\Users\\kim\\x")).encode(), "tells a path of this machine, C:"),
-    "card.md": (b"From ~/data/faces.", "card.md: line 1 tells a path of this machine, ~/data"),
-    "LOG.txt": (b"file:///x", "LOG.txt: line 1 tells a path of this machine"),
-    "d/config.json": ((CONFIG % ("author", "kimberley")).encode(), "tells your user name, kimberley"),
+    "c/config.json": ((CONFIG % ("p", r"C:\\Users\\kim\\x")).encode(), "contains a path of this machine, C:"),
+    "card.md": (b"From ~/data/faces.", "card.md: line 1 contains a path of this machine, ~/data"),
+    "LOG.txt": (b"file:///x", "LOG.txt: line 1 contains a path of this machine"),
+    "d/config.json": ((CONFIG % ("author", "kimberley")).encode(), "contains your user name, kimberley"),
 }
 
 
@@ -574,7 +575,7 @@ def test_links_are_refused_not_followed(tmp_path):
         refuse(contents(tmp_path / "model"), "me/x", "AGAIN")
     assert "key.txt: a link" in str(error.value)
     assert "samples/all: a link" in str(error.value)
-    assert "pipe: no plain file" in str(error.value)
+    assert "pipe: not a regular file" in str(error.value)
 
 
 def test_the_token_in_use_is_refused_wherever_it_stands():
@@ -591,48 +592,48 @@ def test_a_refusal_sends_nothing_and_leaves_the_message_short(copy, hfgen):
 
 
 def test_only_whole_models_are_pushed(copy, tmp_path, run):
-    check_model(copy, "")
+    check_model(ModelFolder(copy), "")
     with pytest.raises(
-        UsageError, match=r"checkpoint-2 is a checkpoint; the model is its run's: hfgen push \S*my-model me"
+        UsageError, match=r"checkpoint-2 is a checkpoint; push the model of its run: hfgen push \S*my-model me"
     ):
-        check_model(run / "checkpoints" / "checkpoint-2", f"hfgen push {run / 'checkpoints' / 'checkpoint-2'} me/x")
-    with pytest.raises(UsageError, match="is no folder"):
-        check_model(tmp_path / "nothing", "")
+        check_model(ModelFolder(run / "checkpoints" / "checkpoint-2"), f"hfgen push {run / 'checkpoints' / 'checkpoint-2'} me/x")
+    with pytest.raises(UsageError, match="is not a folder"):
+        check_model(ModelFolder(tmp_path / "nothing"), "")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LoadError, match="holds no model_index.json"):
-        check_model(tmp_path / "empty", "")
+        check_model(ModelFolder(tmp_path / "empty"), "")
     weights = copy / "generator" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
     with pytest.raises(UsageError, match=r"no weights in generator/\*.safetensors"):
-        check_model(copy, "")
+        check_model(ModelFolder(copy), "")
     (copy / "generator" / "config.json").unlink()
     with pytest.raises(UsageError, match="generator/config.json is missing"):
-        check_model(copy, "")
+        check_model(ModelFolder(copy), "")
     (copy / "model_index.json").unlink()
     with pytest.raises(UsageError, match="the run is not finished"):
-        check_model(copy, "")
+        check_model(ModelFolder(copy), "")
 
 
 def test_a_size_that_is_none_is_told(run, hfgen):
     done = hfgen("push", run, "me/size", "--max_shard_size", "5 elephants", code=2)
-    assert "no size such as 500MB" in done["err"]
+    assert "not a size such as 500MB" in done["err"]
     assert not done["requests"]
 
 
 def test_missing_shards_are_found(copy):
     HFGenPipeline.from_pretrained(copy).save_pretrained(copy, max_shard_size="1KB")
-    check_model(copy, "")
+    check_model(ModelFolder(copy), "")
     next((copy / "generator").glob("*-00002-of-*")).unlink()
     with pytest.raises(LoadError, match=r"incomplete: generator/\S*-00002-of-\S* is missing"):
-        check_model(copy, "")
+        check_model(ModelFolder(copy), "")
 
 
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        (Place("a/b/c"), "no name of a repository"),
+        (Place("a/b/c"), "not a repository name"),
         (Place("me/x", create_pr=True, revision="dev"), "leave out --revision or --create_pr"),
-        (Place("me/x", revision="0" * 40), "name a branch"),
+        (Place("me/x", revision="0" * 40), "give a branch"),
     ],
 )
 def test_places_that_cannot_be(place, says):
