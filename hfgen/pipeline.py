@@ -26,7 +26,7 @@ from hfgen.repository.checks import LOADING, check_components, check_weights_are
 from hfgen.repository.components import STACK, class_name_of, component_classes, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, component_entries, is_bundled
 from hfgen.repository.save import saving
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import (
     CLASS_NAME,
     chosen_class,
@@ -63,8 +63,11 @@ class HFGenPipeline(DiffusionPipeline):
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
-    is_density: bool = False
     measured_on_request: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_density(self) -> bool:
+        return False
 
     # --- building -----------------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class HFGenPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes of a class-conditional model, else None."""
-        configs = map(config_of, self.models().values())
+        configs = map(component_config, self.models().values())
         return next((config["num_classes"] for config in configs if config.get("num_classes")), None)
 
     # --- sampling -----------------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ class HFGenPipeline(DiffusionPipeline):
         """
         refuse_unknown(self.sample, options)
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
             images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
         if not images.isfinite().all():
@@ -230,7 +233,7 @@ class HFGenPipeline(DiffusionPipeline):
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
-        with torch.no_grad(), evaluating(self.models().values()):
+        with torch.no_grad(), eval_mode(self.models().values()):
             labels, latents = self._labels(class_labels, noise), self.latents(noise)
             for frame in range(num_frames):
                 place = frame * len(seeds) / num_frames
@@ -387,7 +390,7 @@ class HFGenPipeline(DiffusionPipeline):
 
 
 @contextlib.contextmanager
-def evaluating(models: Any) -> Iterator[None]:
+def eval_mode(models: Any) -> Iterator[None]:
     """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
     training = [model for model in models if model.training]
     for model in training:

@@ -24,8 +24,8 @@ from hfgen.conversion.converter import (
     Conversion,
     ConverterOptions,
     converter_of,
+    describe_shapes,
     recognize,
-    shapes_of,
 )
 from hfgen.conversion.foreign_files import PICKLES, SAFE, ForeignFiles
 from hfgen.errors import CheckError, HFGenError, LoadError, UsageError
@@ -48,7 +48,7 @@ def rename_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str], what
     extra = [name for name in tensors if name not in names]
     missing = [name for name in names if name not in tensors and not name.endswith(BATCH_NORM_COUNTER)]
     if extra or missing:
-        found = [f"unknown: {shapes_of(tensors, extra)}"] if extra else []
+        found = [f"unknown: {describe_shapes(tensors, extra)}"] if extra else []
         found += [f"missing: {', '.join(missing[:SHOWN])}"] if missing else []
         raise UsageError(f"The tensors are not those of {what}; " + "; ".join(found) + ".")
     return {names[name]: tensor for name, tensor in tensors.items()}

@@ -4,7 +4,6 @@ A plugin registers a `Converter` by an entry point of the group `hfgen.converter
 the pipeline they belong to.
 """
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hfgen import registry
 from hfgen.conversion.foreign_files import ForeignFiles
-from hfgen.errors import PluginError, UsageError, did_you_mean
+from hfgen.errors import PluginError, UsageError, first_line
 from hfgen.pipeline import HFGenPipeline
-from hfgen.registry import CONVERTERS, enabled_entry_points
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
@@ -78,41 +77,8 @@ class Converter(ABC):
 
 # --- which converter --------------------------------------------------------------------------------------------
 def converter_of(name: str) -> type[Converter]:
-    """Return the converter of a name.
-
-    Raises:
-        UsageError: the name is unknown.
-        PluginError: two distributions claim the name, or it cannot be imported.
-    """
-    named = converters()
-    if name not in named:
-        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
-    return _load(named[name])
-
-
-def converters() -> dict[str, list[importlib.metadata.EntryPoint]]:
-    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
-    for entry_point in enabled_entry_points(CONVERTERS):
-        named.setdefault(entry_point.name, []).append(entry_point)
-    return named
-
-
-def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
-    entry_point = entry_points[0]
-    if len(entry_points) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
-        raise PluginError(
-            f"Several distributions claim the format {entry_point.name!r}: {claims}. Uninstall one of them."
-        )
-    try:
-        found = entry_point.load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"The format {entry_point.name!r} failed to import: {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Converter)):
-        raise PluginError(f"The format {entry_point.name!r} is not a Converter: {entry_point.value}.")
-    return found
+    """Import the converter of a format's name; raises as `registry.load`."""
+    return registry.load(registry.CONVERTERS, name)
 
 
 def recognize(source: ForeignFiles) -> type[Converter]:
@@ -123,11 +89,11 @@ def recognize(source: ForeignFiles) -> type[Converter]:
     """
     known: list[type[Converter]] = []
     broken: list[str] = []
-    for entry_points in converters().values():
+    for name in dict.fromkeys(entry.name for entry in registry.installed(registry.CONVERTERS)):
         try:
-            known.append(_load(entry_points))
+            known.append(converter_of(name))
         except PluginError as error:  # a broken plugin fails only if its format is asked for
-            broken.append(str(error).splitlines()[0])
+            broken.append(first_line(error))
     found = [converter for converter in known if converter.recognizes(source)]
     if len(found) == 1:
         return found[0]
@@ -143,7 +109,7 @@ def _what_it_holds(source: ForeignFiles) -> str:
     networks = source.networks()
     if networks:
         key, tensors = next(iter(networks.items()))
-        return f"{key or 'it'} has the tensors {shapes_of(tensors)}"
+        return f"{key or 'it'} has the tensors {describe_shapes(tensors)}"
     if source.path.is_file():
         return "it does not hold a state dict"
     names = sorted(path.name for path in source.path.iterdir())
@@ -151,10 +117,10 @@ def _what_it_holds(source: ForeignFiles) -> str:
     return f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{' ...' if len(names) > SHOWN else ''}{hint}"
 
 
-def shapes_of(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
+def describe_shapes(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
     """List names and shapes of tensors, for a message.
 
-    >>> shapes_of({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    >>> describe_shapes({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
     'weight (2x3), bias (2)'
     """
     listed = list(names) or list(tensors)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -142,7 +142,7 @@ def _safetensors(path: Path) -> StateDict:
         raise LoadError(f"{path.name} is truncated or damaged: {first_line(error)}") from error
 
 
-def is_state_dict(found: Any) -> bool:
+def is_state_dict(found: Any) -> TypeGuard[StateDict]:
     """Return True for a mapping of names to tensors that is not empty.
 
     >>> is_state_dict({"weight": torch.zeros(1)}), is_state_dict({"epoch": 3}), is_state_dict({})

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel
 
 from hfgen.errors import LoadError, PluginError
-from hfgen.registry import find_by_class, list_families
+from hfgen.registry import FAMILIES, find_by_class, how_to_enable, left_out, list_families, misspelled_plugins
 from hfgen.repository.index import check_entries, component_entries
 
 CORE_MODULES = ("hfgen.scheduler",)
@@ -45,9 +45,18 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
     if family is None:
         raise PluginError(
             f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
-            "Install the plugin it belongs to, if you trust it; `hfgen list models` shows what is installed."
+            + _way_out("hfgen list models", class_name=class_name)
         )
     return family.load()
+
+
+def _way_out(listing: str, **wanted: str) -> str:
+    """What to do where no enabled family has these attributes: enable the one that has them, or install a plugin."""
+    for family in left_out(FAMILIES):
+        if all(getattr(family, name) == value for name, value in wanted.items()):
+            return f"It belongs to the family {family.name!r} of {family.source}, {how_to_enable(family)}"
+    lines = [f"Install the plugin it belongs to, if you trust it; `{listing}` shows what is installed."]
+    return "\n".join([*lines, *misspelled_plugins()])
 
 
 def _provenance(index: Mapping[str, Any]) -> str:
@@ -120,7 +129,7 @@ def _family_module(library: str, own_package: str | None) -> Any:
         return sys.modules[library]
     raise LoadError(
         f"The repository's components come from {library!r}, which no enabled family provides.\n"
-        "Install the plugin it belongs to, if you trust it; `hfgen plugins` lists what is installed."
+        + _way_out("hfgen plugins", module=library)
     )
 
 

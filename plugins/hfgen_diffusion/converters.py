@@ -24,7 +24,7 @@ from hfgen import (
     UsageError,
     check_options,
     component_choices,
-    config_of,
+    component_config,
     did_you_mean,
     find_by_class,
     find_by_component,
@@ -74,7 +74,7 @@ def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
     notes = []
     for name, part in pipeline.components.items():
         if isinstance(part, SchedulerMixin):
-            settings = (f"{key} = {value!r}" for key, value in config_of(part).items() if value is not None)
+            settings = (f"{key} = {value!r}" for key, value in component_config(part).items() if value is not None)
             notes.append(
                 f"The source is a single {single}, without a {name}: that of its training is not known, and a "
                 f"{type(part).__name__} with {', '.join(settings)} is taken. Images are right only if it was such; "

@@ -16,10 +16,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import command_line
 import diffusers
 import pytest
 import torch
-from click.testing import CliRunner
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from plugin_site import install, on_path
@@ -28,15 +28,14 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from hfgen import HFGenPipeline
-from hfgen.commands import main
 from hfgen.conversion import convert
 from hfgen.conversion.convert import check, fill, open_source
 from hfgen.conversion.converter import converter_of, recognize
 from hfgen.conversion.foreign_files import ForeignFiles, plain_state_dict
-from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
+from hfgen.errors import CheckError, LoadError, PluginError, UsageError
 from hfgen.hub.contents import prepared
 from hfgen.hub.upload import Place
-from hfgen.registry import CONVERTERS, enabled_entry_points
+from hfgen.registry import CONVERTERS, installed
 from hfgen_gan.converters import build
 
 HERE = Path(__file__).parent / "converted"
@@ -83,11 +82,9 @@ def random(model, seed=0):
 
 
 def hfgen(*words):
-    """Exit code and output of the command line, in this process."""
-    result = CliRunner().invoke(main.cli, ["convert", *map(str, words)])
-    error = result.exception
-    code = error.exit_code if isinstance(error, HFGenError) else result.exit_code
-    return code, result.output + (str(error) if isinstance(error, HFGenError) else "")
+    """Exit code and output of `hfgen convert`."""
+    done = command_line.hfgen("convert", *words)
+    return done.code, done.out + done.err
 
 
 def converted(source, target, *options):
@@ -589,12 +586,11 @@ def test_the_folder_is_whole(made):
 
 
 def test_it_is_drawn_from_and_pushed(made, tmp_path):
-    runner = CliRunner()
-    drawn = runner.invoke(main.cli, ["sample", str(made), "-n", "2", "-o", str(tmp_path / "grid.png")])
-    assert drawn.exit_code == 0, drawn.output
-    pushed = runner.invoke(main.cli, ["push", str(made), "org/gan", "--dry_run", "--json"])
-    assert pushed.exit_code == 0, pushed.output
-    assert "README.md" in pushed.stdout
+    drawn = command_line.hfgen("sample", made, "-n", "2", "-o", tmp_path / "grid.png")
+    assert drawn.code == 0, drawn.err
+    pushed = command_line.hfgen("push", made, "org/gan", "--dry_run", "--json")
+    assert pushed.code == 0, pushed.err
+    assert "README.md" in pushed.out
 
 
 def test_the_card_tells_how_it_is_used(made):
@@ -722,11 +718,10 @@ def test_json_is_bounded_and_of_the_folder(tmp_path):
 
 
 def test_formats_are_entry_points():
-    listed = CliRunner().invoke(main.cli, ["list", "formats", "--json"])
-    names = [row["name"] for row in json.loads(listed.output)]
+    names = [row["name"] for row in json.loads(command_line.hfgen("list", "formats", "--json").out)]
     assert names == ["diffusers", "pythae", "pytorch-dcgan", "studiogan", "torchgan"]
-    for entry_point in enabled_entry_points(CONVERTERS):
-        assert entry_point.load().name == entry_point.name
+    for entry in installed(CONVERTERS):
+        assert entry.load().name == entry.name
 
 
 THEIRS = """
@@ -744,19 +739,17 @@ class Impostor(Theirs):
 
 def test_a_plugins_format(tmp_path, monkeypatch):
     """It is recognized; a broken one hurts only who asks for it; a built-in's name stays the built-in's."""
-    install(tmp_path / "site", "their-plugin", {}, {"theirs": THEIRS})
-    info = next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt"
     names = {"theirs": "theirs:Theirs", "torchgan": "theirs:Impostor", "broken": "theirs:Missing", "odd": "json:loads"}
-    info.write_text("\n".join([f"[{CONVERTERS}]", *(f"{name} = {place}" for name, place in names.items()), ""]))
+    install(tmp_path / "site", "their-plugin", names, {"theirs": THEIRS}, group=CONVERTERS)
     (tmp_path / "source").mkdir()
     source = open_source(str(tmp_path / "source"), False)
     with on_path(tmp_path / "site"):
-        with pytest.raises(UsageError, match="'broken' failed to import: AttributeError"):
+        with pytest.raises(UsageError, match=r"'broken' of their-plugin 1\.0 failed to import: AttributeError"):
             recognize(source)
         (tmp_path / "source" / "theirs.json").write_text("{}")
         assert recognize(source).name == "theirs"
         assert converter_of("torchgan").__module__ == "hfgen_gan.converters"
-        with pytest.raises(PluginError, match="'odd' is not a Converter"):
+        with pytest.raises(PluginError, match=r"'odd' of their-plugin 1\.0 is not a Converter"):
             converter_of("odd")
         (tmp_path / "source" / "model_config.json").write_text("{}")
         with pytest.raises(UsageError, match="can be read in several ways: pythae, theirs. Choose one with --format"):

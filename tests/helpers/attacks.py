@@ -196,6 +196,6 @@ LOCAL_ATTACKS = {
     "link_circle": (link_circle, "is a link out of the folder"),
     "pipe_index": (pipe("model_index.json"), "no plain file"),
     "pipe_config": (pipe(CONFIG), "no plain file"),
-    "pipe_weights": (pipe(WEIGHTS), "no plain file"),
+    "pipe_weights": (pipe(WEIGHTS), "not a regular file"),
     "sparse": (sparse, "incomplete|do not fit"),
 }
