@@ -4,6 +4,7 @@ Two values compare only where their protocols are equal, field by field.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def protocol_of(reference_sha256: str) -> Protocol:
     return next((p for p in named if p.reference_sha256 == reference_sha256), read_protocol(GENERAL))
 
 
-def differing_fields(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The fields in which two protocols, as results hold them, are not the same; one that an older result does not
     hold has its default value.
 

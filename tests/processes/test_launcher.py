@@ -269,8 +269,8 @@ def python(code, *words):
 @pytest.mark.parametrize(
     ("wanted", "accelerators", "message"),
     [
-        (Wanted(2, "singel"), 0, "none of fsdp2, multi_gpu, single. Did you mean 'single'?"),
-        (Wanted(2, "missing.yaml"), 0, "'missing.yaml' is no file"),
+        (Wanted(2, "singel"), 0, "neither a file nor one of fsdp2, multi_gpu, single. Did you mean 'single'?"),
+        (Wanted(2, "missing.yaml"), 0, "'missing.yaml' is neither a file"),
         (Wanted(2, "broken.yaml"), 0, "broken.yaml is not a configuration of Accelerate"),
         (Wanted(2, "list.yaml"), 0, "list.yaml is not a configuration of Accelerate"),
         (Wanted(2, "typo.yaml"), 0, "unknown keys"),
@@ -279,7 +279,7 @@ def python(code, *words):
         (Wanted(2, "single"), 0, "for one process, not 2"),
         (Wanted(None, "multi_gpu"), 0, "How many processes?"),
         (Wanted(3), 2, "3 processes were asked for, but this machine has 2 accelerators"),
-        (Wanted(2, None, ["--gpu_idz", "0"]), 2, "goes to `accelerate launch`: "),
+        (Wanted(2, None, ["--gpu_idz", "0"]), 2, "go to `accelerate launch`: "),
         (Wanted(2, None, ["--num_machines", "2"]), 0, "torchrun on each of them"),
         (Wanted(2, None, ["--multi_gpu", "--use_deepspeed"]), 2, "accelerate launch: You can only use one of"),
     ],

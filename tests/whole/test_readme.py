@@ -131,6 +131,7 @@ def test_the_converter_reads(tmp_path):
 """
 
 
+@pytest.mark.timeout(600)  # a quarter of a minute on an idle machine
 def test_the_family_of_the_guide_obeys_the_laws(tmp_path, trainings):
     """The guide's first block as a module, the others as a test file with the family's laws."""
     family, *others = blocks(DOCS / "plugins.md", "python")
