@@ -185,7 +185,9 @@ def test_prose_is_plain_and_wrapped(page):
     assert not [found[0] for found in PHRASES.finditer(" ".join(text.split()))]
 
 
-@pytest.mark.parametrize("template", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()), ids=lambda path: path.name
+)
 def test_a_template_says_what_it_is_for(template):
     import yaml
 
