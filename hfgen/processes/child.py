@@ -53,7 +53,7 @@ def tell_error(message: str, code: int, agreed: bool) -> None:
 def tell_now(error: Interrupted) -> None:
     """Tell that the training was stopped before what may take long: a launcher may not wait for its end."""
     tell_error(str(error), error.exit_code, agreed=True)
-    error.told = True
+    error.reported = True
 
 
 def follow_launcher() -> None:

@@ -48,12 +48,12 @@ class Diffusers(Converter):
 
     @classmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
-        """By its index, or by the class that a config names."""
+        """Recognize a folder by its index, or by the class that a config names."""
         return source.has(HFGenPipeline.config_name) or ModelFolder(source.path).single is not None
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """The same folder with safetensors under today's names, loaded as any other."""
+        """Copy the folder with safetensors under today's names, and load it like any other."""
         folder = ModelFolder(source.path, source.name)
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "model"
@@ -70,7 +70,7 @@ class Diffusers(Converter):
 
 
 def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
-    """Of a single model: the schedulers that it was given, in sentences."""
+    """Describe the schedulers that a single model was given, in sentences."""
     notes = []
     for name, part in pipeline.components.items():
         if isinstance(part, SchedulerMixin):
@@ -182,7 +182,7 @@ def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path
 
 
 def _with_options(pipeline: HFGenPipeline, options: ConverterOptions) -> HFGenPipeline:
-    """With the settings of its scheduler that the user gave; a network's are those of its weights."""
+    """Give a pipeline's scheduler the user's settings; a network keeps those of its weights."""
     for name, given in options.items():
         part = pipeline.components.get(name)
         if not isinstance(part, SchedulerMixin):

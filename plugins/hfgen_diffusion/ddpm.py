@@ -335,7 +335,7 @@ class DDPMPipeline(HFGenPipeline):
     def parts(
         self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess
     ) -> Iterator[likelihoods.Part]:
-        """As many images at once as are quick, with the network under their labels and their noise."""
+        """Yield the images in parts that are quick to compute, with the network for their labels and their noise."""
         size = max(1, likelihoods.ELEMENTS // x[0].numel())
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
@@ -345,7 +345,7 @@ class DDPMPipeline(HFGenPipeline):
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As `HFGenPipeline.save_pretrained`; warns of a scheduler that plain diffusers would use wrongly."""
+        """Save as `HFGenPipeline.save_pretrained`; warn of a scheduler that plain diffusers would use wrongly."""
         super().save_pretrained(save_directory, **kwargs)
         name = type(self.scheduler).__name__
         if scales_input(self.scheduler):

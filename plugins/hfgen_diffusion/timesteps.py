@@ -1,4 +1,4 @@
-"""Which of the T levels a sampler visits."""
+"""The choice of levels, among all T, that a sampler visits."""
 
 import math
 import operator

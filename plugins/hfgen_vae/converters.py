@@ -54,7 +54,7 @@ class Pythae(Converter):
 
     @classmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
-        """By its config's file."""
+        """Recognize a model by the name of its config file."""
         return source.has(CONFIG)
 
     @classmethod
@@ -104,10 +104,10 @@ def _refuse_other_models(source: ForeignFiles, config: Mapping[str, Any]) -> Non
 
 
 def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
-    """Before networks of these sizes are built."""
+    """Raise a UsageError of tensors that do not fit, before networks of their sizes are built."""
     odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
     if odd:
-        raise UsageError(f"{source.name}: these are no linear layers: {describe_shapes(found, odd)}.")
+        raise UsageError(f"{source.name}: these are not linear layers: {describe_shapes(found, odd)}.")
     for part in ("weight", "bias"):
         pair = [f"encoder:{head}.{part}" for head in ("mean", "logvar")]
         if found[pair[0]].shape != found[pair[1]].shape:

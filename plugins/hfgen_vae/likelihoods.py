@@ -79,7 +79,7 @@ class Likelihood(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def statistic(self, parameters: Tensor, x: Tensor) -> Tensor | None:
-        """What `update` wants the global mean of, (...,), or None."""
+        """Return the statistic whose global mean `update` takes, (...,), or None."""
         return None
 
     def update(self, statistic: Tensor) -> None:
@@ -260,7 +260,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
         return (log_weights + log_bin_mass(x, locations, log_scales)).logsumexp(0)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Of the logistics before binning, cut to [-1, 1]."""
+        """Return the mean of the logistics before binning, cut to [-1, 1]."""
         log_weights, locations, _ = self._split(parameters)
         return (log_weights.exp() * locations).sum(0).clamp(-1, 1)
 

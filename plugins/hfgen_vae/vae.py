@@ -124,7 +124,7 @@ class ConvEncoder(ModelMixin, ConfigMixin):
         self.to_moments = nn.Linear(channels[-1] * sides[-1] ** 2, 2 * latent_dim)
 
     def forward(self, pixel_values: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As MLPEncoder's."""
+        """Encode as MLPEncoder does."""
         x = pixel_values
         if self.config.num_classes:
             planes = _one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
@@ -159,7 +159,7 @@ class ConvDecoder(ModelMixin, ConfigMixin):
         self.to_parameters = nn.Conv2d(widths[-1], out_channels, 3, 1, 1)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """As MLPDecoder's."""
+        """Decode as MLPDecoder does."""
         sides = pyramid(self.config.sample_size, self.config.base_channels)[0][::-1]
         x = self.from_latents(_with_label(latents, class_labels, self.config.num_classes))
         x = x.unflatten(1, (-1, sides[0], sides[0]))
@@ -251,7 +251,7 @@ class VAEObjective(Objective):
         self.doubly = gradient_estimator == "doubly_reparameterized"
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of both networks."""
+        """Yield the update of both networks."""
         x, labels = self.likelihood.observe(batch["pixel_values"], self.noise), batch.get("class_labels")
         mean, logvar = self.encoder(x, labels)
         bound = self._importance_weighted if self.importance_weighted else self._elbo

@@ -51,7 +51,7 @@ class VQVAEObjective(Objective):
         self.candidates: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of both networks."""
+        """Yield the update of both networks."""
         x, labels = self.likelihood.observe(batch["pixel_values"], self.noise), batch.get("class_labels")
         z_e = self.encoder(x)
         z_q, codes = self.quantizer(z_e)
@@ -66,7 +66,7 @@ class VQVAEObjective(Objective):
         yield Update(("encoder", "decoder"), loss, metrics)
 
     def _remember(self, z_e: Tensor, codes: Tensor) -> None:
-        """Of a micro-batch: n and s of each code; vectors for codes that may have died."""
+        """Keep a micro-batch's n and s of each code, and vectors for codes that may have died."""
         vectors, num_codes = as_rows(z_e), self.quantizer.config.num_embeddings
         columns = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
         usage = columns.new_zeros(num_codes, columns.shape[1])
@@ -91,7 +91,7 @@ class VQVAEObjective(Objective):
 
     @classmethod
     def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
-        """How many codes the examples use, the perplexity of that, and the reconstructions' mean squared error."""
+        """Report how many codes the examples use, their perplexity, and the reconstructions' mean squared error."""
         counts = torch.zeros(pipeline.quantizer.config.num_embeddings, dtype=torch.int64)
         errors = []
         for x, labels in pipeline._parts(examples["pixel_values"], examples.get("class_labels"), None):
