@@ -125,7 +125,7 @@ def _refuse(source: ForeignFiles, index: Mapping[str, Any], model: str | None) -
 
 
 def _copy_component(source: ForeignFiles, folder: Path, place: Path, name: str) -> dict[str, StateDict]:
-    """Configs as they are, weights as one file; nothing is returned of a component without weights."""
+    """Copy configs unchanged and write weights as one file; return {} for a component without weights."""
     place.mkdir(parents=True, exist_ok=True)
     prefix = "" if folder == source.path else f"{folder.name}/"
     is_scheduler = name == "scheduler"
@@ -162,8 +162,8 @@ def _modern(name: str) -> str:
 
 
 def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path) -> tuple[str, dict[str, Any]]:
-    """The component that a single model is of a family, and the index of a pipeline with it; schedulers are written
-    as the options say."""
+    """Return the name of the component that a single model is in a family, and the index of a pipeline with it; write
+    schedulers with the given options."""
     family = get_family(model)
     choices = component_choices(family.load())
     names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]

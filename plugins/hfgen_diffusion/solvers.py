@@ -25,7 +25,7 @@ SOLVERS = (  # each gives the right spread on Gaussian data: tests/families/test
 
 
 def usable(scheduler: Any) -> Any:
-    """A scheduler of its own, since `step` remembers.
+    """Return a copy of the scheduler, since `step` keeps state.
 
     Raises:
         UsageError: one, or a setting, that would draw something else than what the model has learned.

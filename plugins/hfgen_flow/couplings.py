@@ -1,4 +1,4 @@
-"""Coupling layers: one part of x goes through as it is, and says by a network how the other part is transformed.
+"""Coupling layers: one part of x passes unchanged, and a network of it gives the parameters for the other part.
 
 The elementwise transforms take (x, h) with the network's output h (B, C P, H, W): P parameters for each channel of x,
 beside each other.

@@ -48,7 +48,7 @@ class AutoencoderKLObjective(Objective):
         yield Update("vae", *elbo_loss(self.likelihood.log_prob(parameters, x), kl, regularizer))
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The optimal sigma takes in the step's error."""
+        """Update the optimal sigma by the step's error."""
         self.likelihood.finish_step()
         return {}
 
@@ -88,7 +88,7 @@ def autoencode(vae: nn.Module, x: Tensor, generators: list[torch.Generator]) -> 
 
 
 class AutoencoderKLPipeline(VariationalPipeline):
-    """Samples in one step: z from the scheduler's prior, and of p(x|z) the mean.
+    """Samples in one step: z from the scheduler's prior, then the mean of p(x|z).
 
     Latents are maps, and the prior knows nothing of how their places belong together: reconstructions are good long
     before drawn images are more than texture, which is why latent diffusion learns a prior of its own.
@@ -246,7 +246,7 @@ def _factor(block_out_channels: Sequence[int]) -> int:
 
 
 def _blocks(sample_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Channels, kinds of block and groups: what is given, and for the rest what fits it."""
+    """Return channels, kinds of block and groups: the given ones, and defaults that fit them."""
     channels = list(given.get("block_out_channels", SMALL_CHANNELS if sample_size <= SMALL else LARGE_CHANNELS))
     if not channels or any(c < 1 for c in channels):
         raise UsageError(f"vae.block_out_channels is {channels}; it needs the channels of each block, at least one.")

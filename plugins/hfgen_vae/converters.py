@@ -1,4 +1,4 @@
-"""Models that pythae saved: VAEs of its own multi-layer perceptrons are hfgen's; of other networks it pickles code."""
+"""Reading models that pythae saved: VAEs of its own multi-layer perceptrons; of other networks it pickles code."""
 
 import math
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Pythae(Converter):
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """Widths are those of the tensors; image size, loss and beta those of the config."""
+        """Read widths from the tensors; image size, loss and beta from the config."""
         config = source.json(CONFIG)
         _refuse_other_models(source, config)
         content = source.content(WEIGHTS)

@@ -288,7 +288,7 @@ class VAEObjective(Objective):
         return loss - loss.detach() - bound, {"elbo": log_w.detach().mean()}
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The optimal sigma takes in the step's error."""
+        """Update the optimal sigma by the step's error."""
         self.likelihood.finish_step()
         return {}
 
@@ -302,7 +302,7 @@ class VAEObjective(Objective):
 
 
 class VAEPipeline(VariationalPipeline):
-    """Samples in one step: z from the scheduler's prior, and of p(x|z) the mean.
+    """Samples in one step: z from the scheduler's prior, then the mean of p(x|z).
 
     The likelihood is by default a Gaussian with its optimal sigma, and of gray images a Bernoulli on binarized ones.
 
@@ -345,7 +345,7 @@ class VAEPipeline(VariationalPipeline):
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
-        """Gray images are binarized: of these drawn digits are best (Dai & Wipf 2019, arXiv:1903.05789, table 1)."""
+        """Choose a binary likelihood for gray images: digits come out best (Dai & Wipf 2019, table 1)."""
         return {"likelihood": "BernoulliLikelihood"} if in_channels == 1 else {}
 
     @classmethod

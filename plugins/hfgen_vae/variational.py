@@ -159,7 +159,7 @@ class VariationalPipeline(HFGenPipeline):
 def _parts(
     x: Tensor, class_labels: Tensor | None, noise: SeededNoise, num_samples: int
 ) -> Iterator[tuple[slice, Tensor | None, SeededNoise]]:
-    """The images in parts that fit a cache, with the labels and the noise of each."""
+    """Yield the images in parts that fit a cache, with the labels and the noise of each."""
     size = max(1, ELEMENTS // (x[0].numel() * min(num_samples, 100)))
     for start in range(0, len(x), size):
         rows = slice(start, start + size)

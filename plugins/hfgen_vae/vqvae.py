@@ -271,8 +271,8 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
 
 
 class VQVAEPipeline(HFGenPipeline):
-    """Maps images to codes and back. Images drawn have codes of the uniform prior that the model is trained under:
-    all codes are equally likely and independent, which codes of images are not, so they show textures rather than
+    """Maps images to codes and back. Sampled images have codes of the uniform prior that the model is trained with:
+    all codes are equally likely and independent, unlike those of real images, so they show textures rather than
     objects. A prior that is fitted to the codes is another model, trained on what `encode` gives.
 
     References:
@@ -414,5 +414,5 @@ class VQVAEPipeline(HFGenPipeline):
 
 
 def _said(overrides: Mapping[str, dict[str, Any]], option: str, default: int) -> int:
-    """The option of the first component that was given it."""
+    """Return an option's value from the first component that was given it."""
     return next((options[option] for options in overrides.values() if option in options), default)

@@ -74,13 +74,13 @@ class VQVAEObjective(Objective):
         self.candidates.append(lowest(self._lots(codes), vectors, num_codes))
 
     def _lots(self, codes: Tensor) -> Tensor:
-        """A random number for each vector, from the global batch's noise: by them vectors are chosen, so that the
-        same are on any number of processes. Of two draws, since numbers of 24 bits would often be equal."""
+        """Draw a random number for each vector from the global batch's noise: vectors are chosen by it, so that the
+        same ones are chosen on any number of processes. It takes two draws, since 24 bits would often be equal."""
         high, low = self.noise.uniform(2, codes[0].numel()).double().unbind(1)
         return (high + low * 2**-24).flatten()
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The codebook's and the optimal sigma's averages take in all micro-batches and processes."""
+        """Update the averages of the codebook and of the optimal sigma by all micro-batches and processes."""
         usage = reduce(torch.stack(self.usages).sum(0), "sum")
         lots, vectors = (gather(torch.cat(parts)) for parts in zip(*self.candidates, strict=True))
         candidates = lowest(lots, vectors, self.quantizer.config.num_embeddings)[1]
