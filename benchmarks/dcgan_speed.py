@@ -190,7 +190,7 @@ class Training:
 
     def seconds_of_grid(self) -> float:
         start = time.perf_counter()
-        with self.trainer.averaged() as pipeline:
+        with self.trainer.networks.averaged() as pipeline:
             images = grid.draw(pipeline, range(self.trainer.arguments.num_validation_images))
         grid.save_image(grid.image_grid(images), self.folder / "samples" / "grid.png")
         return time.perf_counter() - start

@@ -199,7 +199,7 @@ class Training:
         """Sample grid, reconstructions and diagnosis."""
         trainer, start = self.trainer, time.perf_counter()
         examples = trainer.batches.examples(EXAMPLES)
-        with torch.no_grad(), trainer.averaged() as pipeline:
+        with torch.no_grad(), trainer.networks.averaged() as pipeline:
             validate(pipeline, examples, self.folder, trainer.step, trainer.arguments)
         return time.perf_counter() - start
 

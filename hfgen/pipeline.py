@@ -331,7 +331,8 @@ class HFGenPipeline(DiffusionPipeline):
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)
         for name, found in cls._classes_in(index).items():
-            index[name] = redirect(*index[name], found)
+            library, class_name = index[name]
+            index[name] = redirect(library, class_name, found)
         return loaded
 
     @classmethod

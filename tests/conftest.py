@@ -1,14 +1,39 @@
-"""What every test shares."""
+"""Fixtures that several folders share.
+
+Where things are: a folder tests the package of its name (`tests/data` tests `hfgen/data`; the root of `hfgen/` is
+tested by the files beside this one), `families/` the built-in families and their mathematics, `whole/` the package as
+a whole: layers, documents, attacks, kills. `helpers/` holds modules that tests import by name: the command line
+(`command_line`), a stand-in for the Hub (`hub_server`) and a process that uses it (`hub_child`), installed plugins
+(`plugin_site`), fast processes (`nursery`), a small evaluation protocol (`small_protocol`).
+"""
+
+import os
+import sys
 
 import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tiny networks run faster on one thread, and the processes that tests start do not fight over the cores."""
+def threads():
+    """One thread unless $OMP_NUM_THREADS says otherwise: tiny networks run faster, and tests share the cores."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def hfgen():
+    """The command line in this process: `hfgen("list", "--json")` returns code, out and err."""
+    from command_line import hfgen
+
+    return hfgen
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The current folder, with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +58,29 @@ def plain_diffusers():
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory):
-    """mnist-mini-v1 in small: 200 real images, 103 drawn ones in batches of 16, the last one short."""
-    import pyarrow.parquet as parquet
-    import yaml
+    """The file of a small protocol: 200 real images, 103 sampled ones in batches of 16, the last one short."""
+    from small_protocol import small_protocol
 
-    from hfgen import load_images
-    from hfgen.data.builtin import BUILT_IN_FOLDERS
-    from hfgen.evaluation.real_images import RealImages
-    from hfgen.results.protocol import Protocol
+    return str(small_protocol(tmp_path_factory.mktemp("few"), 200, num_images=103, batch_size=16, bootstraps=5))
 
-    folder = tmp_path_factory.mktemp("few")
-    (folder / "data").mkdir()
-    for split in ("train", "test"):
-        table = parquet.read_table(BUILT_IN_FOLDERS["mnist-mini"] / f"{split}.parquet")
-        parquet.write_table(table.slice(0, 200), folder / "data" / f"{split}.parquet")
-    sha256 = RealImages.of(load_images(str(folder / "data"), "test")).sha256
-    settings = Protocol(name="few", dataset=str(folder / "data"), split="test", reference_sha256=sha256).to_dict()
-    settings |= {"extractor": "digitnet-mnist", "num_images": 103, "batch_size": 16, "bootstraps": 5}
-    (folder / "few.yaml").write_text(yaml.safe_dump({**settings, "floor_draws": 2}))
-    return str(folder / "few.yaml")
+
+@pytest.fixture(scope="module")
+def toy_site(tmp_path_factory):
+    """A folder of installed plugins, on the path, with the family `toy`."""
+    from plugin_site import toy_installed
+
+    site = tmp_path_factory.mktemp("site")
+    with toy_installed(site):
+        yield site
+
+
+@pytest.fixture(scope="module")
+def toy_pipelines(toy_site):
+    """`main` and `other`: two pipelines of the family `toy`, of the same shape with other weights."""
+    import torch
+
+    pipelines = {}
+    for seed, name in enumerate(("main", "other")):
+        torch.manual_seed(seed)
+        pipelines[name] = sys.modules["toy_family"].ToyPipeline.build(4, 1)
+    return pipelines

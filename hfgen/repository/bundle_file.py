@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfgen import _HOME
 from hfgen.errors import UsageError
 from hfgen.objective import Objective
 from hfgen.registry import register_family
@@ -277,10 +278,8 @@ class _Collected:
                 f"{self._cannot()}: {module} uses the module {entry.bound!r} as a whole.\n"
                 f"Import names from it instead: from {entry.module} import ..."
             )
-        home, name = entry.module, entry.name
-        if name not in source_of(home):  # given by the module's __getattr__
-            home, name = getattr(value, "__module__", home), getattr(value, "__name__", name)
-        found = self.resolve(home, name) if self.follows(home) else None
+        home = _HOME.get(entry.name, entry.module) if entry.module == "hfgen" else entry.module
+        found = self.resolve(home, entry.name)
         if found is None:
             raise UsageError(f"{self._cannot()}: {module} imports {entry.name} from {entry.module}, which has none.")
         return dataclasses.replace(found, bound=entry.bound) if isinstance(found, Import) else found

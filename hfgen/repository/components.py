@@ -80,9 +80,9 @@ def component_classes(
     check_entries(index, choices)
     entries = component_entries(index)
     found = {name: component_class(library, class_name, own_package) for name, library, class_name in entries}
-    for name in found.keys() & choices.keys():
-        is_scheduler = issubclass(choices[name][0], SchedulerMixin)
-        _check_choice(name, found[name], (SchedulerMixin,) if is_scheduler else tuple(choices[name]))
+    for name, class_ in found.items():
+        known = tuple(choices.get(name, (class_,)))
+        _check_choice(name, class_, (SchedulerMixin,) if issubclass(known[0], SchedulerMixin) else known)
     return found
 
 

@@ -345,7 +345,8 @@ class VAEPipeline(VariationalPipeline):
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
-        """Choose a binary likelihood for gray images: digits come out best (Dai & Wipf 2019, table 1)."""
+        """Choose a binary likelihood for gray images: it samples the best digits (Dai & Wipf 2019, arXiv:1903.05789,
+        table 1)."""
         return {"likelihood": "BernoulliLikelihood"} if in_channels == 1 else {}
 
     @classmethod

@@ -5,21 +5,17 @@ import shutil
 
 import pytest
 import yaml
+from command_line import call as hfgen
 from huggingface_hub import ModelCard
 
 from hfgen import HFGenPipeline
 from hfgen.cards import card
 from hfgen.cards.results_section import eval_results
-from hfgen.commands.main import cli
 from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation import card_check
 from hfgen.results.protocol import read_protocol
 
 TINY = ["--generator.base_channels", "4", "--discriminator.base_channels", "4"]
-
-
-def hfgen(*words):
-    cli.main([*map(str, words)], standalone_mode=False)
 
 
 @pytest.fixture(scope="module")

@@ -5,27 +5,13 @@ import json
 import pytest
 import yaml
 
-from hfgen.commands import main
 from hfgen.commands.recipes import list_recipes, resolve_run
 from hfgen.registry import get_family, list_families
 from hfgen.settings.arguments import FIELDS, NOT_SAVED
 from hfgen.settings.options import component_choices, signature_of
 from hfgen.testing import make_data
 
-
-@pytest.fixture
-def hfgen(capsys, monkeypatch, tmp_path):
-    """Runs the command line in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.mark.parametrize("target", [*list_recipes(), *(family.name for family in list_families())])

@@ -10,25 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from hfgen.commands import main
 from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data
 
 TINY = ["--generator.base_channels", "4", "--generator.latent-dim=6", "--discriminator.base_channels", "4"]
-
-
-@pytest.fixture
-def hfgen(capsys, monkeypatch):
-    """Runs the command line in this process; returns exit code, stdout, stderr."""
-    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +22,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def trained(hfgen, data, tmp_path_factory):
     """A run folder of a conditional model, made by the command line."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "dcgan", "--dataset-name", data, "--output_dir", folder, *TINY, "--max_steps", "2"]
-    with pytest.raises(SystemExit) as stop:
-        main.main([str(w) for w in [*words, "--batch_size", "8", "--class_conditional", "--num_validation_images", 9]])
-    assert not stop.value.code
+    done = hfgen(*words, "--batch_size", "8", "--class_conditional", "--num_validation_images", 9)
+    assert done.code == 0, done.err
     return folder
 
 
@@ -257,7 +241,7 @@ BAD = {
     "no such checkpoint": (
         ["train", "dcgan", "--dataset_name", "mnist-mini", "--resume_from_checkpoint", "x"],
         2,
-        "'x' is no checkpoint",
+        "'x' is not a checkpoint",
     ),
     "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
     "no such target": (["info", "./nowhere"], 1, "is no folder"),
@@ -328,7 +312,7 @@ def test_bad_calls_on_a_trained_model(hfgen, trained, tmp_path):
     assert "class_labels must lie in 0..2" in hfgen("sample", trained, "--class_labels", 7)[2]
     (tmp_path / "taken.png").touch()
     code, _, err = hfgen("sample", trained, "--output", tmp_path / "taken.png")
-    assert (code, "exists; nothing was drawn" in err) == (2, True)
+    assert (code, "exists; nothing was sampled" in err) == (2, True)
     code, _, err = hfgen("train", "dcgan", "--dataset_name", "mnist-mini", "--output_dir", trained)
     assert (code, "is not empty; nothing was written" in err) == (2, True)
     assert (trained / "model_index.json").is_file()

@@ -6,6 +6,7 @@ import shlex
 import pytest
 import torch
 import yaml
+from command_line import finished
 
 from hfgen import train
 from hfgen.commands.recipes import list_recipes, read_recipe
@@ -46,21 +47,13 @@ TINY = {
 
 
 @pytest.fixture
-def script(capsys, monkeypatch, tmp_path):
+def script(empty_folder):
     """Runs hfgen/train.py with these words, where there are data and a tiny network's config."""
-    monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-    monkeypatch.chdir(tmp_path)
-    make_data(tmp_path / "blobs.npz", 16, 1)
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "config.json").write_text(json.dumps(TINY))
+    make_data(empty_folder / "blobs.npz", 16, 1)
+    (empty_folder / "unet").mkdir()
+    (empty_folder / "unet" / "config.json").write_text(json.dumps(TINY))
 
-    def run(words, *more):
-        with pytest.raises(SystemExit) as stop:
-            train.main([*shlex.split(words), *more])
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
+    return lambda words, *more: finished(train.main, *shlex.split(words), *more)
 
 
 def test_all_45_options_in_one_command_line(script):
@@ -271,4 +264,4 @@ def test_a_run_is_set_aside_before_it_is_overwritten(script, tmp_path):
     code, _, err = script(tiny.replace("--output_dir out", "--output_dir photos"), "--overwrite_output_dir")
     assert (code, "no run of hfgen; nothing was written" in err) == (2, True)
     code, _, err = script(tiny, "--overwrite_output_dir", "--resume_from_checkpoint", "latest")
-    assert (code, "starts anew, --resume_from_checkpoint goes on" in err) == (2, True)
+    assert (code, "starts a new run, --resume_from_checkpoint goes on" in err) == (2, True)

@@ -16,10 +16,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import command_line
 import diffusers
 import pytest
 import torch
-from click.testing import CliRunner
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from plugin_site import install, on_path
@@ -28,12 +28,11 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from hfgen import HFGenPipeline
-from hfgen.commands import main
 from hfgen.conversion import convert
 from hfgen.conversion.convert import check, fill, open_source
 from hfgen.conversion.converter import converter_of, recognize
 from hfgen.conversion.foreign_files import ForeignFiles, plain_state_dict
-from hfgen.errors import CheckError, HFGenError, LoadError, PluginError, UsageError
+from hfgen.errors import CheckError, LoadError, PluginError, UsageError
 from hfgen.hub.contents import prepared
 from hfgen.hub.upload import Place
 from hfgen.registry import CONVERTERS, installed
@@ -83,11 +82,9 @@ def random(model, seed=0):
 
 
 def hfgen(*words):
-    """Exit code and output of the command line, in this process."""
-    result = CliRunner().invoke(main.cli, ["convert", *map(str, words)])
-    error = result.exception
-    code = error.exit_code if isinstance(error, HFGenError) else result.exit_code
-    return code, result.output + (str(error) if isinstance(error, HFGenError) else "")
+    """Exit code and output of `hfgen convert`."""
+    done = command_line.hfgen("convert", *words)
+    return done.code, done.out + done.err
 
 
 def converted(source, target, *options):
@@ -589,12 +586,11 @@ def test_the_folder_is_whole(made):
 
 
 def test_it_is_drawn_from_and_pushed(made, tmp_path):
-    runner = CliRunner()
-    drawn = runner.invoke(main.cli, ["sample", str(made), "-n", "2", "-o", str(tmp_path / "grid.png")])
-    assert drawn.exit_code == 0, drawn.output
-    pushed = runner.invoke(main.cli, ["push", str(made), "org/gan", "--dry_run", "--json"])
-    assert pushed.exit_code == 0, pushed.output
-    assert "README.md" in pushed.stdout
+    drawn = command_line.hfgen("sample", made, "-n", "2", "-o", tmp_path / "grid.png")
+    assert drawn.code == 0, drawn.err
+    pushed = command_line.hfgen("push", made, "org/gan", "--dry_run", "--json")
+    assert pushed.code == 0, pushed.err
+    assert "README.md" in pushed.out
 
 
 def test_the_card_tells_how_it_is_used(made):
@@ -722,8 +718,7 @@ def test_json_is_bounded_and_of_the_folder(tmp_path):
 
 
 def test_formats_are_entry_points():
-    listed = CliRunner().invoke(main.cli, ["list", "formats", "--json"])
-    names = [row["name"] for row in json.loads(listed.output)]
+    names = [row["name"] for row in json.loads(command_line.hfgen("list", "formats", "--json").out)]
     assert names == ["diffusers", "pythae", "pytorch-dcgan", "studiogan", "torchgan"]
     for entry in installed(CONVERTERS):
         assert entry.load().name == entry.name

@@ -8,7 +8,6 @@ import torch
 from diffusers import DDPMScheduler
 
 from hfgen import HFGenPipeline, PriorScheduler, load_images
-from hfgen.commands.main import main
 from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
@@ -220,15 +219,14 @@ def raises(*arguments, **options):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_is_drawn_before_the_first_step(family, tmp_path, capsys):
+def test_nothing_is_drawn_before_the_first_step(family, tmp_path, hfgen):
     pipeline = get_family(family).load().build(SIZE, 1, **TINY[family])
     with pytest.raises(UsageError, match="not initialized"):
         pipeline(seeds=[0])
     pipeline.save_pretrained(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(["sample", str(tmp_path), "--output", str(tmp_path / "grid.png")])
-    assert stop.value.code == 2
-    assert "not initialized" in capsys.readouterr().err
+    done = hfgen("sample", tmp_path, "--output", tmp_path / "grid.png")
+    assert done.code == 2
+    assert "not initialized" in done.err
     assert not (tmp_path / "grid.png").exists()
 
 

@@ -13,7 +13,7 @@ from hfgen.noise import SeededNoise, StepNoise
 from hfgen.settings.resolve import resolve
 from hfgen.testing import FamilyTests
 from hfgen.testing.laws import make_data
-from hfgen.testing.processes import TWO_PROCESSES, run_two_processes
+from hfgen.testing.processes import train_in_two_processes
 from hfgen.training.start import build
 from hfgen.training.trainer import Trainer
 from hfgen_vae.codebook import as_rows, commitment_loss, perplexity
@@ -34,6 +34,7 @@ DENSE = TINY | {"encoder.latent_dim": 2, "quantizer.num_embeddings": 64}  # tell
 
 class TestVQVAE(FamilyTests):
     family = "vqvae"
+    in_shards = True  # its codebook is of buffers that each step sets, from sums over all processes
     overrides = DENSE
     num_classes = 3
 
@@ -260,8 +261,8 @@ def test_two_processes_train_the_codebook_of_one(tmp_path):
     alone = codebook_of(data, train_batch_size=8)
     options = {**SETTINGS, **TINY, "dataset_name": data, "output_dir": str(tmp_path / "run"), "train_batch_size": 4}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    run_two_processes(TWO_PROCESSES, ["--model", "vqvae", *words], tmp_path)
-    assert json.loads((tmp_path / "replicas" / "env.json").read_text())["num_processes"] == 2
+    train_in_two_processes(["--model", "vqvae", *words], tmp_path, in_shards=False)
+    assert json.loads((tmp_path / "ddp" / "env.json").read_text())["num_processes"] == 2
     assert alone["quantizer.num_restarts"] > 0
     for rank in (0, 1):
         weights = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["weights"]

@@ -1,22 +1,18 @@
 """Downloads by the real client from a stand-in for the Hub: what is asked for, what is sent, and what goes wrong."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_child import HubChild
 from hub_server import READER, TOKEN, HubServer
-from plugin_site import toy_installed
 
-# Loads what each line says, in one process that sleeps never: {"target", "options", "offline"} -> what came of it.
+# Loads without waiting between tries: {"target", "options", "offline"} -> what came of it.
 CHILD = """
-import json, sys, time
+import time
 time.sleep = lambda seconds: None
 import huggingface_hub
 from hfgen import HFGenPipeline, PriorScheduler
@@ -39,12 +35,11 @@ def load(asked):
     pipeline = HFGenPipeline.from_pretrained(asked["target"], **options)
     return {"pixels": pipeline(seeds=[0], output_type="np").images.ravel().tolist()}
 
-for line in sys.stdin:
+def answer(asked):
     try:
-        found = load(json.loads(line))
+        return load(asked)
     except Exception as error:
-        found = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(found), flush=True)
+        return {"error": type(error).__name__, "message": str(error)}
 """
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OWN = [f"{part}/{file}" for part in ("generator", "critic") for file in ("config.json", WEIGHTS)]
@@ -52,27 +47,11 @@ ALL = {"model_index.json", "README.md", "scheduler/scheduler_config.json", *OWN}
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    site = tmp_path_factory.mktemp("site")
-    with toy_installed(site):
-        yield site
-
-
-@pytest.fixture(scope="module")
-def pipelines(site):
-    pipelines = {}
-    for seed, name in enumerate(("main", "other")):
-        torch.manual_seed(seed)
-        pipelines[name] = sys.modules["toy_family"].ToyPipeline.build(4, 1)
-    return pipelines
-
-
-@pytest.fixture(scope="module")
-def folders(pipelines, tmp_path_factory):
+def folders(toy_pipelines, tmp_path_factory):
     """`toy`, with a variant of the generator alone and with what nobody needs; `other`, in shards."""
     root = tmp_path_factory.mktemp("repositories")
-    pipelines["main"].save_pretrained(root / "toy")
-    pipelines["other"].generator.save_pretrained(root / "toy" / "generator", variant="ema")
+    toy_pipelines["main"].save_pretrained(root / "toy")
+    toy_pipelines["other"].generator.save_pretrained(root / "toy" / "generator", variant="ema")
     (root / "toy" / "README.md").write_text("A toy.\n")
     for name in (
         "pipeline.py",
@@ -93,7 +72,7 @@ def folders(pipelines, tmp_path_factory):
         shutil.copy(
             root / "toy" / "generator" / ("config.json" if name.endswith(".json") else WEIGHTS), root / "toy" / name
         )
-    pipelines["other"].save_pretrained(root / "other", max_shard_size=64)
+    toy_pipelines["other"].save_pretrained(root / "other", max_shard_size=64)
     return root
 
 
@@ -107,22 +86,12 @@ def hub(folders):
         yield server
 
 
-class Loader:
+class Loader(HubChild):
     """`from_pretrained` in the child, with the requests that it made."""
 
-    def __init__(self, hub, home, site):
-        self.hub, pipes = hub, {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-        environment = {**hub.environment(home), "PYTHONPATH": path, "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
-        self.process = subprocess.Popen([sys.executable, "-c", CHILD], env=environment, **pipes)
-
     def __call__(self, target="org/toy", offline=False, **options):
-        before = len(self.hub.requests)
         asked = {"target": target, "options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}}
-        self.process.stdin.write(json.dumps({**asked, "offline": offline}) + "\n")
-        self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
-        found["requests"] = self.hub.requests[before:]
+        found = self.ask({**asked, "offline": offline})
         found["files"] = {r.path.split("/", 5)[5] for r in found["requests"] if "/resolve/" in r.path}
         message = found.get("message", "")
         assert len(message.splitlines()) <= 6
@@ -132,10 +101,10 @@ class Loader:
 
 
 @pytest.fixture(scope="module")
-def load(hub, site, tmp_path_factory):
-    loader = Loader(hub, tmp_path_factory.mktemp("home"), site)
+def load(hub, toy_site, tmp_path_factory):
+    loader = Loader(hub, tmp_path_factory.mktemp("home"), CHILD, toy_site, HF_HUB_DOWNLOAD_TIMEOUT="5")
     yield loader
-    loader.process.communicate()
+    loader.close()
 
 
 @pytest.fixture
@@ -153,12 +122,12 @@ def warm(load, tmp_path_factory):
 
 
 @pytest.fixture
-def loads(pipelines):
+def loads(toy_pipelines):
     """Asserts that what was loaded draws what these weights draw."""
 
     def check(found, weights="main"):
         assert "error" not in found, found
-        expected = pipelines[weights](seeds=[0], output_type="np").images.ravel()
+        expected = toy_pipelines[weights](seeds=[0], output_type="np").images.ravel()
         np.testing.assert_allclose(found["pixels"], expected, atol=1e-5)
 
     return check

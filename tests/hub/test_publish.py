@@ -4,12 +4,11 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hub_child import HubChild
 from hub_server import READER, TOKEN, HubServer, Repository
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -28,7 +27,7 @@ from hfgen.training.pushing import require_place
 
 # Runs command lines of `hfgen`, one after the other, in one process; waits between tries are short.
 CHILD = """
-import contextlib, io, json, sys
+import contextlib, io, json
 from hfgen import HFGenPipeline
 from hfgen.commands import main as cli
 from hfgen.hub import client, upload
@@ -36,7 +35,7 @@ from hfgen.errors import HFGenError
 
 client.WAITS = upload.WAITS = (0.01,) * 4
 
-def run(words):
+def answer(words):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -54,30 +53,18 @@ def run(words):
             code = error.exit_code
             print(error, file=err)
     return {"out": out.getvalue(), "err": err.getvalue(), "code": code}
-
-for line in sys.stdin:
-    print(json.dumps(run(json.loads(line))), flush=True)
 """
 
 
-class Hfgen:
+class Hfgen(HubChild):
     """`hfgen` in a process whose Hub is the stand-in; one process serves all calls."""
 
-    def __init__(self, hub, home):
-        self.hub, environment = hub, {**hub.environment(home), "HF_TOKEN": TOKEN}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-c", CHILD], env=environment, text=True, **pipes)
-
     def __call__(self, *words, code=0):
-        before = len(self.hub.requests), len(self.hub.commits)
-        self.process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
-        self.process.stdin.flush()
-        done = json.loads(self.process.stdout.readline())
+        done = self.ask([str(word) for word in words])
         assert done["code"] == code, done
         assert "Traceback" not in done["err"]
         assert len(done["err"].splitlines()) <= 6 or words[0] == "train", done["err"]
         assert TOKEN not in done["out"] + done["err"]
-        done["requests"], done["commits"] = self.hub.requests[before[0] :], self.hub.commits[before[1] :]
         return done
 
 
@@ -101,9 +88,9 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hfgen(hub, place):
-    child = Hfgen(hub, place / "home")
+    child = Hfgen(hub, place / "home", CHILD, HF_TOKEN=TOKEN)
     yield child
-    child.process.communicate()
+    child.close()
 
 
 @pytest.fixture(scope="module")

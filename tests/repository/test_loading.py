@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from plugin_site import TOY, install_toy, run, toy_installed
+from plugin_site import TOY, install_toy, run
 
 from hfgen import HFGenPipeline, PriorScheduler
 from hfgen.errors import HFGenError, LoadError, UsageError
@@ -61,34 +60,22 @@ ERRORS = {
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(toy_site):
     """Where the family `toy` is installed, here and in the children; and one whose module holds no base class."""
-    site = tmp_path_factory.mktemp("site")
     source = TOY.replace("from diffusers import ConfigMixin, ModelMixin", "import diffusers")
     source = source.replace("(ModelMixin, ConfigMixin)", "(diffusers.ModelMixin, diffusers.ConfigMixin)")
-    install_toy(site, "bare", "bare_package.bare", source)
-    (site / "planted.py").write_text(TOY)
-    with toy_installed(site):
-        yield site
+    install_toy(toy_site, "bare", "bare_package.bare", source)
+    (toy_site / "planted.py").write_text(TOY)
+    return toy_site
 
 
 @pytest.fixture(scope="module")
-def pipelines(site):
-    """Two of the same shape with other weights."""
-    pipelines = {}
-    for seed, name in enumerate(("main", "other")):
-        torch.manual_seed(seed)
-        pipelines[name] = sys.modules["toy_family"].ToyPipeline.build(4, 1)
-    return pipelines
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, pipelines):
+def folders(tmp_path_factory, toy_pipelines):
     """What the Hub serves and the disk holds, littered as repositories are."""
     root = tmp_path_factory.mktemp("repositories")
     for name in ("toy", "v2", "code", "gone", "planted", "bare", "empty"):
-        pipelines["other" if name == "v2" else "main"].save_pretrained(root / name)
-    pipelines["other"].save_pretrained(root / "toy", variant="other")
+        toy_pipelines["other" if name == "v2" else "main"].save_pretrained(root / name)
+    toy_pipelines["other"].save_pretrained(root / "toy", variant="other")
     litter(root / "toy", root)
     litter(root / "code", root)
     edit_index(root / "code", _class_name=["pipeline", "ToyPipeline"])
@@ -163,20 +150,20 @@ def assert_loaded(facts, pipeline, dtypes=BOTH, temperature=1.0, weights="main")
 
 @pytest.mark.parametrize("place", ["folder", "hub"])
 @pytest.mark.parametrize("case", CASES)
-def test_loads_with_options(loads, pipelines, case, place):
+def test_loads_with_options(loads, toy_pipelines, case, place):
     """Through HFGenPipeline and through the family's own class (checks A and E)."""
     expected = {**PLAIN, **CASES[case][1]}
-    assert_loaded(loads[f"{case}@{place}"], pipelines[expected["weights"]], **expected)
+    assert_loaded(loads[f"{case}@{place}"], toy_pipelines[expected["weights"]], **expected)
 
 
 @pytest.mark.parametrize("case", HUB_CASES)
-def test_loads_what_only_a_hub_has(loads, pipelines, case):
+def test_loads_what_only_a_hub_has(loads, toy_pipelines, case):
     weights = HUB_CASES[case][2]
-    assert_loaded(loads[case], pipelines[weights], weights=weights)
+    assert_loaded(loads[case], toy_pipelines[weights], weights=weights)
 
 
-def test_loads_a_commit(loads, pipelines):
-    assert_loaded(loads["commit"], pipelines["other"])
+def test_loads_a_commit(loads, toy_pipelines):
+    assert_loaded(loads["commit"], toy_pipelines["other"])
 
 
 @pytest.mark.parametrize("case", ERRORS)
@@ -206,9 +193,9 @@ def test_a_component_module_need_not_hold_the_base_classes(loads, place):
 
 
 @pytest.mark.parametrize("place", ["folder", "hub"])
-def test_code_in_the_folder_is_not_run(loads, pipelines, folders, place):
+def test_code_in_the_folder_is_not_run(loads, toy_pipelines, folders, place):
     """Check F: `_class_name` is a pair that names the code file; and component folders hold code too."""
-    assert_loaded(loads[f"code@{place}"], pipelines["main"])
+    assert_loaded(loads[f"code@{place}"], toy_pipelines["main"])
     assert not (folders / "code_ran").exists()
 
 
@@ -250,26 +237,26 @@ def test_no_request_is_made(loads, hub, case):
     assert hub.requests_of(case) == []
 
 
-def test_offline_a_warm_cache_suffices(loads, hub, home, pipelines, site):
+def test_offline_a_warm_cache_suffices(loads, hub, home, toy_pipelines, site):
     """HF_HUB_OFFLINE=1, while the Hub is up: it is not asked."""
     before = len(hub.requests)
     cases = [["main", "org/toy", {}], ["v2", "org/toy", {"revision": "v2"}], ["nothing", "org/nothing", {}]]
     environment = {**hub.environment(home), "HF_HUB_OFFLINE": "1"}
     offline = json.loads(run([CHILD], site, environment, json.dumps(cases)).splitlines()[-1])
-    assert_loaded(offline["main"], pipelines["main"])
-    assert_loaded(offline["v2"], pipelines["other"])
+    assert_loaded(offline["main"], toy_pipelines["main"])
+    assert_loaded(offline["v2"], toy_pipelines["other"])
     assert offline["nothing"]["error"] == "LoadError"
     assert len(hub.requests) == before
 
 
-def test_a_given_component_is_taken_as_it_is(folders, pipelines, tmp_path):
+def test_a_given_component_is_taken_as_it_is(folders, toy_pipelines, tmp_path):
     """The very object; its files may be missing."""
     shutil.copytree(folders / "toy", tmp_path / "toy", ignore=shutil.ignore_patterns("generator"))
-    other = pipelines["other"]
+    other = toy_pipelines["other"]
     loaded = HFGenPipeline.from_pretrained(tmp_path / "toy", generator=other.generator, scheduler=other.scheduler)
     assert loaded.generator is other.generator
     assert loaded.scheduler is other.scheduler
-    for name, tensor in pipelines["main"].critic.state_dict().items():
+    for name, tensor in toy_pipelines["main"].critic.state_dict().items():
         assert torch.equal(loaded.critic.state_dict()[name], tensor)
 
 

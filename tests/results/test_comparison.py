@@ -11,66 +11,41 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import yaml
+from command_line import call
 from hub_server import HubServer
 from PIL import Image
+from small_protocol import small_protocol
 
-from hfgen import load_images
-from hfgen.commands import main
 from hfgen.commands.compare import text
-from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.errors import UsageError
-from hfgen.evaluation.real_images import RealImages
 from hfgen.registry import get_family
 from hfgen.results.comparison import compare
 from hfgen.results.page import tables
 from hfgen.results.plot import figure
-from hfgen.results.protocol import Protocol, read_protocol
+from hfgen.results.protocol import read_protocol
 from hfgen.results.rows import judge
 
 BOUND = {"kind": "lower bound", "method": None, "num_importance_samples": 8, "num_values": 256, "images": 20}
 EXACT = {**BOUND, "kind": "exact", "num_importance_samples": None}
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 
 @pytest.fixture(scope="module")
 def gan(tmp_path_factory):
     """A tiny model, measured by a small protocol: (its folder, the record)."""
-    import pyarrow.parquet as parquet
-
     from hfgen.evaluation import real_images
 
     folder = tmp_path_factory.mktemp("measured")
-    (folder / "data").mkdir()
-    for split in ("train", "test"):
-        table = parquet.read_table(BUILT_IN_FOLDERS["mnist-mini"] / f"{split}.parquet")
-        parquet.write_table(table.slice(0, 100), folder / "data" / f"{split}.parquet")
-    sha256 = RealImages.of(load_images(str(folder / "data"), "test")).sha256
-    few = Protocol(name="few", split="test", reference_sha256=sha256, extractor="digitnet-mnist", num_images=50)
-    settings = {**few.to_dict(), "batch_size": 25, "bootstraps": 4, "floor_draws": 2, "dataset": str(folder / "data")}
-    (folder / "few.yaml").write_text(yaml.safe_dump(settings))
+    few = small_protocol(folder, 100, num_images=50, batch_size=25, bootstraps=4)
     torch.manual_seed(0)
     tiny = {"generator.base_channels": 4, "discriminator.base_channels": 4}
     get_family("dcgan").load().build(28, 1, **tiny).save_pretrained(folder / "gan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(real_images, "cache_folder", lambda: folder / "cache")
-        words = ["evaluate", str(folder / "gan"), "--protocol", str(folder / "few.yaml")]
-        main.cli.main(words, standalone_mode=False)
+        call("evaluate", folder / "gan", "--protocol", few)
     file = next((folder / "gan" / "evaluation").glob("*.json"))
     return folder / "gan", json.loads(file.read_text())
-
-
-@pytest.fixture
-def hfgen(capsys, monkeypatch, tmp_path):
-    """Runs the command line in this process and an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        with pytest.raises(SystemExit) as stop:
-            main.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -9,32 +9,30 @@ from pathlib import Path
 
 import pytest
 from attacks import ATTACKS, CONFIG, DEEP, LOCAL_ATTACKS, WEIGHTS, many_tensors
+from hub_child import HubChild
 from hub_server import HubServer
-from plugin_site import install_toy, on_path, run
+from plugin_site import install_toy, on_path
 from refusals import edit, refuse
 
 from hfgen import HFGenPipeline
-from hfgen.commands.main import main
 from hfgen.errors import HFGenError
 
 MEMORY = 600 << 20  # bytes by which the peak may grow; an attack asks for gigabytes
 
-# Loads all repositories of a stand-in, one after the other; prints messages, and by how much the memory's peak grew.
+# Loads a repository; answers with the message, and by how much the memory's peak grew.
 CHILD = """
-import json, resource, sys
+import resource
 import torch, diffusers
 from hfgen import HFGenPipeline
 
-found = {}
-for label in json.load(sys.stdin):
+def answer(label):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         HFGenPipeline.from_pretrained(f"org/{label}")
         message = None
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-    found[label] = message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps(found))
+    return message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 """
 
 
@@ -92,9 +90,11 @@ def loads(saved, site, tmp_path_factory):
         for label, (damage, _) in ATTACKS.items():
             damage(shutil.copytree(saved, root / label), root / "ran")
             hub.add(f"org/{label}", root / label)
-        out = run(["-c", CHILD], site, hub.environment(root / "home"), json.dumps(list(ATTACKS)))
+        child = HubChild(hub, root / "home", CHILD, site)
+        found = {label: child.ask(label) for label in ATTACKS}
+        child.close()
         asked = [request.path for request in hub.requests]
-    return json.loads(out.splitlines()[-1]), asked, (root / "ran").exists()
+    return found, asked, (root / "ran").exists()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -131,14 +131,6 @@ def test_a_bad_index_ends_before_the_weights_are_fetched(loads):
 # --- the command line -------------------------------------------------------------------------------------------
 
 
-def hfgen(*words, capsys):
-    """Exit code and what was said, by `hfgen`."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
-
-
 BOMBS = {
     "aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
     + "".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)),
@@ -158,11 +150,11 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_recipe(tmp_path, bomb, capsys, monkeypatch):
+def test_a_recipe(tmp_path, bomb, hfgen, monkeypatch):
     """Of `hfgen train`; the other readers of YAML are the same."""
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(BOMBS[bomb])
-    code, _, said = hfgen("train", "recipe.yaml", capsys=capsys)
+    code, _, said = hfgen("train", "recipe.yaml")
     assert code == 2
     assert "recipe.yaml" in said
     assert len(said.splitlines()) <= 6, said
@@ -171,11 +163,11 @@ def test_a_recipe(tmp_path, bomb, capsys, monkeypatch):
 
 @pytest.mark.parametrize("bomb", ["aliases", "deep", "tag"])
 @pytest.mark.parametrize("words", [["info"], ["card"], ["evaluate", "--dataset_name", "mnist-mini"]])
-def test_a_run_folder_of_a_stranger(folder, bomb, words, capsys, monkeypatch):
+def test_a_run_folder_of_a_stranger(folder, bomb, words, hfgen, monkeypatch):
     monkeypatch.chdir(folder.parent)
     (folder / "config.yaml").write_text(BOMBS[bomb])
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    code, _, said = hfgen(words[0], folder, *words[1:], capsys=capsys)
+    code, _, said = hfgen(words[0], folder, *words[1:])
     assert code == 2
     assert re.search(r"deep.config\.yaml", said), said
     assert len(said.splitlines()) <= 6, said
@@ -191,20 +183,20 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("result", RESULTS)
-def test_results_of_a_stranger(folder, result, capsys):
+def test_results_of_a_stranger(folder, result, hfgen):
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "r.json").write_text(RESULTS[result][0])
-    code, _, said = hfgen("compare", folder, capsys=capsys)
+    code, _, said = hfgen("compare", folder)
     assert code == 2
     assert re.search(RESULTS[result][1], said) or "no result" in said, said
 
 
 @pytest.mark.parametrize("words", [["info"], ["sample"]])
 @pytest.mark.parametrize("attack", ["wide", "pickle", "index_deep", "component_os"])
-def test_commands_say_it_in_a_few_lines(folder, attack, words, capsys, monkeypatch):
+def test_commands_say_it_in_a_few_lines(folder, attack, words, hfgen, monkeypatch):
     monkeypatch.chdir(folder.parent)
     ATTACKS[attack][0](folder, folder.parent / "ran")
-    code, out, said = hfgen(words[0], folder, capsys=capsys)
+    code, out, said = hfgen(words[0], folder)
     assert code == 1
     assert out == ""
     assert re.search(ATTACKS[attack][1], said, re.DOTALL), said
@@ -212,11 +204,11 @@ def test_commands_say_it_in_a_few_lines(folder, attack, words, capsys, monkeypat
     assert [path.name for path in folder.parent.iterdir()] == ["deep"]
 
 
-def test_metrics_of_a_stranger_are_told_as_far_as_they_are_some(folder, capsys):
+def test_metrics_of_a_stranger_are_told_as_far_as_they_are_some(folder, hfgen):
     """A terminal is not told to clear its screen."""
     lines = ['{"step": 1, "loss": 0.5}', '{"step": 2, "note": "\\u001b[2J"}', "[" * 100_000, "7"]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
-    main_out = hfgen("info", folder, capsys=capsys)
+    main_out = hfgen("info", folder)
     assert main_out[0] == 0
     assert "step: 2" in main_out[1]
     assert "\x1b" not in main_out[1]
@@ -230,11 +222,11 @@ CARD = (
 )
 
 
-def test_a_card_is_not_rendered(folder, capsys):
+def test_a_card_is_not_rendered(folder, hfgen):
     """HTML and template syntax of a card are text, and nobody's business in loading."""
     (folder / "README.md").write_text(CARD)
     HFGenPipeline.from_pretrained(folder)
-    code, out, _ = hfgen("info", folder, capsys=capsys)
+    code, out, _ = hfgen("info", folder)
     assert code == 0
     assert not re.search("49|script|\x1b", out)
     assert (folder / "README.md").read_text() == CARD
@@ -378,11 +370,11 @@ def test_parts_of_transformers_are_looked_at_too(stable, damage, words):
         load_any(str(stable))
 
 
-def test_what_a_message_quotes_does_not_speak_to_the_terminal(folder, capsys):
+def test_what_a_message_quotes_does_not_speak_to_the_terminal(folder, hfgen):
     (folder / WEIGHTS).rename(folder / "generator" / "other.safetensors")
     table = {"weight_map": {"inner.weight": "\x1b[2Jx.safetensors"}}
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(table))
-    code, _, said = hfgen("info", folder, capsys=capsys)
+    code, _, said = hfgen("info", folder)
     assert code == 1
     assert "?[2Jx.safetensors is missing" in said
     assert "\x1b" not in said
