@@ -243,8 +243,8 @@ BAD = {
         2,
         "'x' is not a checkpoint",
     ),
-    "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
-    "no such target": (["info", "./nowhere"], 1, "is no folder"),
+    "no such pipeline": (["sample", "./nowhere"], 1, "is not a folder"),
+    "no such target": (["info", "./nowhere"], 1, "is not a folder"),
     "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "no list of numbers"),
     "seeds that count down": (["sample", "./nowhere", "--seeds", "20-10"], 2, "write 10-20"),
     "another shape": (
