@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import hfgen
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.modalities import image as grid
 from hfgen.settings.resolve import resolve
 from hfgen_gan.dcgan import DCGANPipeline
@@ -85,7 +85,7 @@ def loaded_batches(images: Images, workers: int) -> Iterator[Tensor]:
 
 
 def resident_batches(images: Images, device: torch.device) -> Iterator[Tensor]:
-    pixels = decode_all(images, SIZE, center_crop=True).to(device)
+    pixels = decode_images(images, SIZE, center_crop=True).to(device)
     while True:
         for indices in torch.randperm(len(pixels), device=device).split(BATCH)[: len(pixels) // BATCH]:
             yield pixels[indices].float().div_(127.5).sub_(1)
@@ -190,7 +190,7 @@ class Training:
 
     def seconds_of_grid(self) -> float:
         start = time.perf_counter()
-        with self.trainer.averaged() as pipeline:
+        with self.trainer.networks.averaged() as pipeline:
             images = grid.draw(pipeline, range(self.trainer.arguments.num_validation_images))
         grid.save_image(grid.image_grid(images), self.folder / "samples" / "grid.png")
         return time.perf_counter() - start

@@ -59,7 +59,7 @@ from torch.nn.functional import mse_loss
 from torch.profiler import ProfilerActivity, record_function
 
 import hfgen
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.settings.resolve import resolve
 from hfgen_diffusion.ddim import DDIMPipeline
 from hfgen_diffusion.ddpm import DDPMPipeline
@@ -211,7 +211,7 @@ class Training:
 def compare_training(name: str, given: argparse.Namespace) -> None:
     net, device = NETS[name], device_of(given)
     images = digits(net, given.dataset_name)
-    pixels = decode_all(images, SIDE, center_crop=True).to(device)
+    pixels = decode_images(images, SIDE, center_crop=True).to(device)
     pipeline = built(net, images.channels)
     unets: dict[str, nn.Module] = {}
     runs: dict[str, Run] = {}

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 
 import hfgen
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.settings.resolve import resolve
 from hfgen_flow.glow import GlowPipeline
 from hfgen_flow.realnvp import RealNVP, RealNVPPipeline
@@ -469,7 +469,7 @@ SAMPLING_GOALS = [
 
 def glow_training(digits: Images, given: argparse.Namespace) -> None:
     images, device = padded(digits, GLOW_SIZE), device_of(given)
-    pixels = decode_all(images, GLOW_SIZE, center_crop=True).to(device)
+    pixels = decode_images(images, GLOW_SIZE, center_crop=True).to(device)
     theirs, others = normflows_glow(), nflows_glow()
     tuned = nflows_glow().to(memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
@@ -513,7 +513,7 @@ def glow_counts(theirs: Any, others: Any, ours: Any) -> str:
 
 def glow_sampling(digits: Images, given: argparse.Namespace) -> None:
     images = padded(digits, GLOW_SIZE)
-    pixels = decode_all(images, GLOW_SIZE, center_crop=True)
+    pixels = decode_images(images, GLOW_SIZE, center_crop=True)
     theirs, others = normflows_glow(), nflows_glow()
     plain_loop(theirs, lambda v: theirs.forward_kld(v - 0.5), pixels)(WARM_UP)
     plain_loop(others, lambda v: -others.log_prob(v - 0.5).mean(), pixels)(WARM_UP)
@@ -568,7 +568,7 @@ def hfgen_sampling(pipelines: dict[str, Any], images: Images, v: Tensor) -> list
 
 def realnvp_training(digits: Images, given: argparse.Namespace) -> None:
     device = device_of(given)
-    pixels = decode_all(digits, REALNVP_SIZE, center_crop=True).to(device)
+    pixels = decode_images(digits, REALNVP_SIZE, center_crop=True).to(device)
     with contextlib.ExitStack() as stack:
         ours = {
             "hfgen fp32": Training("realnvp", digits, stack),
@@ -605,7 +605,7 @@ def plain_loss(model: PlainRealNVP) -> Loss:
 
 
 def realnvp_sampling(digits: Images, given: argparse.Namespace) -> None:
-    pixels = decode_all(digits, REALNVP_SIZE, center_crop=True)
+    pixels = decode_images(digits, REALNVP_SIZE, center_crop=True)
     pipeline = trained("realnvp", digits)
     bf16 = in_bf16(pipeline)
     plain = plain_realnvp(pipeline.flow)

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import hfgen
-from hfgen.data.images import decode_all
+from hfgen.data.images import decode_images
 from hfgen.registry import get_family
 from hfgen.settings.options import build_objective
 from hfgen.settings.resolve import resolve
@@ -75,7 +75,7 @@ def by_hand(family: str, batch: int, rank: int, size: int) -> Run:
     if size > 1:
         torch.distributed.init_process_group("gloo")
     images, a = hfgen.load_images("mnist-mini"), settings(family, batch)
-    source = local_batches(decode_all(images, images.resolution(), center_crop=True), batch, rank, size)
+    source = local_batches(decode_images(images, images.resolution(), center_crop=True), batch, rank, size)
     torch.manual_seed(0)
     pipeline = get_family(family).load().build(images.resolution(), images.channels)
     pipeline.objective_class.initialize(pipeline, {"pixel_values": next(source)}, LocalNoise(batch // size))

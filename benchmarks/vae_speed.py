@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 import hfgen
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.settings.resolve import resolve
 from hfgen.training.validation import EXAMPLES, validate
 from hfgen_vae.vae import VAEPipeline
@@ -199,7 +199,7 @@ class Training:
         """Sample grid, reconstructions and diagnosis."""
         trainer, start = self.trainer, time.perf_counter()
         examples = trainer.batches.examples(EXAMPLES)
-        with torch.no_grad(), trainer.averaged() as pipeline:
+        with torch.no_grad(), trainer.networks.averaged() as pipeline:
             validate(pipeline, examples, self.folder, trainer.step, trainer.arguments)
         return time.perf_counter() - start
 
@@ -218,7 +218,7 @@ TRAINING_GOALS = {
 
 
 def compare_training(images: Images, batch: int, device: torch.device, given: argparse.Namespace) -> None:
-    pixels = decode_all(images, images.resolution(), center_crop=True)
+    pixels = decode_images(images, images.resolution(), center_crop=True)
     loss = given.reconstruction_loss
     with contextlib.ExitStack() as stack:
         theirs, model = pythae_loop(pixels, batch, loss, device, stack)
@@ -265,7 +265,7 @@ def compare_likelihood(images: Images, test_images: Images, given: argparse.Name
     pipeline = hfgen_pipeline(images, "bce")
     steps = given.likelihood_training_steps
     hfgen.Trainer(pipeline, images, settings(max_train_steps=steps, logging_steps=steps)).train()
-    pixels = decode_all(test_images, images.resolution(), center_crop=True)[:1000]
+    pixels = decode_images(test_images, images.resolution(), center_crop=True)[:1000]
     model = pythae_model(tuple(pixels.shape[1:]), "bce").eval()
     counts = same_networks(pipeline, model)
     copy_weights(pipeline, model)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Conversion as Conversion,
         Converter as Converter,
         ConverterOptions as ConverterOptions,
-        shapes_of as shapes_of,
+        describe_shapes as describe_shapes,
     )
     from hfgen.conversion.foreign_files import (
         ForeignFiles as ForeignFiles,
@@ -22,26 +22,26 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         is_state_dict as is_state_dict,
         plain_state_dict as plain_state_dict,
     )
-    from hfgen.data.images import decode_all as decode_all, load_images as load_images
+    from hfgen.data.images import decode_images as decode_images, load_images as load_images
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
         LoadError as LoadError,
+        PluginError as PluginError,
         UsageError as UsageError,
         did_you_mean as did_you_mean,
     )
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
-    from hfgen.hub.download import DOWNLOAD_OPTIONS as DOWNLOAD_OPTIONS, local_folder as local_folder
+    from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
     from hfgen.likelihood import (
         IMPORTANCE_CHUNK as IMPORTANCE_CHUNK,
         LogLikelihood as LogLikelihood,
         bits_per_dim as bits_per_dim,
         check_num_samples as check_num_samples,
+        images_to_levels as images_to_levels,
         importance_weighted_bound as importance_weighted_bound,
-        levels_of as levels_of,
         levels_to_images as levels_to_images,
-        quantize as quantize,
     )
     from hfgen.modalities.image import check_images as check_images
     from hfgen.noise import Noise as Noise, SeededNoise as SeededNoise, StepNoise as StepNoise
@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Update as Update,
         frozen as frozen,
     )
-    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, evaluating as evaluating
+    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, eval_mode as eval_mode
     from hfgen.registry import (
         find_by_class as find_by_class,
         find_by_component as find_by_component,
@@ -60,89 +60,82 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         list_families as list_families,
         register_family as register_family,
     )
-    from hfgen.repository.checks import (
-        check_component as check_component,
-        clear_errors as clear_errors,
-        read_config as read_config,
-    )
-    from hfgen.repository.index import (
-        MODEL_INDEX as MODEL_INDEX,
-        component_entries as component_entries,
-        read_index as read_index,
-        single_component as single_component,
-    )
-    from hfgen.scheduler import PriorScheduler as PriorScheduler, great_circle as great_circle
+    from hfgen.repository.model_folder import ModelFolder as ModelFolder
+    from hfgen.repository.single_model import load_model as load_model
+    from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
-    from hfgen.settings.model_configs import config_of as config_of
+    from hfgen.settings.model_configs import component_config as component_config
     from hfgen.settings.options import component_choices as component_choices, signature_of as signature_of
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "rename_tensors": "hfgen.conversion.convert",
-    "BATCH_NORM_COUNTER": "hfgen.conversion.converter",
-    "Conversion": "hfgen.conversion.converter",
+_HOME = {  # name -> the module that defines it
+    # use: load, train, look up
+    "HFGenPipeline": "hfgen.pipeline",
+    "Trainer": "hfgen.training.trainer",
+    "TrainingArguments": "hfgen.settings.arguments",
+    "load_images": "hfgen.data.images",
+    "list_families": "hfgen.registry",
+    "get_family": "hfgen.registry",
+    "register_family": "hfgen.registry",
+    # errors, with the exit codes of the command line
+    "HFGenError": "hfgen.errors",
+    "UsageError": "hfgen.errors",
+    "CheckError": "hfgen.errors",
+    "LoadError": "hfgen.errors",
+    "PluginError": "hfgen.errors",
+    "did_you_mean": "hfgen.errors",
+    # a family: its objective, and where it takes random numbers from
+    "Objective": "hfgen.objective",
+    "Batch": "hfgen.objective",
+    "Update": "hfgen.objective",
+    "Diagnosis": "hfgen.objective",
+    "frozen": "hfgen.objective",
+    "Noise": "hfgen.noise",
+    "SeededNoise": "hfgen.noise",
+    "StepNoise": "hfgen.noise",
+    # a family: its scheduler, and what its pipeline checks
+    "PriorScheduler": "hfgen.scheduler",
+    "slerp": "hfgen.scheduler",
+    "check_images": "hfgen.modalities.image",
+    "check_latents": "hfgen.inputs",
+    "labels_for": "hfgen.inputs",
+    "noise_for": "hfgen.inputs",
+    "eval_mode": "hfgen.pipeline",
+    "signature_of": "hfgen.settings.options",
+    # a family: its likelihood
+    "LogLikelihood": "hfgen.likelihood",
+    "bits_per_dim": "hfgen.likelihood",
+    "importance_weighted_bound": "hfgen.likelihood",
+    "check_num_samples": "hfgen.likelihood",
+    "IMPORTANCE_CHUNK": "hfgen.likelihood",
+    "images_to_levels": "hfgen.likelihood",
+    "levels_to_images": "hfgen.likelihood",
+    # a family that wraps one model of another library
+    "ModelFolder": "hfgen.repository.model_folder",
+    "load_model": "hfgen.repository.single_model",
+    "local_folder": "hfgen.hub.download",
+    # an extractor
+    "FeatureExtractor": "hfgen.evaluation.extractors",
+    "decode_images": "hfgen.data.images",
+    # a converter
     "Converter": "hfgen.conversion.converter",
+    "Conversion": "hfgen.conversion.converter",
     "ConverterOptions": "hfgen.conversion.converter",
-    "shapes_of": "hfgen.conversion.converter",
+    "BATCH_NORM_COUNTER": "hfgen.conversion.converter",
+    "describe_shapes": "hfgen.conversion.converter",
     "ForeignFiles": "hfgen.conversion.foreign_files",
     "StateDict": "hfgen.conversion.foreign_files",
     "is_state_dict": "hfgen.conversion.foreign_files",
     "plain_state_dict": "hfgen.conversion.foreign_files",
-    "decode_all": "hfgen.data.images",
-    "load_images": "hfgen.data.images",
-    "CheckError": "hfgen.errors",
-    "HFGenError": "hfgen.errors",
-    "LoadError": "hfgen.errors",
-    "UsageError": "hfgen.errors",
-    "did_you_mean": "hfgen.errors",
-    "FeatureExtractor": "hfgen.evaluation.extractors",
-    "DOWNLOAD_OPTIONS": "hfgen.hub.download",
-    "local_folder": "hfgen.hub.download",
-    "check_latents": "hfgen.inputs",
-    "labels_for": "hfgen.inputs",
-    "noise_for": "hfgen.inputs",
-    "IMPORTANCE_CHUNK": "hfgen.likelihood",
-    "LogLikelihood": "hfgen.likelihood",
-    "bits_per_dim": "hfgen.likelihood",
-    "check_num_samples": "hfgen.likelihood",
-    "importance_weighted_bound": "hfgen.likelihood",
-    "levels_of": "hfgen.likelihood",
-    "levels_to_images": "hfgen.likelihood",
-    "quantize": "hfgen.likelihood",
-    "check_images": "hfgen.modalities.image",
-    "Noise": "hfgen.noise",
-    "SeededNoise": "hfgen.noise",
-    "StepNoise": "hfgen.noise",
-    "Batch": "hfgen.objective",
-    "Diagnosis": "hfgen.objective",
-    "Objective": "hfgen.objective",
-    "Update": "hfgen.objective",
-    "frozen": "hfgen.objective",
-    "HFGenPipeline": "hfgen.pipeline",
-    "evaluating": "hfgen.pipeline",
+    "rename_tensors": "hfgen.conversion.convert",
     "find_by_class": "hfgen.registry",
     "find_by_component": "hfgen.registry",
-    "get_family": "hfgen.registry",
-    "list_families": "hfgen.registry",
-    "register_family": "hfgen.registry",
-    "check_component": "hfgen.repository.checks",
-    "clear_errors": "hfgen.repository.checks",
-    "read_config": "hfgen.repository.checks",
-    "MODEL_INDEX": "hfgen.repository.index",
-    "component_entries": "hfgen.repository.index",
-    "read_index": "hfgen.repository.index",
-    "single_component": "hfgen.repository.index",
-    "PriorScheduler": "hfgen.scheduler",
-    "great_circle": "hfgen.scheduler",
-    "TrainingArguments": "hfgen.settings.arguments",
-    "config_of": "hfgen.settings.model_configs",
     "component_choices": "hfgen.settings.options",
-    "signature_of": "hfgen.settings.options",
+    "component_config": "hfgen.settings.model_configs",
     "check_options": "hfgen.settings.resolve",
-    "Trainer": "hfgen.training.trainer",
 }
 
 __all__ = sorted(_HOME)

@@ -3,8 +3,9 @@
 A message says what happened, where, and what to do next, in at most six lines.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class HFGenError(Exception):
@@ -69,3 +70,27 @@ def first_line(error: BaseException) -> str:
     ('no such', 'KeyboardInterrupt')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException, at_most: int | None = None) -> str:
+    """Return all lines of an error as one, cut after so many characters; its type, where it says nothing.
+
+    >>> one_line(ValueError("no such\\n  thing")), one_line(KeyboardInterrupt())
+    ('no such thing', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split())[:at_most] or type(error).__name__
+
+
+@contextlib.contextmanager
+def clear(kinds: tuple[type[Exception], ...], says: Callable[[str], str]) -> Iterator[None]:
+    """Raise one HFGenError in place of errors of these kinds; errors of hfgen's own pass unchanged.
+
+    Args:
+        says: makes the message from the first line of the error.
+    """
+    try:
+        yield
+    except HFGenError:
+        raise
+    except kinds as error:
+        raise HFGenError(says(first_line(error))) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hfgen.errors import LoadError, UsageError
+from hfgen.errors import LoadError, UsageError, one_line
 
 if TYPE_CHECKING:
     pass
@@ -79,7 +79,7 @@ def parse_yaml(text: str) -> Any:
         _check_nodes(text)
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        raise ValueError(one_line(error, 300)) from error
 
 
 def _check_nodes(text: str) -> None:

@@ -74,10 +74,7 @@ def checked_seeds(seeds: Sequence[int]) -> list[int]:
 
 def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:
     """What is drawn for each of `count` images; without seeds these are 0, 1, 2 ..."""
-    try:
-        seeds = range(count) if seeds is None else [operator.index(seed) for seed in seeds]
-    except TypeError as error:
-        raise UsageError(f"seeds is {seeds!r}; expected whole numbers, one for each image.") from error
-    if len(seeds) != count:
-        raise UsageError(f"{len(seeds)} seeds for {count} images.")
-    return SeededNoise.from_seeds(seeds, device)
+    checked = checked_seeds(range(count) if seeds is None else seeds)
+    if len(checked) != count:
+        raise UsageError(f"{len(checked)} seeds for {count} images.")
+    return SeededNoise.from_seeds(checked, device)

@@ -86,7 +86,7 @@ def bits_per_dim(nats: Tensor, num_dimensions: int) -> Tensor:
     return -nats / (num_dimensions * math.log(2))
 
 
-def levels_of(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
+def images_to_levels(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
     """Images of 8 bits in [-1, 1] -> levels 0 .. num_values - 1, as floats; below 256 the lower bits are dropped.
 
     Raises:
@@ -103,13 +103,8 @@ def levels_of(images: Tensor, num_values: int, strict: bool = False) -> Tensor:
 
 
 def levels_to_images(levels: Tensor, num_values: int) -> Tensor:
-    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; which `levels_of` takes back."""
+    """Levels 0 .. num_values - 1 -> bytes over the whole range, as images in [-1, 1]; undone by `images_to_levels`."""
     return (levels * (255 / (num_values - 1))).round() / 127.5 - 1
-
-
-def quantize(v: Tensor, num_values: int) -> Tensor:
-    """The level of each v in [0, 1): floor(n v), values outside cut off; the inverse of dequantization."""
-    return (v * num_values).floor().clamp(0, num_values - 1)
 
 
 def check_num_samples(num_importance_samples: Any) -> None:

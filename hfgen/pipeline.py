@@ -1,4 +1,4 @@
-"""HFGenPipeline: a DiffusionPipeline that dispatches to its family, builds itself from a config, and saves whole."""
+"""HFGenPipeline: a DiffusionPipeline that loads as its family, builds itself from a config, and saves completely."""
 
 import contextlib
 import json
@@ -22,25 +22,11 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
-from hfgen.repository import components
-from hfgen.repository.checks import (
-    LOADING,
-    check_component_files,
-    check_dtype,
-    check_weights_are_complete,
-    clear_errors,
-)
-from hfgen.repository.components import STACK, class_name_of, pipeline_class_of, redirect
-from hfgen.repository.index import (
-    check_entries,
-    check_index,
-    component_entries,
-    is_bundled,
-    read_index,
-    single_component,
-)
+from hfgen.repository.checks import LOADING, check_components, check_weights_are_complete, loading_arguments
+from hfgen.repository.components import STACK, class_name_of, component_classes, pipeline_class_of, redirect
+from hfgen.repository.index import check_index, component_entries, is_bundled
 from hfgen.repository.save import saving
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import (
     CLASS_NAME,
     chosen_class,
@@ -56,19 +42,19 @@ Config = dict[str, Any]
 
 
 class HFGenPipeline(DiffusionPipeline):
-    """Base class of every family, and the front door to all of them.
+    """Base class of every family; its `from_pretrained` loads a model of any family.
 
-    A family is declared by class attributes, its components by the annotations of its `__init__`:
+    A family declares itself by class attributes, and its components by the annotations of its `__init__`:
 
     Attributes:
-        objective_class: what its training minimizes.
+        objective_class: the objective that training minimizes.
         training_defaults: values of `TrainingArguments` that differ for this family.
-        ema_components: components whose weights are averaged for sampling.
+        ema_components: components whose EMA weights are used for sampling.
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
-        notes: sentences for the card, on what a drawn image is.
-        is_density: whether `log_likelihood` is of a density, which has nats and no bits per dimension.
-        measured_on_request: metrics that take long, or hold by construction: not evaluated unless asked for.
+        notes: sentences for the card, on what a sampled image is.
+        is_density: True if `log_likelihood` is that of a density, in nats; bits per dimension are then not defined.
+        measured_on_request: metrics that take long, or hold by construction: evaluated only if they are named.
     """
 
     objective_class: ClassVar[type[Objective]]
@@ -77,42 +63,46 @@ class HFGenPipeline(DiffusionPipeline):
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
-    is_density: bool = False
     measured_on_request: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_density(self) -> bool:
+        return False
 
     # --- building -----------------------------------------------------------------------------------------------
 
     @classmethod
     def component_classes(cls, options: Mapping[str, Config] | None = None) -> dict[str, type]:
-        """Component name -> class, read from the annotations of `__init__`: of `X | Y` the first, or the one that
-        the component's option `class_name` names."""
+        """Component name -> class, from the annotations of `__init__`: the first class of `X | Y`, or the one that the
+        component's option `class_name` names."""
         options = options or {}
         return {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
-        """Component name -> class name for such images, where neither `class_name` nor an option was given."""
+        """Component name -> class name for so many channels, if neither `class_name` nor an option is given."""
         return {}
 
     @classmethod
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, Config]
     ) -> dict[str, Config]:
-        """Component name -> config for data of this shape; `overrides` wins afterwards, and may be consulted:
-        `component_classes(overrides)` are the classes chosen."""
+        """Component name -> config for data of this shape.
+
+        `overrides` are applied afterwards; `component_classes(overrides)` are the classes that were chosen."""
         raise NotImplementedError
 
     @classmethod
     def build(cls, sample_size: int, in_channels: int, num_classes: int | None = None, **overrides: Any) -> Self:
-        """An untrained pipeline for images of shape (in_channels, sample_size, sample_size).
+        """Build an untrained pipeline for images of shape (in_channels, sample_size, sample_size).
 
         Args:
-            num_classes: makes it class-conditional.
+            num_classes: the number of classes of a class-conditional model.
             overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`; `class_name`
                 among a component's options chooses its class.
 
         Raises:
-            UsageError: an override that no component takes, or a shape that the family cannot make.
+            UsageError: no component has such an option, or the family cannot make images of this shape.
         """
         preferred = {name: {CLASS_NAME: choice} for name, choice in cls.preferred_classes(in_channels).items()}
         nested = {**preferred, **nest_options(overrides)}
@@ -140,7 +130,7 @@ class HFGenPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes of a class-conditional model, else None."""
-        configs = map(config_of, self.models().values())
+        configs = map(component_config, self.models().values())
         return next((config["num_classes"] for config in configs if config.get("num_classes")), None)
 
     # --- sampling -----------------------------------------------------------------------------------------------
@@ -157,29 +147,29 @@ class HFGenPipeline(DiffusionPipeline):
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """Draw images: an `ImagePipelineOutput`, or a tuple without `return_dict`.
+        """Sample images: an `ImagePipelineOutput`, or a tuple if `return_dict` is False.
 
-        Image i of a seed is the same picture whatever the batch size, the order or the number of processes.
+        The image of a seed is the same whatever the batch size, the order or the number of processes.
 
         Args:
-            batch_size: number of images; with `seeds` or a list of generators, their number counts.
-            generator: one generator, from which image after image takes its own seed; or one for each image.
+            batch_size: number of images; ignored with `seeds` or a list of generators.
+            generator: one generator, which gives each image its seed; or one for each image.
             seeds: one for each image.
-            class_labels: one for all images or one for each, of a class-conditional model; drawn if not given.
+            class_labels: one for all images or one for each, for a class-conditional model; random by default.
             num_inference_steps: for families that sample in many steps.
             output_type: `"pil"`, `"np"` (B, H, W, C in [0, 1]), `"pt"` (B, C, H, W in [0, 1]).
-            options: what this family's `sample` takes beyond these.
+            options: further arguments of this family's `sample`.
 
         Raises:
-            UsageError: arguments that contradict each other or that this model does not take.
+            UsageError: arguments contradict each other, or this model does not take one of them.
         """
         refuse_unknown(self.sample, options)
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
             images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
         if not images.isfinite().all():
-            raise HFGenError("What was drawn is no number: weights are damaged, or their training diverged.")
+            raise HFGenError("Sampled images contain NaN or inf: the weights are damaged, or training diverged.")
         images = postprocess(images, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -187,63 +177,63 @@ class HFGenPipeline(DiffusionPipeline):
     def sample(
         self, noise: SeededNoise, class_labels: Tensor | None = None, num_inference_steps: int | None = None
     ) -> Tensor:
-        """Images in [-1, 1], shape (B, C, H, W). One-step families: `decode` of a latent drawn from the prior."""
+        """Sample images in [-1, 1], shape (B, C, H, W); by default `decode` of a latent from the prior."""
         self.scheduler.set_timesteps(num_inference_steps)
         return self.decode(self.latents(noise), class_labels=class_labels)
 
     def latents(self, noise: Noise) -> Tensor:
-        """Latents to sample from, as the scheduler draws them."""
+        """Sample latents from the scheduler's prior."""
         return self.scheduler.sample(noise)
 
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The image of each latent, in [-1, 1]."""
+        """Decode latents to images in [-1, 1]."""
         raise self._cannot("decode", "it defines no map from latents to images")
 
     def encode(self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
-        """The latent of each image in [-1, 1]; `seeds`, one for each image, are of what is drawn on the way."""
+        """Encode images in [-1, 1]; where that is random, `seeds` has one seed for each image."""
         raise self._cannot("encode", "it defines no map from images to latents")
 
     def to_latents(self, images: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Of a bijection: the latents (B, D) of continuous images in [-1, 1], and ln|det d latents / d images|, (B,).
+        """Map continuous images in [-1, 1] to latents (B, D) by a bijection; also ln|det d latents / d images|, (B,).
 
-        Differentiable. ln p(x) of the continuous image is the prior's of the latents plus the second."""
+        Differentiable. ln p(x) of the continuous image is ln p(latents) under the prior, plus the second result."""
         raise self._cannot("to_latents", "its latents are not the image under a bijection")
 
     def from_latents(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Of a bijection: the inverse of `to_latents`, without rounding to the values that pixels take."""
+        """Map latents to images by the inverse of `to_latents`, without rounding to the values that pixels take."""
         raise self._cannot("from_latents", "its latents are not the image under a bijection")
 
     @torch.no_grad()
     def reconstruct(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
     ) -> Tensor:
-        """`decode(encode(images))`."""
+        """Decode the encoded images."""
         return self.decode(self.encode(images, class_labels, seeds), class_labels=class_labels)
 
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
     ) -> LogLikelihood:
-        """ln p(x) of each image in [-1, 1], or a bound of it: the result says which.
+        """Compute ln p(x) of each image in [-1, 1], or a bound of it: the result says which.
 
-        It depends on the image and its seed alone, by default 0, 1, 2 ..., whatever stands beside it.
+        It depends on the image and its seed alone (0, 1, 2 ... by default), not on the other images of the batch.
         """
         raise self._cannot("log_likelihood", "it defines no density of images")
 
     def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """The latent a fraction t of the way from one to another, for a latent walk."""
+        """The latent at a fraction t of the way from one to another, for a latent walk."""
         return self.scheduler.interpolate(start, end, t)
 
     def interpolate(
         self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
     ) -> Iterator[Any]:
-        """PIL frames of a walk through latent space that visits each seed's image in turn and returns to the first.
+        """Yield PIL frames of a walk through latent space, past each seed's image and back to the first.
 
         With class labels, the frames between two seeds keep the label of the first.
         """
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
-        with torch.no_grad(), evaluating(self.models().values()):
+        with torch.no_grad(), eval_mode(self.models().values()):
             labels, latents = self._labels(class_labels, noise), self.latents(noise)
             for frame in range(num_frames):
                 place = frame * len(seeds) / num_frames
@@ -254,14 +244,14 @@ class HFGenPipeline(DiffusionPipeline):
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
-        """Arguments of the calls that draw a training's grids, of a family whose default would take long."""
+        """Arguments with which sample grids are made during training, if the family's defaults take long."""
         return {}
 
     def _labels(self, class_labels: Any, noise: SeededNoise) -> Tensor | None:
         if self.num_classes is None:
             return labels_for(len(noise), class_labels, None, noise.device)
-        drawn = noise.integers(self.num_classes)  # always, so that the latents after it are a seed's own
-        return drawn if class_labels is None else labels_for(len(noise), class_labels, self.num_classes, noise.device)
+        random = noise.integers(self.num_classes)  # always, so that given labels leave a seed's latents as they are
+        return random if class_labels is None else labels_for(len(noise), class_labels, self.num_classes, noise.device)
 
     def _cannot(self, what: str, why: str) -> HFGenError:
         return UsageError(f"{type(self).__name__} has no {what}: {why}.")
@@ -270,64 +260,60 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """Load a folder or a repository as the family that it was saved by.
+        """Load a folder or a repository as the family that saved it.
 
         Takes the arguments of `DiffusionPipeline.from_pretrained` (`dtype`, `variant`, `revision`, `token`,
         `device_map`, components by name ...), except those that run code of the repository. Components are looked up
-        among installed classes; weights are read from safetensors only. `verify=False` leaves out the family's own
-        check of the loaded model (`verify`).
+        among installed classes; weights are read from safetensors only. `verify=False` skips the family's own check of
+        the loaded model (`verify`).
 
         Raises:
-            LoadError: the folder or repository is missing, incomplete, damaged, or names what is not installed; or the
-                model does not pass its family's check.
+            LoadError: the folder or repository is missing, incomplete, damaged, or names a class that is not
+                installed; or the model fails its family's check.
             PluginError: two installed plugins claim the pipeline's class, or its plugin fails to import.
         """
-        for refused in ("trust_remote_code", "custom_pipeline"):
-            if kwargs.pop(refused, None):
-                raise UsageError(f"hfgen runs no code of a repository: it takes no {refused}.")
-        target = str(pretrained_model_name_or_path)
-        check_dtype(kwargs.get("dtype"))
-        if kwargs.get("use_safetensors") is False:
-            raise UsageError("hfgen loads safetensors only; `hfgen convert` reads pickles of tensors, if you say so.")
-        kwargs["use_safetensors"] = True
-        folder = local_folder(target, **kwargs)
-        wrapper = registry.find_by_component(single_component(folder)) if cls is HFGenPipeline else None
+        kwargs = loading_arguments(kwargs)
+        folder = local_folder(pretrained_model_name_or_path, **kwargs)
+        wrapper = registry.find_by_component(folder.single) if cls is HFGenPipeline else None
         if wrapper is not None:
             wrapping_family: Any = wrapper.load()
-            return wrapping_family.from_pretrained(target, **kwargs)
-        verify = kwargs.pop("verify", True)
-        with clear_errors(target):
-            family = cls._dispatch(read_index(folder))
+            return wrapping_family.from_pretrained(folder, **kwargs)
+        verify, variant = kwargs.pop("verify", True), kwargs.get("variant")
+        with folder.clear_errors():
+            family = cls._dispatch(folder.index)
             family._check_given(kwargs)
-            check_component_files(folder, family.load_config(folder), kwargs)
+            classes = family._classes_in(folder.index)
+            check_components(folder, {n: found for n, found in classes.items() if n not in kwargs}, variant)
             with bars_on_a_terminal_only():
-                pipeline = super(HFGenPipeline, family).from_pretrained(folder, **kwargs)
-            check_weights_are_complete(folder, pipeline.models(), kwargs)
+                # diffusers' method with `family` as its `cls`, where `family.from_pretrained` would begin here again
+                pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs)
+            loaded = {name: model for name, model in pipeline.models().items() if name not in kwargs}
+            check_weights_are_complete(folder, loaded, variant)
             if verify:
                 pipeline.verify()
         return pipeline
 
     def verify(self) -> None:
-        """What a family can check of a loaded model without data; raises a LoadError where it does not hold."""
+        """Check a loaded model as far as that needs no data; raise a LoadError if a check fails."""
 
     @classmethod
     def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
-        """Refuse unknown keywords, which diffusers would ignore, and components that are of another kind."""
+        """Refuse unknown keywords, which diffusers would ignore, and components of the wrong kind."""
         known = [*LOADING, *signature_of(cls), *component_choices(cls)]
         for name in kwargs:
             if name not in known:
                 raise UsageError(f"{cls.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
         for name, class_ in cls.component_classes().items():
             if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
-                raise UsageError(f"{name!r} was given as None; a {cls.__name__} needs it.")
+                raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
             kind = SchedulerMixin if issubclass(class_, SchedulerMixin) else nn.Module
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):
-                raise UsageError(f"{name!r} was given as a {type(given).__name__}; it must be a {kind.__name__}.")
+                raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")
 
     @classmethod
-    def _dispatch(cls, index: Config) -> type[Self]:
-        """The installed class that an index names: hfgen's own where it is said, else the pipeline's class name."""
+    def _dispatch(cls, index: Mapping[str, Any]) -> type[Self]:
+        """Return the installed class that an index names, which must be this class or a subclass."""
         class_name = class_name_of(index)
         if cls.__name__ == class_name and cls is not HFGenPipeline:
             return cls  # a class that its user has imported needs no registration
@@ -338,34 +324,31 @@ class HFGenPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """`model_index.json`, with each component redirected to an installed class (`hfgen.repository.components`)."""
+        """Read `model_index.json`, and redirect each component to an installed class (`hfgen.repository.components`).
+
+        diffusers calls this when it loads."""
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)
-        check_entries(index, cls.component_classes())
-        for name, library, class_name in component_entries(index):
-            index[name] = redirect(library, class_name, cls.__module__.partition(".")[0])
-            cls._check_role(name, getattr(components, index[name][1]))
+        for name, found in cls._classes_in(index).items():
+            library, class_name = index[name]
+            index[name] = redirect(library, class_name, found)
         return loaded
 
     @classmethod
-    def _check_role(cls, name: str, found: type) -> None:
-        """A network is of an annotated class; a scheduler may be swapped for another."""
-        choices = component_choices(cls).get(name, (found,))
-        expected = (SchedulerMixin,) if issubclass(choices[0], SchedulerMixin) else choices
-        if not issubclass(found, expected):
-            names = " or ".join(choice.__name__ for choice in expected)
-            raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {names}.")
+    def _classes_in(cls, index: Mapping[str, Any]) -> dict[str, type]:
+        """Component -> the installed class that a checked index names for it, which fits this pipeline."""
+        return component_classes(index, component_choices(cls), cls.__module__.partition(".")[0])
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Fetch a repository's configs and safetensors, nothing else; return the local folder."""
-        return download(pretrained_model_name, **kwargs)
+        """Fetch a repository's configs and safetensors, and nothing else; return the local folder."""
+        return str(download(pretrained_model_name, **kwargs))
 
     # --- saving -------------------------------------------------------------------------------------------------
 
     def to_json_string(self) -> str:
-        """`model_index.json`: without the path it was loaded from, with what loads it again."""
+        """Text of `model_index.json`, without the path it was loaded from, and with what hfgen needs to load it."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)
         index["_hfgen"] = self._origin()
@@ -383,15 +366,15 @@ class HFGenPipeline(DiffusionPipeline):
         return origin
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save into a folder: all of it or nothing.
+        """Save into a folder, completely or not at all.
 
-        Everything is written beside the folder's contents first, then moved into place, so that a failure leaves what
-        was there before. Takes `variant`, `max_shard_size` as `DiffusionPipeline.save_pretrained`. Saving without a
-        variant replaces each component's folder, so that no shard of an older save stays behind. With `bundle_code`,
-        code is put beside the weights by which plain diffusers loads them without hfgen (`hfgen.repository.bundle`).
+        All files are written beside the folder's contents first, then moved into place: after a failure the folder is
+        as before. Takes `variant` and `max_shard_size`, as `DiffusionPipeline.save_pretrained`. Saving without a
+        variant replaces each component's folder, so that no shard of an older save stays behind. `bundle_code` adds
+        code with which plain diffusers loads the weights without hfgen (`hfgen.repository.bundle`).
 
         Raises:
-            UsageError: asked for pickled weights, to push, or to bundle classes whose source cannot be taken along.
+            UsageError: `safe_serialization=False` or `push_to_hub` was given, or the code cannot be bundled.
             OSError: the disk is full, or the folder cannot be written.
         """
         folder = Path(save_directory)
@@ -400,15 +383,15 @@ class HFGenPipeline(DiffusionPipeline):
         tell_of_code(folder / CARD, bundled=is_bundled(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
-        """Save into a fresh folder and push it as one commit; `hfgen.hub.publish.push_pipeline` has the options."""
+        """Save into a new folder and push it as one commit; `hfgen.hub.publish.push_pipeline` has the options."""
         from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(self, repo_id, **options)
 
 
 @contextlib.contextmanager
-def evaluating(models: Any) -> Iterator[None]:
-    """Within, the networks are in eval mode: BatchNorm in training mode would mix the images of a batch."""
+def eval_mode(models: Any) -> Iterator[None]:
+    """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
     training = [model for model in models if model.training]
     for model in training:
         model.eval()
@@ -420,12 +403,12 @@ def evaluating(models: Any) -> Iterator[None]:
 
 
 def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
-    """With what the grids are drawn, so that a seed draws one of their pictures again."""
+    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
     own = dict(pipeline.validation_options)
     return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:
-    """Whether the family maps images to latents and back."""
+    """Return True if the family maps images to latents and back."""
     family = type(pipeline)
     return family.encode is not HFGenPipeline.encode and family.decode is not HFGenPipeline.decode

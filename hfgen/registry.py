@@ -1,8 +1,11 @@
-"""Entry points -> families.
+"""Entry points -> what is installed: families, extractors, formats, and the models that a family wraps.
 
-A family is a pipeline class registered by an entry point of the group `hfgen.families`. Its name is what people
-type; the class name (`ep.attr`) is what `model_index.json` holds. Both are metadata, so that listing imports
-nothing, and a plugin that fails to import hurts only who asks for it.
+A distribution registers a class under a name, in one of the groups below. Name and class name are metadata, so listing
+imports nothing, and a plugin that fails to import hurts only those who ask for it. All groups are read by the same
+code: HFGEN_PLUGINS chooses among distributions, and a name of hfgen's own cannot be taken by another one.
+
+    [project.entry-points."hfgen.families"]
+    dcgan = "hfgen_gan.dcgan:DCGANPipeline"
 """
 
 import functools
@@ -11,27 +14,44 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hfgen.errors import PluginError, UsageError, did_you_mean
 
-GROUP = "hfgen.families"
-COMPONENTS = "hfgen.components"  # class of a single model -> the family whose from_pretrained wraps it
-EXTRACTORS = "hfgen.extractors"  # networks in whose features images are compared: hfgen/evaluation/extractors.py
-CONVERTERS = "hfgen.converters"  # readers of what other libraries saved: hfgen/conversion/converter.py
 BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
+ALLOW_LIST = "HFGEN_PLUGINS"  # unset: all distributions; empty: built-ins only; a list: built-ins and these
+
+
+class Group(NamedTuple):
+    """A group of entry points: its name, what one entry is called, and the class that each derives from."""
+
+    name: str
+    noun: str
+    base: str  # `module:Class`; compared by name, so that nothing is imported for it
+
+    @property
+    def base_name(self) -> str:
+        return self.base.partition(":")[2]
+
+
+FAMILIES = Group("hfgen.families", "family", "hfgen.pipeline:HFGenPipeline")
+COMPONENTS = Group("hfgen.components", "model class", "hfgen.pipeline:HFGenPipeline")  # -> the family that wraps it
+EXTRACTORS = Group("hfgen.extractors", "extractor", "hfgen.evaluation.extractors:FeatureExtractor")
+CONVERTERS = Group("hfgen.converters", "format", "hfgen.conversion.converter:Converter")
+GROUPS = (FAMILIES, COMPONENTS, EXTRACTORS, CONVERTERS)
 
 
 @dataclass(frozen=True)
-class Family:
-    """A registered family: metadata only, until `load()` imports its class."""
+class Entry:
+    """A registered class: metadata only, until `load()` imports it."""
 
+    group: Group
     name: str
     class_name: str
     module: str
     distribution: str
     version: str
-    pipeline_class: type | None = None  # given where the family was registered by hand
+    by_hand: type | None = None  # the class itself, where `register_family` was given it
 
     @property
     def is_built_in(self) -> bool:
@@ -41,149 +61,230 @@ class Family:
     def source(self) -> str:
         return f"{self.distribution} {self.version}".strip()
 
-    def load(self) -> type:
-        """Import and return the pipeline class.
+    @property
+    def target(self) -> str:
+        return f"{self.module}:{self.class_name}"
+
+    def load(self) -> Any:
+        """Import and return the class.
 
         Raises:
-            PluginError: the module fails to import, or holds no such pipeline class.
+            PluginError: the module fails to import, or holds no such class.
         """
-        if self.pipeline_class is not None:
-            return self.pipeline_class
+        if self.by_hand is not None:
+            return self.by_hand
+        noun = self.group.noun.capitalize()
         try:
-            entry_point = importlib.metadata.EntryPoint(self.name, f"{self.module}:{self.class_name}", GROUP)
-            pipeline_class = entry_point.load()
+            found = importlib.metadata.EntryPoint(self.name, self.target, self.group.name).load()
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"Family {self.name!r} of {self.source} failed to import: {type(error).__name__}: {error}\n"
-                f"Mend or remove that distribution, or leave it out with HFGEN_PLUGINS."
+                f"{noun} {self.name!r} of {self.source} failed to import: {type(error).__name__}: {error}\n"
+                f"Fix or uninstall that distribution, or leave it out with {ALLOW_LIST}."
             ) from error
-        _require_pipeline(self, pipeline_class)
-        _register_models(pipeline_class)
-        return pipeline_class
+        if not _derives(found, self.group.base):
+            raise PluginError(f"{noun} {self.name!r} of {self.source} is not a {self.group.base_name}: {self.target}.")
+        if self.group.base == FAMILIES.base:
+            _register_models(found)
+        return found
 
 
-def list_families() -> list[Family]:
-    """All enabled families, built-ins first, conflicting ones included; imports none of them."""
-    entry_points = importlib.metadata.entry_points(group=GROUP)
-    # a distribution's metadata are parsed each time that they are asked for
-    distributions = {distribution: _distribution(distribution) for distribution in {e.dist for e in entry_points}}
-    installed = [_from_entry_point(entry_point, *distributions[entry_point.dist]) for entry_point in entry_points]
-    enabled = _enabled_distributions()
-    families = [f for f in installed if f.is_built_in or enabled is None or f.distribution in enabled]
-    return sorted([*families, *_registered.values()], key=lambda f: (not f.is_built_in, f.name, f.distribution))
+# --- any group --------------------------------------------------------------------------------------------------
 
 
-def enabled_entry_points(group: str) -> list[importlib.metadata.EntryPoint]:
-    """Those that HFGEN_PLUGINS allows, by name; a built-in's name is nobody else's; imports none of them."""
-    enabled = _enabled_distributions()
-    unique = {(e.name, e.value): e for e in importlib.metadata.entry_points(group=group)}.values()
-    found = [(e, _distribution(e.dist)[0]) for e in unique]
-    built_in = {e.name for e, distribution in found if distribution == BUILT_IN}
-    allowed = [
-        e
-        for e, distribution in found
-        if distribution == BUILT_IN or (e.name not in built_in and (enabled is None or distribution in enabled))
-    ]
-    return sorted(allowed, key=lambda e: e.name)
+def installed(group: Group) -> list[Entry]:
+    """List the entries of enabled distributions, built-ins first, conflicting ones included; import none of them."""
+    enabled = _allowed()
+    by_hand = _registered.values() if group == FAMILIES else ()
+    allowed = [e for e in _entries(group) if e.is_built_in or enabled is None or e.distribution in enabled]
+    return sorted([*allowed, *by_hand], key=lambda e: (not e.is_built_in, e.name, e.distribution))
 
 
-def get_family(name: str) -> Family:
-    """The family that `name` stands for.
+def find(group: Group, name: str) -> Entry | None:
+    """Return the entry of this name, or None where no enabled distribution registers it.
 
     Raises:
-        PluginError: no enabled distribution registers the name, or two do.
+        PluginError: several distributions register it, and none of them is hfgen.
     """
-    families = list_families()
-    named = _undisputed([f for f in families if f.name == name], f"the family name {name!r}")
-    if named is None:
-        raise PluginError(
-            f"No family is called {name!r}.{did_you_mean(name, {f.name for f in families})}\n"
-            "`hfgen list models` shows what is installed."
-        )
-    clash = conflict(named, families)
-    if clash:
-        raise PluginError(
-            f"Family {name!r} of {named.source} {clash}: one of the two must go, or be left out with HFGEN_PLUGINS."
-        )
-    return named
+    return _undisputed([e for e in installed(group) if e.name == name], f"the {group.noun} {name!r}")
 
 
-def find_by_class(class_name: str) -> Family | None:
-    """The family whose pipeline class bears this name, as `model_index.json` stores it; None if there is none."""
-    named = [f for f in list_families() if f.class_name == class_name]
-    return _undisputed(named, f"the pipeline class {class_name!r}")
-
-
-def find_by_component(class_name: str | None) -> Family | None:
-    """The family that wraps a single model of this class, as a bare `config.json` names it; None if there is none."""
-    wrappers = {e.value for e in importlib.metadata.entry_points(group=COMPONENTS) if e.name == class_name}
-    found = [f for f in list_families() if f"{f.module}:{f.class_name}" in wrappers]
-    return _undisputed(found, f"the model class {class_name!r}")
-
-
-def family_of(pipeline_class: type) -> Family | None:
-    """The family that registers this very class."""
-    for family in list_families():
-        if (family.module, family.class_name) == (pipeline_class.__module__, pipeline_class.__name__):
-            return family
-    return None
-
-
-def register_family(name: str, pipeline_class: type) -> None:
-    """Register a class by hand, for notebooks and tests; a later call with the same class is harmless.
+def load(group: Group, name: str) -> Any:
+    """Import the class that a name stands for.
 
     Raises:
-        UsageError: the name or the class name is taken, or the class is no `HFGenPipeline`.
+        UsageError: no enabled distribution registers the name.
+        PluginError: several do, or it fails to import.
     """
-    if not _is_pipeline(pipeline_class):
-        raise UsageError(f"{name!r} cannot be registered: {pipeline_class!r} is no HFGenPipeline class.")
-    family = Family(name, pipeline_class.__name__, pipeline_class.__module__, "registered by hand", "", pipeline_class)
-    family_key = (name, family.class_name, family.module)
-    for other in list_families():
-        taken = other.name == name or other.class_name == family.class_name
-        again = other.pipeline_class is not None and (other.name, other.class_name, other.module) == family_key
-        if (
-            taken and not again and other.pipeline_class is not pipeline_class
-        ):  # a notebook's cell that runs again makes a new class of the same name
-            raise UsageError(f"{name!r} ({family.class_name}) is taken by {other.name!r} of {other.source}.")
-    _register_models(pipeline_class)
-    _registered[name] = family
+    entry = find(group, name)
+    if entry is None:
+        raise UsageError(unknown(group, name))
+    return entry.load()
 
 
-_registered: dict[str, Family] = {}
+def unknown(group: Group, name: str) -> str:
+    """Say that a name is not registered: that HFGEN_PLUGINS leaves it out, or which names are near."""
+    for entry in left_out(group):
+        if entry.name == name:
+            return f"The {group.noun} {name!r} belongs to {entry.source}, {how_to_enable(entry)}"
+    near = did_you_mean(name, {e.name for e in installed(group)})
+    return "\n".join([f"No {group.noun} is called {name!r}.{near}", *misspelled_plugins()])
 
 
-def conflict(family: Family, families: Iterable[Family]) -> str | None:
-    """Why `family` cannot be had under its name or class name; None where it can."""
-    for other in families:
-        same = other.name == family.name or other.class_name == family.class_name
-        if same and other.distribution != family.distribution and not family.is_built_in:
+def conflict(entry: Entry, entries: Iterable[Entry]) -> str | None:
+    """Say which of `entries` takes the name of `entry`, or a family's class name; None where none does."""
+    if entry.is_built_in:
+        return None
+    for other in entries:
+        same_class = entry.group == FAMILIES and other.class_name == entry.class_name
+        if other.distribution != entry.distribution and (other.name == entry.name or same_class):
             return f"clashes with {other.name!r} of {other.source}"
     return None
 
 
-def _undisputed(families: list[Family], what: str) -> Family | None:
-    built_in = [f for f in families if f.is_built_in]
-    families = list({(f.distribution, f.module, f.class_name): f for f in built_in or families}.values())
-    if len(families) > 1:
-        claims = ", ".join(sorted(f"{f.source} ({f.module})" for f in families))
+# --- HFGEN_PLUGINS ----------------------------------------------------------------------------------------------
+
+
+def left_out(group: Group) -> list[Entry]:
+    """List the entries of installed distributions that HFGEN_PLUGINS leaves out."""
+    enabled = _allowed()
+    if enabled is None:
+        return []
+    return [entry for entry in _entries(group) if not entry.is_built_in and entry.distribution not in enabled]
+
+
+def how_to_enable(entry: Entry) -> str:
+    """The end of a sentence about an entry that is left out: by what, and how to change it."""
+    listed = ",".join([*sorted(_allowed() or ()), entry.distribution])
+    return f"which {ALLOW_LIST} leaves out.\nUnset that variable, or add the distribution: {ALLOW_LIST}={listed}"
+
+
+def misspelled_plugins() -> list[str]:
+    """A sentence for each name in HFGEN_PLUGINS that no installed plugin distribution bears."""
+    allowed = _allowed()
+    if not allowed:
+        return []
+    entries = [entry for group in GROUPS for entry in _entries(group)]
+    distributions = {entry.distribution for entry in entries}
+    return [_misspelled(word, entries) for word in sorted(allowed - distributions)]
+
+
+def _misspelled(word: str, entries: list[Entry]) -> str:
+    for entry in entries:
+        if _normalized(entry.name) == word:
+            hint = f" The {entry.group.noun} {entry.name!r} is of the distribution {entry.distribution!r}."
+            break
+    else:
+        hint = did_you_mean(word, {entry.distribution for entry in entries})
+    return f"{ALLOW_LIST} names {word!r}, but no installed plugin distribution is called that.{hint}"
+
+
+def _allowed() -> set[str] | None:
+    listed = os.environ.get(ALLOW_LIST)
+    return None if listed is None else {_normalized(name) for name in listed.split(",") if name.strip()}
+
+
+# --- families ---------------------------------------------------------------------------------------------------
+
+_registered: dict[str, Entry] = {}
+
+
+def list_families() -> list[Entry]:
+    """List all enabled families, built-ins first, conflicting ones included; import none of them."""
+    return installed(FAMILIES)
+
+
+def get_family(name: str) -> Entry:
+    """Return the family that `name` stands for.
+
+    Raises:
+        PluginError: no enabled distribution registers the name, or several do.
+    """
+    family = find(FAMILIES, name)
+    if family is None:
+        raise PluginError(f"{unknown(FAMILIES, name)}\n`hfgen list models` shows what is installed.")
+    clash = conflict(family, list_families())
+    if clash:
         raise PluginError(
-            f"{len(families)} distributions claim {what}: {claims}.\n"
-            "Remove one, or name those to use: HFGEN_PLUGINS=distribution,..."
+            f"Family {name!r} of {family.source} {clash}: uninstall one of the two, or leave it out with {ALLOW_LIST}."
         )
-    return families[0] if families else None
+    return family
 
 
-def _enabled_distributions() -> set[str] | None:
-    listed = os.environ.get("HFGEN_PLUGINS")
-    if listed is None:
-        return None
-    return {_normalized(name) for name in listed.split(",") if name.strip()}
+def find_by_class(class_name: str) -> Entry | None:
+    """Return the family whose pipeline class bears this name, as `model_index.json` stores it; None without one."""
+    named = [family for family in list_families() if family.class_name == class_name]
+    return _undisputed(named, f"the pipeline class {class_name!r}")
 
 
-def _from_entry_point(entry_point: importlib.metadata.EntryPoint, name: str, version: str) -> Family:
-    module, _, class_name = entry_point.value.partition("[")[0].partition(":")  # `.attr` fails where it is malformed
-    return Family(entry_point.name, class_name.strip(), module.strip(), name, version)
+def find_by_component(class_name: str | None) -> Entry | None:
+    """Return the family that wraps a single model of this class, as a bare `config.json` names it; else None."""
+    wrapper = find(COMPONENTS, class_name) if class_name else None
+    return next((f for f in list_families() if wrapper is not None and f.target == wrapper.target), None)
+
+
+def family_of(pipeline_class: type) -> Entry | None:
+    """Return the family that registers this very class; None for a class that was not registered."""
+    target = f"{pipeline_class.__module__}:{pipeline_class.__name__}"
+    return next((family for family in list_families() if family.target == target), None)
+
+
+def register_family(name: str, pipeline_class: type) -> None:
+    """Register a class by hand, for notebooks and tests; a later call with the same class changes nothing.
+
+    Raises:
+        UsageError: the name or the class name is taken, or the class does not derive from `HFGenPipeline`.
+    """
+    if not _derives(pipeline_class, FAMILIES.base):
+        raise UsageError(f"{name!r} cannot be registered: {pipeline_class!r} is not a class of HFGenPipeline's.")
+    module, class_name = pipeline_class.__module__, pipeline_class.__name__
+    family = Entry(FAMILIES, name, class_name, module, "registered by hand", "", pipeline_class)
+    for other in list_families():
+        taken = other.name == name or other.class_name == class_name
+        # a notebook's cell that runs again makes a new class of the same name
+        again = other.by_hand is not None and (other.name, other.target) == (name, family.target)
+        if taken and not again and other.by_hand is not pipeline_class:
+            raise UsageError(f"{name!r} ({class_name}) is taken by {other.name!r} of {other.source}.")
+    _register_models(pipeline_class)
+    _registered[name] = family
+
+
+def _register_models(pipeline_class: type) -> None:
+    from hfgen.settings.model_configs import register_with_auto_classes
+    from hfgen.settings.options import component_choices
+
+    for choices in component_choices(pipeline_class).values():
+        for class_ in choices:
+            register_with_auto_classes(class_)
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------
+
+
+def _entries(group: Group) -> list[Entry]:
+    entry_points = importlib.metadata.entry_points(group=group.name)
+    # a distribution's metadata are parsed each time that they are asked for
+    distributions = {distribution: _distribution(distribution) for distribution in {e.dist for e in entry_points}}
+    found = []
+    for point in entry_points:
+        module, _, name = point.value.partition("[")[0].partition(":")  # `.attr` fails on a malformed value
+        found.append(Entry(group, point.name, name.strip(), module.strip(), *distributions[point.dist]))
+    return found
+
+
+def _undisputed(entries: list[Entry], what: str) -> Entry | None:
+    built_in = [entry for entry in entries if entry.is_built_in]
+    entries = list({(entry.distribution, entry.target): entry for entry in built_in or entries}.values())
+    if len(entries) > 1:
+        claims = ", ".join(sorted(f"{entry.source} ({entry.module})" for entry in entries))
+        raise PluginError(
+            f"{len(entries)} distributions claim {what}: {claims}.\n"
+            f"Uninstall one, or name those to use: {ALLOW_LIST}=distribution,..."
+        )
+    return entries[0] if entries else None
+
+
+def _derives(found: Any, base: str) -> bool:
+    return isinstance(found, type) and base in {f"{c.__module__}:{c.__qualname__}" for c in found.__mro__}
 
 
 def _distribution(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
@@ -197,26 +298,3 @@ def _distribution(distribution: importlib.metadata.Distribution | None) -> tuple
 @functools.cache
 def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def _require_pipeline(family: Family, pipeline_class: Any) -> None:
-    if not _is_pipeline(pipeline_class):
-        raise PluginError(
-            f"Family {family.name!r} of {family.source} is no HFGenPipeline: {family.module}:{family.class_name}."
-        )
-
-
-def _register_models(pipeline_class: type) -> None:
-    from hfgen.settings.model_configs import register_with_auto_classes
-    from hfgen.settings.options import component_choices
-
-    for choices in component_choices(pipeline_class).values():
-        for class_ in choices:
-            register_with_auto_classes(class_)
-
-
-def _is_pipeline(pipeline_class: Any) -> bool:
-    from diffusers import DiffusionPipeline
-
-    is_pipeline = isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)
-    return is_pipeline and hasattr(pipeline_class, "training_defaults")

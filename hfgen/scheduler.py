@@ -99,10 +99,10 @@ class PriorScheduler(SchedulerMixin, ConfigMixin):
         for others. Shapes (B, *latent_shape)."""
         if self.config.distribution != "normal":
             return torch.lerp(start, end, t)
-        return great_circle(start, end, t)
+        return slerp(start, end, t)
 
 
-def great_circle(start: Tensor, end: Tensor, t: float) -> Tensor:
+def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
     """The latent a fraction t of the way between latents of N(0, I), along which their length is kept (White 2016,
     "Sampling generative networks", section 3). Shapes (B, ...)."""
     a, b = start.flatten(1), end.flatten(1)

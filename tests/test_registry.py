@@ -115,9 +115,9 @@ def test_plugins_check_tells_which_are_broken(twenty):
         ("import gone_library", "ModuleNotFoundError: No module named 'gone_library'"),
         ("def", "SyntaxError"),
         ("", "has no attribute 'ToyPipeline'"),
-        ("ToyPipeline = 3", "is no HFGenPipeline"),
-        ("class ToyPipeline: pass", "is no HFGenPipeline"),
-        ("from diffusers import DDPMPipeline as ToyPipeline", "is no HFGenPipeline"),
+        ("ToyPipeline = 3", "is not a HFGenPipeline"),
+        ("class ToyPipeline: pass", "is not a HFGenPipeline"),
+        ("from diffusers import DDPMPipeline as ToyPipeline", "is not a HFGenPipeline"),
         ("raise SystemExit('no license')", "no license"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_distribution_without_metadata_hurts_nobody_else(site):
 def test_two_distributions_of_one_name(site):
     install_family(site, "one-toy", {"toy": "OnePipeline"})
     install_family(site, "two-toy", {"toy": "TwoPipeline"}, version="2.0")
-    with pytest.raises(PluginError, match=r"2 distributions claim the family name 'toy': one-toy 1\.0.*two-toy 2\.0"):
+    with pytest.raises(PluginError, match=r"2 distributions claim the family 'toy': one-toy 1\.0.*two-toy 2\.0"):
         registry.get_family("toy")
     assert registry.find_by_class("TwoPipeline").distribution == "two-toy"
     assert plugins()[0]["toy", "one-toy 1.0"] == "clashes with 'toy' of two-toy 2.0"
@@ -265,7 +265,7 @@ def test_an_unknown_name_suggests_a_known_one(site):
 
 
 def test_every_built_in_entry_point_is_listed():
-    points = metadata.distribution("hfgen").entry_points.select(group=registry.GROUP)
+    points = metadata.distribution("hfgen").entry_points.select(group=registry.FAMILIES.name)
     assert {(f.name, f.class_name) for f in registry.list_families() if f.is_built_in} == {
         (point.name, point.attr) for point in points
     }

@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained, on what, how, and how to use it; from the run's own files."""
+"""The model card of a run, rendered from the run's own files: the model, its training and how to use it."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from hfgen.errors import HFGenError, UsageError
 from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family
 from hfgen.repository.index import MODEL_INDEX, is_bundled
-from hfgen.results.records import FOLDER, read_results
+from hfgen.results.records import FOLDER, Result, read_results
 from hfgen.run_folder import listed, scalars
 
 CARD = "README.md"
@@ -84,7 +84,10 @@ On training images, after the last step; likelihoods and divergences in nats per
 
 
 def write_card(folder: Path, name: str | None = None) -> Path:
-    """Write README.md of a finished run; of the model's name, if that is not the folder's.
+    """Write README.md of a finished run.
+
+    Args:
+        name: the model's; default the folder's.
 
     Raises:
         UsageError: the folder holds no finished run.
@@ -95,7 +98,7 @@ def write_card(folder: Path, name: str | None = None) -> Path:
 
 
 def name_on(folder: Path) -> str:
-    """The model's name as its card tells it: a folder may have been renamed; of what is published, its id."""
+    """The model's name in its card, since a folder may have been renamed; of a published model, its id."""
     found = re.search(
         r"^# ((?:[\w][\w.-]*/)?[\w][\w .-]*)$", (folder / CARD).read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -103,7 +106,7 @@ def name_on(folder: Path) -> str:
 
 
 def is_rendered(folder: Path) -> bool | None:
-    """Whether the card is what `render` makes of the folder's files; None where there is no run or no card."""
+    """Tell whether `render` makes this very card of the folder's files; None where there is no run or no card."""
     if not (folder / CARD).is_file():
         return None
     try:
@@ -113,14 +116,14 @@ def is_rendered(folder: Path) -> bool | None:
 
 
 def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
-    """The card, of nothing but the run's files: rendered again, it is the same text.
+    """Render the card from nothing but the run's files: rendered again, it is the same text.
 
     Args:
         name: the model's; default the folder's.
-        bundled: it will have code beside its weights, as it may have already (`hfgen.repository.bundle`).
+        bundled: the folder will have code beside its weights, as it may have already (`hfgen.repository.bundle`).
 
     Raises:
-        UsageError: the folder holds no finished run, or files of it are not what they should be.
+        UsageError: the folder holds no finished run, or a damaged file.
     """
     facts, name = read_facts(folder), name or folder.resolve().name
     pipeline_class: Any = get_family(facts["config"]["model"]).load()
@@ -132,7 +135,7 @@ def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
         return str(ModelCard.from_template(data, template_str=TEMPLATE, **text))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
-            f"{folder}: a file of the run or of {FOLDER}/ is not what hfgen writes: {type(error).__name__} "
+            f"{folder}: a file of the run or of {FOLDER}/ is damaged: {type(error).__name__} "
             f"{error}\nMeasure again with `hfgen evaluate`, or restore {run_folder.CONFIG}, {run_folder.ENVIRONMENT}."
         ) from error
 
@@ -160,23 +163,21 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 ONE_OF_ITS_OWN = (
-    "\nIts README.md was not made of a run, as that of a model that `hfgen convert` wrote: it stays as it is, and\n"
+    "\nIts README.md was not made from a run, as that of a model that `hfgen convert` wrote: it stays as it is, and\n"
     "cannot be rendered again; to change it, edit it."
 )
 
 
 def _without_metrics(path: Path) -> str:
     if not path.is_file():
-        return f"{path} is no file."
+        return f"{path} is not a file."
     if path.stat().st_size == 0:
         return f"{path} is empty: the run logged no step."
-    return f"{path} is damaged: its first line is no JSON dictionary with a `step`."
+    return f"{path} is damaged: its first line is not a JSON dictionary with a `step`."
 
 
-def card_data(
-    name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
-) -> ModelCardData:
-    """The metadata by which the Hub finds and shows the model, and what was measured of it."""
+def card_data(name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[Result]) -> ModelCardData:
+    """The metadata that the Hub searches and shows, with the measured values."""
     config, environment = facts["config"], facts["environment"]
     found = eval_results(results)
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
@@ -194,12 +195,12 @@ def card_data(
 
 
 def _text(
-    folder: Path, name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[dict[str, Any]]
+    folder: Path, name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[Result]
 ) -> dict[str, Any]:
     config, environment, last = facts["config"], facts["environment"], facts["last"]
     data = environment["data"]
     options = _sampled_with(environment)
-    averaged = config["use_ema"] and pipeline_class.ema_components
+    has_ema = config["use_ema"] and pipeline_class.ema_components
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No license was chosen for this model yet."]
     return {
@@ -211,7 +212,7 @@ def _text(
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
         "options": "".join(f", {name}={value!r}" for name, value in options.items()),
-        "weights": " (averaged weights)" if averaged else "",
+        "weights": " (EMA weights)" if has_ema else "",
         "folder": name,
         "python": python_snippet(name, options, config["class_conditional"]),
         "command": shlex.join(sample_command(name, options)),
@@ -235,7 +236,7 @@ def _text(
 
 
 def program(folder: Path, name: str) -> str:
-    """The card's snippets as one program, made of the run's settings: never of text that its files hold."""
+    """The card's snippets as one program, made from the run's settings and never from text in its files."""
     facts = read_facts(folder)
     options = _sampled_with(facts["environment"])
     python = python_snippet(name, options, bool(facts["config"]["class_conditional"]))
@@ -243,18 +244,20 @@ def program(folder: Path, name: str) -> str:
 
 
 def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the call that drew the grid; they become code of the card's snippet, so a name is a name."""
+    """Options of the call that sampled the grid; they become code in the card's snippet, so names are checked."""
     options = environment.get("sampled_with", {})
     plain = isinstance(options, dict) and all(
         name.isidentifier() and isinstance(value, int | float | str) for name, value in options.items()
     )
     if not plain:
-        raise UsageError(f"{run_folder.ENVIRONMENT}: sampled_with holds what are no options: {options}")
+        raise UsageError(
+            f"{run_folder.ENVIRONMENT}: sampled_with must hold options of the pipeline's call; it holds\n{options}"
+        )
     return options
 
 
 def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
-    """What the family found when it looked at its model on training images, after the last step."""
+    """The family's diagnosis of its model on training images, after the last step."""
     rows = "".join(f"| {_words(name)} | {value:.5g} |\n" for name, value in scalars(last).items())
     text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
     text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
@@ -270,10 +273,10 @@ def _words(name: str) -> str:
 
 
 def without_folders(config: Mapping[str, Any], dataset_id: str | None) -> dict[str, Any]:
-    """A card is public: of a local path it tells the last name only.
+    """Shorten local paths to their last part, because a card is public.
 
     Args:
-        dataset_id: of the data on the Hub; None says that they were local, wherever the card is rendered.
+        dataset_id: of the dataset on the Hub; None for a local one, wherever the card is rendered.
     """
     names = [name for name in ("dataset_name", "train_data_dir") if config.get(name) and dataset_id is None]
     base = config.get("pretrained_model_name_or_path")

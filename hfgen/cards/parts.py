@@ -1,4 +1,4 @@
-"""Pieces of text that several kinds of cards share."""
+"""Text that several kinds of cards share."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> str:
-    """How the model of this name is used."""
+    """Python that loads the model of this name and samples from it."""
     arguments = ["seeds=range(16)", *(["class_labels=[0] * 16"] if conditional else [])]
     arguments += [f"{option}={value!r}" for option, value in options.items()]
     return (
@@ -20,14 +20,14 @@ def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> 
 
 
 def sample_command(name: str, options: Mapping[str, Any]) -> list[str]:
-    """The words of the command that draws a grid."""
+    """The words of the command that samples a grid."""
     words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "16"]
     words += [word for option, value in options.items() for word in (f"--{option}", str(value))]
     return [*words, "--output", "grid.png"]
 
 
 def how_to_load(name: str) -> str:
-    """For the card of a model that is bundled with its code."""
+    """A section on loading by plain diffusers, for the card of a model that is bundled with its code."""
     return (
         "\n\nWithout hfgen, plain diffusers loads it by the code that lies beside its weights, and draws the same "
         "images:\n\n```python\nfrom diffusers import DiffusionPipeline\n\n"

@@ -1,4 +1,4 @@
-"""The card of a model that was converted: what it is, what it was made from, and that the rest is not known."""
+"""Cards of models without a run: a converted one, and one whose history is not recorded."""
 
 import hashlib
 import re
@@ -111,7 +111,7 @@ def converted_card(
 
 MARK = "\n<!-- Written by hfgen; SHA-256 of the text above: {} -->\n"
 MARKED = re.compile(r"(.*)\n<!-- Written by hfgen; SHA-256 of the text above: [0-9a-f]{64} -->\n", re.DOTALL)
-PLACE = "\n\n## What it is\n"  # what tells of the code stands before it, as on the card of a run
+PLACE = "\n\n## What it is\n"  # the section on the bundled code stands before it, as on the card of a run
 
 
 def marked(text: str) -> str:
@@ -135,7 +135,7 @@ def with_code(card: str, bundled: bool) -> str | None:
 
 
 def told_of_code(path: Path, bundled: bool) -> str | None:
-    """`with_code` of a file; None too where it is none, a link, or no text."""
+    """Apply `with_code` to a file; None too where the path is a link, not a file, or not text."""
     if path.is_symlink() or not path.is_file():
         return None
     try:
@@ -146,13 +146,13 @@ def told_of_code(path: Path, bundled: bool) -> str | None:
 
 def tell_of_code(path: Path, bundled: bool) -> None:
     """Bring a card up to date with the code beside it; one that somebody has edited stays as it is."""
-    told = told_of_code(path, bundled)
-    if told is not None:
-        write_text(path, told)
+    text = told_of_code(path, bundled)
+    if text is not None:
+        write_text(path, text)
 
 
 def makeshift_card(folder: Path, name: str, bundled: bool = False) -> str:
-    """Of a model of which nothing is known but what it is, and whether its code is beside it."""
+    """A short card for a model whose training is not recorded."""
     index = read_index(folder)
     class_name = class_name_of(index)
     tags = ["hfgen", *filter(None, [index.get("_hfgen", {}).get("family")]), "image-generation"]

@@ -21,7 +21,7 @@ LEGEND = {"best": "* best: separable from every other", "not separable": "~ not 
 
 @click.command("compare")
 @click.argument("targets", metavar="TARGET ...", nargs=-1, required=True)
-@click.option("--protocol", help="Results of which protocol.  [default: the one that all targets have]")
+@click.option("--protocol", help="The protocol whose results are compared.  [default: the one that all targets have]")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="A table (.md), a page (.html) or a plot (.png, .svg)."
 )
@@ -30,10 +30,10 @@ LEGEND = {"best": "* best: separable from every other", "not separable": "~ not 
 def command(
     targets: tuple[str, ...], protocol: str | None, output: Path | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Put side by side what `hfgen evaluate` has measured: quality with its errors, likelihood, cost.
+    """Compare what `hfgen evaluate` has measured: quality with its errors, likelihood, cost.
 
     A TARGET is the folder of a run, a checkpoint or a model card, a folder of results, a result file or a repository.
-    Nothing is measured here, and only values of the same rules are compared.
+    Nothing is measured here, and only values under the same rules are compared.
     """
     from hfgen.results.comparison import compare
 
@@ -49,7 +49,7 @@ def command(
 def _fetch(target: str, patterns: list[str]) -> str:
     from hfgen.hub.download import local_folder  # costs torch, which a comparison of folders does not need
 
-    return local_folder(target, patterns)
+    return str(local_folder(target, patterns))
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -63,7 +63,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def write(output: Path, comparison: "Comparison") -> None:
-    """The file, whole or not at all."""
+    """Write the file, whole or not at all."""
     data = content(comparison, output.suffix.lower())
     temporary = output.with_name(f".{output.name}")
     try:
@@ -89,7 +89,7 @@ def content(comparison: "Comparison", suffix: str) -> bytes:
 
 
 def text(comparison: "Comparison") -> str:
-    """Tables for a terminal: what is best and what is not separable from it by signs, explained below."""
+    """Tables for a terminal: signs mark the best and what is not separable from it, explained below."""
     from hfgen.results.page import subject, tables
     from hfgen.results.words import table as columns
 

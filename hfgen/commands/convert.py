@@ -1,4 +1,4 @@
-"""hfgen convert SOURCE TARGET"""
+"""The command `hfgen convert SOURCE TARGET`."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from hfgen.commands.options import DottedCommand
 @click.command("convert", cls=DottedCommand)
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", help="What SOURCE is, where that is not clear: `hfgen list formats`.")
-@click.option("--model", help="The family to make, where SOURCE does not say it: `hfgen list models`.")
+@click.option("--format", "format_name", help="Format of SOURCE, if it is not recognized: `hfgen list formats`.")
+@click.option("--model", help="Family of the new pipeline, if SOURCE does not say it: `hfgen list models`.")
 @click.option(
-    "--allow_pickle", is_flag=True, help="Read a pickle (.pt, .pth, .bin), by weights_only and no other way."
+    "--allow_pickle", is_flag=True, help="Read pickles (.pt, .pth, .bin), with weights_only and no other way."
 )
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
@@ -28,11 +28,11 @@ def command(
     dotted: dict[str, Any],
     **o: Any,
 ) -> None:
-    """Make of SOURCE, a file, folder or repository that another library saved, a pipeline folder TARGET.
+    """Convert SOURCE to a pipeline folder TARGET. SOURCE is a file, folder or repository that another library saved.
 
-    Every tensor must find its place in a network of hfgen's, else nothing is written and the message names those that
-    do not. What a state dict does not tell is said by --COMPONENT.KEY VALUE, as for `hfgen train`. A pickle can run
-    code when it is read: it is read only with --allow_pickle, and then only tensors are taken out of it.
+    Every tensor must have a place in a network of hfgen; else nothing is written, and the message names the others.
+    Options that a state dict does not hold are given as --COMPONENT.KEY VALUE, as for `hfgen train`. A pickle can run
+    code when it is read: it is read only with --allow_pickle, and then only for its tensors.
 
     \b
     hfgen convert netG_epoch_24.pth runs/faces --allow_pickle

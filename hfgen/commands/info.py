@@ -1,4 +1,4 @@
-"""hfgen info TARGET"""
+"""The command `hfgen info TARGET`."""
 
 import inspect
 import json
@@ -22,14 +22,14 @@ from hfgen.settings.options import component_choices, signature_of
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, revision: str | None, as_json: bool) -> None:
-    """Tell what TARGET is: a family, a recipe, a dataset, a run folder or a repository."""
+    """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository."""
     facts = pipeline_facts(target, revision) if revision else describe(target)
     text = json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False, width=110)
     click.echo(text, nl=as_json)
 
 
 def describe(target: str) -> dict[str, Any]:
-    """The facts of the first kind of thing that bears this name."""
+    """Return the facts of the first thing of this name: a family, a recipe, a folder, a dataset, a repository."""
     if any(family.name == target for family in list_families()):
         return family_facts(target)
     recipes = list_recipes()
@@ -44,11 +44,11 @@ def describe(target: str) -> dict[str, Any]:
     try:
         return pipeline_facts(target)
     except LoadError as error:
-        raise LoadError(f"{error}\n{target!r} is no family, recipe or dataset here either.") from error
+        raise LoadError(f"{error}\nThere is no family, recipe or dataset {target!r} either.") from error
 
 
 def family_facts(name: str) -> dict[str, Any]:
-    """Description, options of each component with type and default, training defaults, references."""
+    """Return description, options of each component with type and default, training defaults, references."""
     family = get_family(name)
     cls: Any = family.load()
     classes = cls.component_classes()
@@ -66,19 +66,19 @@ def family_facts(name: str) -> dict[str, Any]:
 
 
 def _component(choices: tuple[type, ...]) -> dict[str, Any]:
-    """Class and options; where there are several classes, each with its own, the default first."""
+    """Return class and options; of several classes each with its own, the default first."""
     described = [{"class": c.__name__, "options": _options(signature_of(c))} for c in choices]
     return described[0] if len(described) == 1 else {"class_name": {d.pop("class"): d for d in described}}
 
 
 def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
-    """`base_channels: int = 64`, as it is written in the class."""
+    """Return each option as its class declares it: `base_channels` -> `int = 64`."""
     written = {name: str(p).partition(": ")[2] for name, p in signature.items()}
     return {name: re.sub(r"\b(typing|collections\.abc)\.", "", text) for name, text in written.items()}
 
 
 def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
-    """A run folder or a repository: family, components with parameters, and how it was trained if that is known."""
+    """Return family, components with parameters, and, if known, the training of a run folder or a repository."""
     from hfgen import HFGenPipeline, run_folder
     from hfgen.cards.parts import component_rows
     from hfgen.hub.download import local_folder
@@ -96,7 +96,7 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def unfinished_facts(folder: Path) -> dict[str, Any]:
-    """A run that is going on or was stopped before its end."""
+    """Return the facts of a run that is going on or was stopped before its end."""
     from hfgen import run_folder
     from hfgen.training import checkpoint
 
@@ -110,7 +110,7 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
 
 
 def dataset_facts(target: str) -> dict[str, Any]:
-    """What was read from the data, which is what a training would be told."""
+    """Return what a training would infer from the data."""
     from hfgen.data.images import load_images
 
     images = load_images(target)

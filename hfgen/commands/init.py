@@ -1,4 +1,4 @@
-"""hfgen init RECIPE"""
+"""The command `hfgen init RECIPE`."""
 
 import inspect
 import itertools
@@ -17,16 +17,16 @@ from hfgen.settings.options import CLASS_NAME, SHAPE, chosen_class, component_ch
 from hfgen.settings.resolve import RunConfig
 
 WIDTH = 119
-SIDE, CHANNELS = 32, 3  # of the images for which options that follow the data's shape are shown
+SIDE, CHANNELS = 32, 3  # shape of the images for which options that follow from the data are shown
 
 
 @click.command("init")
 @click.argument("target", metavar="RECIPE|MODEL")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file to write.  [default: RECIPE.yaml]")
 def command(target: str, output: Path | None) -> None:
-    """Write a recipe to be edited: all settings of RECIPE, or the defaults of MODEL, each with its help.
+    """Write a recipe to edit: all settings of RECIPE, or the defaults of MODEL, each with its help.
 
-    The file is for `hfgen train --config`; unedited, it is the same run as the recipe.
+    The file is for `hfgen train --config`; unedited, it gives the same run as the recipe.
     """
     output = output or Path(f"{Path(target).stem}.yaml")
     if output.exists():
@@ -48,7 +48,7 @@ def _heading(target: str, output: Path) -> Iterator[str]:
 
 
 def settings(resolved: RunConfig) -> Iterator[str]:
-    """The family and the training arguments, each below its help."""
+    """Yield the family and the training arguments, each below its help."""
     yield _line("model", resolved.model)
     for name, field in FIELDS.items():
         if name not in NOT_SAVED:
@@ -58,7 +58,7 @@ def settings(resolved: RunConfig) -> Iterator[str]:
 
 
 def blocks(resolved: RunConfig, pipeline_class: Any) -> Iterator[str]:
-    """Components and objective: the options that were set, and as comments those that have their defaults."""
+    """Yield components and objective: the options that were set, and as comments the defaults of the others."""
     choices = component_choices(pipeline_class)
     derived = _derived(resolved, pipeline_class)
     for name in [*choices, "objective"]:
@@ -68,10 +68,10 @@ def blocks(resolved: RunConfig, pipeline_class: Any) -> Iterator[str]:
         defaults = {key: p.default for key, p in signature_of(of_class).items() if _settable(key, choices)}
         defaults |= {key: value for key, value in derived.get(name, {}).items() if key in defaults}
         yield ""
-        yield from _comment(f"{of_class.__name__}. Lines without # are set; the others show what holds without them.")
+        yield from _comment(f"{of_class.__name__}. Lines without # are set; the others show the defaults.")
         if len(choices.get(name, ())) > 1:
             names = ", ".join(choice.__name__ for choice in choices[name])
-            yield from _comment(f"{CLASS_NAME} is one of {names}; where it is not set, the model chooses by the data.")
+            yield from _comment(f"{CLASS_NAME} is one of {names}; if it is not set, the model chooses by the data.")
         yield f"{name}:" if options else f"# {name}:"
         for key, value in {**options, **{k: v for k, v in defaults.items() if k not in options}}.items():
             if value is not inspect.Parameter.empty:
@@ -79,12 +79,12 @@ def blocks(resolved: RunConfig, pipeline_class: Any) -> Iterator[str]:
 
 
 def _settable(key: str, components: Mapping[str, Any]) -> bool:
-    """Whether an option is the user's: neither another component nor what follows from the data or the networks."""
+    """Tell whether a user may set an option: it is not a component, and follows from neither data nor networks."""
     return key not in {*components, *SHAPE} and not key.endswith("_shape")
 
 
 def _derived(resolved: RunConfig, pipeline_class: Any) -> Mapping[str, Mapping[str, Any]]:
-    """The defaults that the family chooses by the data's shape, for images such as many are."""
+    """Return the defaults that the family chooses by the data's shape, for images of a usual shape."""
     try:
         return pipeline_class.default_configs(
             resolved.arguments.resolution or SIDE, CHANNELS, None, resolved.components

@@ -1,15 +1,16 @@
 """hfgen list"""
 
 import fnmatch
-import importlib.metadata
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
 from hfgen.commands.recipes import list_recipes
 from hfgen.data.builtin import BUILT_IN_DATASETS
-from hfgen.registry import CONVERTERS, EXTRACTORS, conflict, enabled_entry_points, list_families
+from hfgen.registry import CONVERTERS, EXTRACTORS, FAMILIES, GROUPS, Group, conflict, installed, misspelled_plugins
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import list_protocols
 from hfgen.results.words import table
@@ -17,11 +18,12 @@ from hfgen.results.words import table
 Row = dict[str, str]
 
 
-def models() -> list[Row]:
-    families = list_families()
+def registered(group: Group) -> list[Row]:
+    """List the entries of a group, with what they clash with; import none of them."""
+    entries = installed(group)
     return [
-        {"name": f.name, "class": f.class_name, "plugin": f.source, "state": conflict(f, families) or ""}
-        for f in families
+        {"name": e.name, "class": e.class_name, "plugin": e.source, "state": conflict(e, entries) or ""}
+        for e in entries
     ]
 
 
@@ -35,9 +37,9 @@ def datasets() -> list[Row]:
 
 def plugins() -> list[Row]:
     distributions: dict[str, list[str]] = {}
-    for family in list_families():
-        distributions.setdefault(family.source, []).append(family.name)
-    return [{"name": source, "families": ", ".join(names)} for source, names in distributions.items()]
+    for entry in (entry for group in GROUPS for entry in installed(group)):
+        distributions.setdefault(entry.source, []).append(entry.name)
+    return [{"name": source, "registers": ", ".join(names)} for source, names in distributions.items()]
 
 
 def metrics() -> list[Row]:
@@ -53,19 +55,15 @@ def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
-def extractors() -> list[Row]:
-    found = importlib.metadata.entry_points(group=EXTRACTORS)
-    return [{"name": e.name, "plugin": e.dist.name if e.dist else ""} for e in sorted(found, key=lambda e: e.name)]
-
-
-def formats() -> list[Row]:
-    found = enabled_entry_points(CONVERTERS)
-    return [{"name": e.name, "plugin": e.dist.name if e.dist else ""} for e in found]
-
-
-WHAT = {
-    **{"models": models, "recipes": recipes, "datasets": datasets, "plugins": plugins},
-    **{"metrics": metrics, "protocols": protocols, "extractors": extractors, "formats": formats},
+WHAT: dict[str, Callable[[], list[Row]]] = {
+    "models": partial(registered, FAMILIES),
+    "recipes": recipes,
+    "datasets": datasets,
+    "plugins": plugins,
+    "metrics": metrics,
+    "protocols": protocols,
+    "extractors": partial(registered, EXTRACTORS),
+    "formats": partial(registered, CONVERTERS),
 }
 
 
@@ -78,5 +76,7 @@ def command(what: str, pattern: str, as_json: bool) -> None:
 
     Imports no plugin.
     """
+    for line in misspelled_plugins():
+        click.echo(line, err=True)
     rows = [row for row in WHAT[what]() if fnmatch.fnmatch(row["name"], pattern)]
     click.echo(json.dumps(rows, indent=2) if as_json else table(rows), nl=bool(rows) or as_json)

@@ -1,4 +1,4 @@
-"""`hfgen VERB`: the verbs, a file each in hfgen/commands; errors and exit codes."""
+"""The command line `hfgen VERB`: its verbs, one file each in `hfgen/commands`, and its errors and exit codes."""
 
 import os
 import sys
@@ -22,8 +22,8 @@ AGREED = (UsageError, PluginError, CheckError, Interrupted)
 def cli(debug: bool) -> None:
     """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, such as a loss that is NaN; 130 and 143
-    stopped by a signal, after a checkpoint.
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, for example a loss is NaN; 130 and 143 stopped
+    by a signal, after a checkpoint.
     """
     if debug:
         os.environ["HFGEN_DEBUG"] = "1"
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         code = _report("Stopped; nothing further was saved.", 130)
     except Exception as error:
         text = (
-            f"{type(error).__name__}: {error}\nThis is unexpected; --debug before the verb shows where it came from."
+            f"{type(error).__name__}: {error}\nThis error is unexpected; --debug before the verb shows the traceback."
         )
         code = _report(text, 1)
     sys.exit(code if isinstance(code, int) else 0)

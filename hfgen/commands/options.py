@@ -1,6 +1,7 @@
-"""What the commands share: options made from a dataclass, dotted options, ranges of numbers."""
+"""Options that commands share: of `TrainingArguments`, of samplers, of loading; dotted options; lists of numbers."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable
@@ -11,25 +12,18 @@ import yaml
 
 from hfgen.settings.arguments import HINTS, TrainingArguments
 
-CALL_OPTIONS = (
-    "num_inference_steps",
-    "eta",
-    "guidance_scale",
-    "timestep_spacing",
-    "clip_sample",
-)  # of a pipeline's call, on the command line
+CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")  # of `__call__`
+Decorator = Callable[[Any], Any]
 
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One click option per field of TrainingArguments, unset unless given: the defaults are resolved later."""
-    for f in reversed(dataclasses.fields(TrainingArguments)):
-        function = _option(f, HINTS[f.name])(function)
-    return function
+    """Add an option per field of `TrainingArguments`; one that is not given is None, defaults are resolved later."""
+    return _together(*(_option(f, HINTS[f.name]) for f in dataclasses.fields(TrainingArguments)))(function)
 
 
-def _option(f: "dataclasses.Field[Any]", hint: Any) -> Callable[[Any], Any]:
+def _option(f: "dataclasses.Field[Any]", hint: Any) -> Decorator:
     shown = "" if f.default is None else f"  [default: {f.default}]"
-    help_text, hidden = f.metadata["help"] + shown, f.metadata.get("hidden", False)
+    help_text, hidden = f.metadata["help"] + shown, f.metadata["hidden"]
     if hint is bool:
         return click.option(f"--{f.name}/--no_{f.name}", default=None, help=help_text, hidden=hidden)
     return click.option(f"--{f.name}", type=_click_type(hint), default=None, help=help_text, hidden=hidden)
@@ -43,8 +37,36 @@ def _click_type(hint: Any) -> Any:
     return hint
 
 
+def _together(*options: Decorator) -> Decorator:
+    """Return one decorator for several options, which `--help` lists in this order."""
+    return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
+
+
+sampler_options = _together(
+    click.option(
+        "--scheduler", help="Another scheduler of diffusers, for a model that samples in many steps: euler ..."
+    ),
+    click.option("--eta", type=click.FloatRange(0, 1), help="Randomness of each step: 0 deterministic, 1 ancestral."),
+    click.option(
+        "--guidance_scale", type=float, help="Scale of classifier-free guidance; 1 is the conditional model itself."
+    ),
+    click.option("--timestep_spacing", help="Choice of the steps: leading, trailing, linspace, quadratic."),
+    click.option("--clip_sample", help="Clipping of predicted images in each step: none, x0, x0_and_epsilon."),
+    click.option("--temperature", type=click.FloatRange(0), help="Temperature of the prior; below 1, typical images."),
+    click.option(
+        "--truncation", type=click.FloatRange(0, min_open=True), help="Sample latents within this many deviations."
+    ),
+)
+loading_options = _together(
+    click.option("--device", help="cpu, cuda ... (default: an accelerator if there is one)."),
+    click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the weights."),
+    click.option("--variant", help="Variant of the weights."),
+    click.option("--revision", help="Branch, tag or commit of a repository."),
+)
+
+
 class DottedCommand(click.Command):
-    """Takes `--COMPONENT.KEY VALUE` beside its own options; they arrive as the parameter `dotted`."""
+    """A command that takes `--COMPONENT.KEY VALUE` beside its own options, as the parameter `dotted`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest, dotted = split_dotted(args)
@@ -54,7 +76,7 @@ class DottedCommand(click.Command):
 
 
 def split_dotted(args: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Take the dotted options out of a command line; their values are read as YAML.
+    """Split a command line into its other words and its dotted options, whose values are read as YAML.
 
     >>> split_dotted(["dcgan", "--generator.base_channels", "32", "--seed", "1", "--scheduler.latent_shape=[64]"])
     (['dcgan', '--seed', '1'], {'generator': {'base_channels': 32}, 'scheduler': {'latent_shape': [64]}})
@@ -76,12 +98,13 @@ def split_dotted(args: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]
         try:
             dotted.setdefault(component, {})[option] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise click.UsageError(f"Option --{name}: {value!r} is no value.") from None
+            raise click.UsageError(f"Option --{name}: {value!r} is not a YAML value.") from None
     return rest, dotted
 
 
 def parse_numbers(text: str) -> list[int]:
-    """
+    """Parse a list of numbers and ranges.
+
     >>> parse_numbers("3,7,10-12")
     [3, 7, 10, 11, 12]
     """
@@ -89,7 +112,7 @@ def parse_numbers(text: str) -> list[int]:
     for part in text.split(","):
         start, dash, end = part.strip().partition("-")
         if not start.isdigit() or (dash and not end.isdigit()):
-            raise click.UsageError(f"{text!r} is no list of numbers such as 3,7,10-20.")
+            raise click.UsageError(f"{text!r} is not a list of numbers; expected for example 3,7,10-20.")
         if dash and int(end) < int(start):
             raise click.UsageError(f"{text!r}: {start}-{end} counts down; write {end}-{start}.")
         numbers += range(int(start), int(end or start) + 1)

@@ -4,33 +4,37 @@ import json
 
 import click
 
-from hfgen.errors import CheckError, HFGenError
-from hfgen.registry import Family, conflict, list_families
+from hfgen.errors import CheckError, HFGenError, first_line
+from hfgen.registry import GROUPS, Entry, conflict, installed, misspelled_plugins
 from hfgen.results.words import table
 
 
 @click.command("plugins")
-@click.option("--check", is_flag=True, help="Import each family; exit code 3 if one fails.")
+@click.option("--check", is_flag=True, help="Import each of them; exit code 3 if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(check: bool, as_json: bool) -> None:
-    """List the families of all plugins, with their state; HFGEN_PLUGINS chooses among them."""
-    families = list_families()
-    rows = [
-        {"name": f.name, "class": f.class_name, "plugin": f.source, "state": _state(f, families, check)}
-        for f in families
-    ]
+    """List what plugins register: families, models that a family wraps, extractors, formats; with their state.
+
+    HFGEN_PLUGINS chooses among the installed distributions.
+    """
+    for line in misspelled_plugins():
+        click.echo(line, err=True)
+    rows = [_row(entry, entries, check) for entries in map(installed, GROUPS) for entry in entries]
     click.echo(json.dumps(rows, indent=2) if as_json else table(rows))
     broken = [row["name"] for row in rows if row["state"] not in ("ok", "not imported")]
     if check and broken:
-        raise CheckError(f"{len(broken)} of {len(rows)} families cannot be used: {', '.join(broken)}.")
+        raise CheckError(f"{len(broken)} of {len(rows)} entries cannot be used: {', '.join(broken)}.")
 
 
-def _state(family: Family, families: list[Family], check: bool) -> str:
-    clash = conflict(family, families)
-    if clash or not check:
-        return clash or "not imported"
+def _row(entry: Entry, entries: list[Entry], check: bool) -> dict[str, str]:
+    state = conflict(entry, entries) or (_imported(entry) if check else "not imported")
+    kind = entry.group.noun
+    return {"name": entry.name, "class": entry.class_name, "kind": kind, "plugin": entry.source, "state": state}
+
+
+def _imported(entry: Entry) -> str:
     try:
-        family.load()
+        entry.load()
     except HFGenError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return "ok"

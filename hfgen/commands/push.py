@@ -1,4 +1,4 @@
-"""hfgen push RUN ORG/NAME"""
+"""The command `hfgen push RUN ORG/NAME`."""
 
 import json
 from pathlib import Path
@@ -10,27 +10,31 @@ import click
 @click.command("push")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="ORG/NAME")
-@click.option("--private", is_flag=True, help="Make the repository a private one; one that is public is refused.")
-@click.option("--revision", help="Branch; it is created where there is none.  [default: main]")
-@click.option("--create_pr", is_flag=True, help="Open a pull request instead, to anybody's repository.")
+@click.option(
+    "--private", is_flag=True, help="Create the repository as private; a repository that is public is refused."
+)
+@click.option("--revision", help="Branch to push to; created if it does not exist.  [default: main]")
+@click.option("--create_pr", is_flag=True, help="Open a pull request instead, to any repository.")
 @click.option("--commit_message", help="Title of the commit, or of the pull request.")
-@click.option("--variant", help="Publish the weights as they are under this name (ema), beside those that are there.")
+@click.option("--variant", help="Publish the weights under this name (ema), beside those that are there.")
 @click.option("--max_shard_size", help="Split larger weights: 500MB, 5GB.")
-@click.option("--bundle_code", is_flag=True, help="Add code by which plain diffusers loads it without hfgen.")
-@click.option("--token", help="Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
+@click.option(
+    "--bundle_code", is_flag=True, help="Add code with which plain diffusers loads the model, without hfgen."
+)
+@click.option("--token", help="Token of the Hub. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
 @click.option("--dry_run", is_flag=True, help="Check everything and print what would be sent; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
     run: Path, repo_id: str, bundle_code: bool, dry_run: bool, as_json: bool, token: str | None, **o: Any
 ) -> None:
-    """Publish RUN, a finished run's folder or one that save_pretrained wrote, as one commit to ORG/NAME.
+    """Publish RUN as one commit to ORG/NAME. RUN is the folder of a finished run, or one that save_pretrained wrote.
 
-    Shards, pictures and components of an earlier upload that this one replaces are removed by the same commit; what
-    others put there stays. Pickles, links, code, tokens, local paths and user names are refused before anything is
-    sent. Interrupted or failed, the same command goes on.
+    The same commit removes shards, pictures and components of an earlier upload that this one replaces; files of
+    others stay. Pickles, links, code, tokens, local paths and user names are refused before anything is sent. After an
+    interruption or a failure, the same command goes on.
 
     With --bundle_code, DiffusionPipeline.from_pretrained(..., trust_remote_code=True) of plain diffusers loads the
-    model where hfgen is not installed; with hfgen it is loaded as ever, and that code is not run.
+    model where hfgen is not installed. hfgen itself loads it as usual and does not run that code.
     """
     from diffusers.utils import logging
 
@@ -46,7 +50,7 @@ def command(
         pushed = publish(run, place, o["variant"], o["max_shard_size"], token, bundle_code=bundle_code)
         if bundle_code and not any(bundle.NAME.fullmatch(name) for name in pushed.files):
             click.echo(bundle.READABLE_ANYWAY, err=True)
-        return click.echo(json.dumps(vars(pushed)) if as_json else told(pushed))
+        return click.echo(json.dumps(vars(pushed)) if as_json else summary(pushed))
     check_place(place)
     options = place, o["variant"], o["max_shard_size"]
     again = f"{retry_command(run, *options, bundle_code)} --dry_run"
@@ -59,8 +63,8 @@ def command(
     return click.echo(f"{len(files)} files, {total:,} bytes. Nothing was sent.", err=True)
 
 
-def told(pushed: Any) -> str:
-    """One line for the user."""
+def summary(pushed: Any) -> str:
+    """Return one line for the user."""
     if pushed.unchanged:
         return f"{pushed.commit_url} holds it already; nothing was changed"
     removed = f", {len(pushed.removed)} of an earlier upload removed" if pushed.removed else ""
@@ -68,7 +72,8 @@ def told(pushed: Any) -> str:
 
 
 def tree(files: dict[str, int]) -> str:
-    """
+    """Draw folders and files with their sizes.
+
     >>> print(tree({"README.md": 1200, "generator/config.json": 90, "generator/model.safetensors": 1048576}))
     README.md                 1,200
     generator/

@@ -1,4 +1,4 @@
-"""Recipes: YAML files from which a run can be repeated, in a folder `recipes/` of each plugin's package.
+"""Recipes: YAML files from which a run can be repeated, in the folder `recipes/` of a plugin's package.
 
 They are found through the entry points of the families, without importing any plugin.
 """
@@ -14,18 +14,18 @@ from hfgen.processes.child import launched_precision
 from hfgen.registry import get_family, list_families
 from hfgen.settings.resolve import RunConfig, resolve
 
-SCRIPT_OPTIONS = "script_options"  # of a recipe that stands in for a script: what became of the script's own options
+SCRIPT_OPTIONS = "script_options"  # block of a recipe that stands in for a script, with the script's own options
 
 
 def list_recipes() -> dict[str, Path]:
-    """Name -> file, of all enabled plugins."""
+    """Map the names of all enabled plugins' recipes to their files."""
     packages = sorted({family.module.partition(".")[0] for family in list_families()})
     files = [file for package in packages for file in sorted(_folder(package).glob("*.yaml"))]
     return {file.stem: file for file in reversed(files)}
 
 
 def find_recipe(target: str) -> Path:
-    """The file of a recipe, by its name or its path.
+    """Find the file of a recipe by its name or its path.
 
     Raises:
         UsageError: there is no such recipe.
@@ -40,10 +40,10 @@ def find_recipe(target: str) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings of a recipe.
+    """Read the settings of a recipe.
 
     Raises:
-        UsageError: the file is missing, or is no YAML dictionary.
+        UsageError: the file is missing, or does not hold a YAML dictionary.
     """
     return {key: value for key, value in read_config_file(path).items() if key != SCRIPT_OPTIONS}
 
@@ -64,7 +64,13 @@ def resolve_run(
     dotted: Mapping[str, dict[str, Any]],
     script: Mapping[str, Any] | None = None,
 ) -> tuple[RunConfig, Any]:
-    """Recipe, config file and command line -> (the resolved run, its pipeline class).
+    """Resolve recipe, config file and command line to a run, and find its pipeline class.
+
+    Args:
+        target: a family, a recipe's name or its file.
+        config: the file of `--config`.
+        given, dotted: options of the command line, of the run and of components.
+        script: settings from the options of a script that the recipe stands in for.
 
     Raises:
         UsageError: no model is named, or two are.

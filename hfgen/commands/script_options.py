@@ -1,13 +1,13 @@
-"""Scripts that a recipe stands in for, with their own options.
+"""Options of scripts that a recipe stands in for.
 
-A recipe `NAME.yaml` that holds the defaults of a script NAME.py may say in a block `script_options` what becomes of
-the options that are the script's own, or that mean something else there:
+A recipe `NAME.yaml` that holds the defaults of a script NAME.py may have a block `script_options`. It says what an
+option becomes that only the script has, or that means something else there:
 
-    num_steps: scheduler.num_train_timesteps              # goes to that key
-    local_rank: {ignored: the launcher says it}           # has no effect here, and why
+    num_steps: scheduler.num_train_timesteps              # sets that key
+    local_rank: {ignored: the launcher sets it}           # has no effect here, and the reason
     fast: {flag: true, ignored: it always is}             # takes no value
-    data_dir: {ignored: ..., beside: dataset_name}        # has no effect where the other is given
-    center_crop: {absent: ...}                            # what happens all the same where it is not given
+    data_dir: {ignored: ..., beside: dataset_name}        # has no effect if the other option is given
+    center_crop: {absent: ...}                            # a note for the user if the option is not given
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,16 +26,19 @@ Spec = Mapping[str, Any]
 
 
 def script_options(recipe: Path) -> Spec:
-    """The block `script_options` of a recipe, each of its values a dictionary."""
+    """Read the block `script_options` of a recipe, each of its values as a dictionary."""
     block = read_config_file(recipe).get(SCRIPT_OPTIONS) or {}
     return {name: {"to": what} if isinstance(what, str) else what for name, what in block.items()}
 
 
 def take_out(words: Sequence[str], known: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The words of a command line without the options that only a script has, and these: name -> text, of a flag none.
+    """Split a command line into its other words and the options that only a script has.
 
     Args:
-        known: the options of the command itself; where the words have no others, no recipe is read.
+        known: the options of the command itself; if the words have no others, no recipe is read.
+
+    Returns:
+        the other words; the script's options, name -> text, empty for a flag.
     """
     known = set(known)
     if not any(_name(word) and _name(word) not in known and "." not in _name(word) for word in words):
@@ -59,26 +62,26 @@ def take_out(words: Sequence[str], known: Iterable[str]) -> tuple[list[str], dic
 
 
 def _name(word: str) -> str:
-    """`--some-option=3` -> `some_option`; of a word that is no option, nothing."""
+    """Return `some_option` for `--some-option=3`, and an empty text for a word that does not begin with `--`."""
     return canonical(word[2:].partition("=")[0]) if word.startswith("--") else ""
 
 
 def translate(
     spec: Spec, taken: Mapping[str, str], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What a script's command line means here.
+    """Translate a script's command line to settings of hfgen.
 
     Args:
-        spec: the script's own options; empty where no script is stood in for.
+        spec: the script's own options; empty if the recipe stands in for no script.
         taken: those that were given, as text.
-        given: all options of the command, None where one was not given.
+        given: all options of the command; None if one was not given.
 
     Returns:
-        settings that the script's own options come to; what of `given` counts; a line for each option that does not
-        do what it does in the script.
+        the settings that the script's own options set; the part of `given` that has an effect; a line for each option
+        that does not do what it does in the script.
 
     Raises:
-        click.UsageError: an option of some script, but not of this.
+        click.UsageError: an option belongs to another script.
     """
     for name in taken:
         if name not in spec:
@@ -103,4 +106,4 @@ def _value(name: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise click.UsageError(f"Option --{name}: {text!r} is no value.") from None
+        raise click.UsageError(f"Option --{name}: {text!r} is not a YAML value.") from None

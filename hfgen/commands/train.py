@@ -1,4 +1,4 @@
-"""hfgen train MODEL|RECIPE"""
+"""The command `hfgen train MODEL|RECIPE`."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from hfgen.settings.resolve import RunConfig
 
 
 class TrainCommand(DottedCommand):
-    """Takes, too, options of scripts that recipes stand in for, and after a bare `--` those of `accelerate launch`.
+    """A command that also takes options of scripts that recipes stand in for, and of `accelerate launch` after `--`.
 
     They arrive as the parameters `script` and `beyond`; `words` is the command line without the latter.
     """
@@ -36,12 +36,16 @@ class TrainCommand(DottedCommand):
 @click.command("train", cls=TrainCommand, options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]")
 @click.argument("model", required=False, metavar="[MODEL|RECIPE]")
 @click.option("--model", "model_option", help="The same as the argument.")
-@click.option("--stand_in", hidden=True, help="Recipe where no model is named.")
-@click.option("--config", type=click.Path(path_type=Path), help="YAML file of settings; the command line wins.")
+@click.option("--stand_in", hidden=True, help="Recipe to use if no model is named.")
 @click.option(
-    "--num_processes", type=click.IntRange(1), help="Start so many processes, each on a GPU if there are any."
+    "--config", type=click.Path(path_type=Path), help="YAML file of settings; options of the command line override it."
 )
-@click.option("--accelerate_config", help="How they work together: single, multi_gpu, fsdp2, or a file of Accelerate.")
+@click.option(
+    "--num_processes", type=click.IntRange(1), help="Number of processes to start, each on a GPU if there are any."
+)
+@click.option(
+    "--accelerate_config", help="Setup of the processes: single, multi_gpu, fsdp2, or a config file of Accelerate."
+)
 @click.option("--dry_run", is_flag=True, help="Resolve, build, take two steps, print the config; write nothing.")
 @click.option("--print_config", is_flag=True, help="Resolve and print the settings; build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -65,11 +69,11 @@ def command(
     """Train a model on images and leave a run folder: model, card, samples, metrics, checkpoints.
 
     MODEL is a family (`hfgen list models`) or a recipe (`hfgen list recipes`). Options of the model's components are
-    written --COMPONENT.KEY VALUE, for example --generator.base_channels 32; `hfgen info MODEL` lists them, and which
-    of the defaults below are others for that model. --COMPONENT.from_config takes those of a saved component.
+    written --COMPONENT.KEY VALUE, for example --generator.base_channels 32. `hfgen info MODEL` lists them, and the
+    defaults that differ from those below for that model. --COMPONENT.from_config takes those of a saved component.
 
-    With --num_processes, on GPUs, what stands after a bare -- goes to `accelerate launch`. Several machines: on each
-    of them `accelerate launch` or `torchrun`, with their own options, of hfgen/train.py; it takes these here.
+    With --num_processes on GPUs, options after a bare -- go to `accelerate launch`. On several machines, run
+    hfgen/train.py on each of them with `accelerate launch` or `torchrun`; it takes the options below.
     """
     if model and model_option:
         raise UsageError("Give the model once: as the argument or as --model.")
@@ -89,12 +93,12 @@ def command(
     for note in notes:
         _say(note)
     if dry_run:
-        told = rehearsal.dry_run(resolved, pipeline_class, _folder(resolved), _say).rstrip("\n")
+        text = rehearsal.dry_run(resolved, pipeline_class, _folder(resolved), _say).rstrip("\n")
     else:
         result = run.train(resolved, pipeline_class, _folder(resolved), _say)
-        told = json.dumps(result) if as_json else result["output_dir"]
+        text = json.dumps(result) if as_json else result["output_dir"]
     if _is_main_process():
-        click.echo(told)
+        click.echo(text)
     return None
 
 
@@ -112,11 +116,13 @@ def _join(asked: int | None) -> None:
 
     came = join_processes().num_processes
     if asked not in (None, came):
-        raise UsageError(f"--num_processes {asked}, but the launcher started {came}; tell only one of the two.")
+        raise UsageError(
+            f"--num_processes {asked}, but the launcher started {came}; give the number to only one of them."
+        )
 
 
 def _folder(resolved: RunConfig) -> Path:
-    """The main process chooses; the others are told, since a folder that it has made is no longer free."""
+    """Choose the run folder in the main process and send it to the others, for which it is no longer free."""
     from accelerate.utils import broadcast_object_list
 
     from hfgen.processes.world import join_processes

@@ -1,11 +1,9 @@
-"""What other libraries saved -> a pipeline folder of hfgen.
+"""Converters, which read the formats of other libraries, and finding the one that reads a source.
 
-A reader of a format is a `Converter`, registered by an entry point of the group `hfgen.converters`: it names the
-tensors anew and builds the pipeline they belong to. What is true of all is here: which reader it is, that every tensor
-has found its place, and that what was saved is what was read.
+A plugin registers a `Converter` by an entry point of the group `hfgen.converters`. It renames the tensors and builds
+the pipeline they belong to.
 """
 
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +11,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hfgen import registry
 from hfgen.conversion.foreign_files import ForeignFiles
-from hfgen.errors import PluginError, UsageError, did_you_mean
+from hfgen.errors import PluginError, UsageError, first_line
 from hfgen.pipeline import HFGenPipeline
-from hfgen.registry import CONVERTERS, enabled_entry_points
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
 PICKLED = ["*.pt", "*.pth", "*.bin", "*/diffusion_pytorch_model*.bin"]
-BATCH_NORM_COUNTER = "num_batches_tracked"  # of BatchNorm; torch before 0.4.1 saved none, and nothing depends on it
+BATCH_NORM_COUNTER = "num_batches_tracked"  # torch before 0.4.1 did not save it, and nothing depends on it
 SHOWN = 4
 
 ConverterOptions = Mapping[str, Mapping[str, Any]]
@@ -29,14 +27,14 @@ ConverterOptions = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a converter has read.
+    """Result of `Converter.read`.
 
     Attributes:
-        build: makes the pipeline; values are put into its networks from `weights`. It is called twice: first on
-            torch's device `meta`, where names and shapes are compared, so that no file makes it ask for more memory
-            than its tensors have.
-        weights: component -> the names of its state dict -> the source's tensors. Components that are not named keep
-            what they were built with.
+        build: builds the pipeline, into which `weights` are loaded. It is called twice: first on torch's device
+            `meta`, where names and shapes are compared, so that no file makes it ask for more memory than its tensors
+            have.
+        weights: component -> names in its state dict -> the source's tensors. Other components keep the values they
+            were built with.
         notes: sentences for the card: what was assumed, left out, or differs.
     """
 
@@ -46,12 +44,12 @@ class Conversion:
 
 
 class Converter(ABC):
-    """Base class: reads one format.
+    """Base class of the readers of one format.
 
     Attributes:
-        name: as the entry point calls it.
-        description: what it reads, in a line.
-        family: the family that it makes; None where the source says that, or `--model`.
+        name: the name of the entry point.
+        description: the format, in a line.
+        family: the family of every pipeline that it builds; None if the source or `--model` says the family.
     """
 
     name: ClassVar[str]
@@ -61,81 +59,48 @@ class Converter(ABC):
     @classmethod
     @abstractmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
-        """Whether a source is of this format, by the names of its files or tensors."""
+        """Return True if a source has this format, by the names of its files or tensors."""
 
     @classmethod
     @abstractmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """How the pipeline is built, and its tensors.
+        """Read a source's tensors, and how to build their pipeline.
 
         Args:
-            options: component -> what the user says of it.
+            options: component -> options that the user gives for it.
             model: the family that the user names.
 
         Raises:
-            UsageError: the tensors are not those of a network that hfgen has; it says which.
+            UsageError: hfgen does not have a network with these tensors; the message names them.
         """
 
 
 # --- which converter --------------------------------------------------------------------------------------------
 def converter_of(name: str) -> type[Converter]:
-    """The converter that a name stands for.
-
-    Raises:
-        UsageError: there is none.
-        PluginError: two distributions claim the name, or it cannot be imported.
-    """
-    named = converters()
-    if name not in named:
-        raise UsageError(f"No format is called {name!r}.{did_you_mean(name, named)}")
-    return _load(named[name])
-
-
-def converters() -> dict[str, list[importlib.metadata.EntryPoint]]:
-    named: dict[str, list[importlib.metadata.EntryPoint]] = {}
-    for entry_point in enabled_entry_points(CONVERTERS):
-        named.setdefault(entry_point.name, []).append(entry_point)
-    return named
-
-
-def _load(entry_points: Sequence[importlib.metadata.EntryPoint]) -> type[Converter]:
-    entry_point = entry_points[0]
-    if len(entry_points) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in entry_points)
-        raise PluginError(
-            f"Several distributions claim the format {entry_point.name!r}: {claims}. One of them must go."
-        )
-    try:
-        found = entry_point.load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"The format {entry_point.name!r} failed to import: {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Converter)):
-        raise PluginError(f"The format {entry_point.name!r} is no Converter: {entry_point.value}.")
-    return found
+    """Import the converter of a format's name; raises as `registry.load`."""
+    return registry.load(registry.CONVERTERS, name)
 
 
 def recognize(source: ForeignFiles) -> type[Converter]:
-    """The one converter that knows a source.
+    """Return the one converter that recognizes a source.
 
     Raises:
         UsageError: none does, or several do.
     """
     known: list[type[Converter]] = []
     broken: list[str] = []
-    for entry_points in converters().values():
+    for name in dict.fromkeys(entry.name for entry in registry.installed(registry.CONVERTERS)):
         try:
-            known.append(_load(entry_points))
-        except PluginError as error:  # hurts only those who ask for it
-            broken.append(str(error).splitlines()[0])
+            known.append(converter_of(name))
+        except PluginError as error:  # a broken plugin fails only if its format is asked for
+            broken.append(first_line(error))
     found = [converter for converter in known if converter.recognizes(source)]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(converter.name for converter in found)
         raise UsageError(f"{source.name} can be read in several ways: {names}. Choose one with --format.")
-    lines = [f"{source.name} is nothing that can be converted: {_what_it_holds(source)}."]
+    lines = [f"{source.name} cannot be converted: {_what_it_holds(source)}."]
     lines += [f"Known formats: {', '.join(converter.name for converter in known)}."]
     raise UsageError("\n".join(lines + broken[:2]))
 
@@ -144,19 +109,20 @@ def _what_it_holds(source: ForeignFiles) -> str:
     networks = source.networks()
     if networks:
         key, tensors = next(iter(networks.items()))
-        return f"{key or 'it'} has the tensors {shapes_of(tensors)}"
+        return f"{key or 'it'} has the tensors {describe_shapes(tensors)}"
     if source.path.is_file():
-        return "it holds no state dict"
+        return "it does not hold a state dict"
     names = sorted(path.name for path in source.path.iterdir())
-    hint = "" if source.allow_pickle else " (pickles are left out without --allow_pickle)"
+    hint = "" if source.allow_pickle else " (pickles are ignored without --allow_pickle)"
     return f"it holds {', '.join(names[:SHOWN]) or 'nothing'}{' ...' if len(names) > SHOWN else ''}{hint}"
 
 
-def shapes_of(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
-    """
-    >>> shapes_of({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+def describe_shapes(tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> str:
+    """List names and shapes of tensors, for a message.
+
+    >>> describe_shapes({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
     'weight (2x3), bias (2)'
     """
     listed = list(names) or list(tensors)
-    told = [f"{name} ({'x'.join(map(str, tensors[name].shape))})" for name in listed[:SHOWN]]
-    return ", ".join(told) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+    shown = [f"{name} ({'x'.join(map(str, tensors[name].shape))})" for name in listed[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")

@@ -1,14 +1,10 @@
-"""What somebody else's program saved: JSON, safetensors, and pickles of tensors where the user says so.
-
-The one place of hfgen that opens a pickle. It is read by torch's unpickler for weights (`weights_only`), which builds
-tensors and plain containers and refuses everything else.
-"""
+"""Files that another program saved: JSON, safetensors, and pickles of tensors if the user allows them."""
 
 import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -21,20 +17,20 @@ from hfgen.files import read_json, refuse_links_out
 
 SAFE = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".model", ".pkl", ".pickle")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel, of torch.compile
-MOST = 2  # files of a folder that are read as one model: two networks
+PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
+MOST = 2  # files of tensors in a folder that is read as one model: two networks
 
 StateDict = dict[str, Tensor]
 
 
 class ForeignFiles:
-    """A file, or a folder of files, that hfgen did not write.
+    """A file or folder that hfgen did not write.
 
     Attributes:
-        path: of the file or folder.
-        name: what a card may tell of it: a repository's id, or the last name of a path.
-        allow_pickle: whether the user wants pickles read.
-        sha256: of each file of tensors or settings that was read, by its name.
+        path: the file or folder.
+        name: its name on a card: a repository's id, or the last part of a path.
+        allow_pickle: True if the user allows pickles to be read.
+        sha256: file name -> hash, of each file that was read.
     """
 
     def __init__(self, path: Path, name: str, allow_pickle: bool = False) -> None:
@@ -43,15 +39,15 @@ class ForeignFiles:
         self._read: dict[Path, Any] = {}
 
     def has(self, name: str) -> bool:
-        """Whether the folder holds such a file."""
+        """Return True if the folder has a file of this name."""
         return self.path.is_dir() and (self.path / name).is_file()
 
     def json(self, name: str) -> dict[str, Any]:
-        """The dictionary in a JSON file of the folder.
+        """Read a dictionary from a JSON file of the folder.
 
         Raises:
-            LoadError: it is missing, a link out of the folder, longer or deeper than any config, or holds something
-                else.
+            LoadError: the file is missing, a link out of the folder, too long, nested too deeply, or does not hold a
+                dictionary.
         """
         path = self._inside(name)
         try:
@@ -61,24 +57,28 @@ class ForeignFiles:
         except (ValueError, OSError) as error:
             raise LoadError(f"{self.name}: {name} is damaged: {first_line(error)}") from error
         if not isinstance(found, dict):
-            raise LoadError(f"{self.name}: {name} is damaged: it holds no dictionary.")
+            raise LoadError(f"{self.name}: {name} is damaged: it does not hold a dictionary.")
         self._remember(path)
         return found
 
     def content(self, name: str = "") -> Any:
-        """What a file holds: tensors by name, or what was pickled round them; of the source itself without a name.
+        """Read tensors by name from a file, or the pickled object that holds them.
+
+        Args:
+            name: a file of the folder; empty if the source is a file.
 
         Raises:
-            UsageError: it is a pickle and the user has not allowed that, or holds more than tensors and plain values.
-            LoadError: it is missing, damaged or a link out of the folder.
+            UsageError: the file is a pickle and the user has not allowed that, or holds more than tensors and plain
+                values.
+            LoadError: the file is missing, damaged or a link out of the folder.
         """
         path = self._inside(name) if name else self.path
         if path not in self._read:
             if path.suffix != SAFE and not self.allow_pickle:
                 raise UsageError(
                     f"{path.name} is a pickle, which can run code when it is read; nothing was read.\n"
-                    "If you want it read, add --allow_pickle: torch then takes tensors out of it (weights_only) and\n"
-                    "refuses everything else."
+                    "To read it, add --allow_pickle: torch then reads tensors from it (weights_only) and refuses\n"
+                    "everything else."
                 )
             if not path.is_file():
                 raise LoadError(f"{self.name}: {name or path.name} is missing.")
@@ -87,20 +87,20 @@ class ForeignFiles:
         return self._read[path]
 
     def state_dict(self, name: str) -> StateDict:
-        """The tensors by name that a file is made of.
+        """Read a state dict from a file.
 
         Raises:
-            UsageError, LoadError: as `content`; or it holds something else.
+            UsageError, LoadError: as `content`; or the file holds something else.
         """
         found = self.content(name)
         if not is_state_dict(found):
-            raise UsageError(f"{self.name}: {name} holds no tensors by name but {_kind(found)}.")
+            raise UsageError(f"{self.name}: {name} does not hold tensors by name, but {_kind(found)}.")
         return plain_state_dict(found, name)
 
     def networks(self) -> dict[str, StateDict]:
-        """The state dicts of a bare checkpoint, by the keys or the names of the files that they stand under.
+        """Read the state dicts of a bare checkpoint, by their keys or the names of their files.
 
-        A folder is one if it has no JSON beside its one or two files of tensors.
+        A folder is a bare checkpoint if it has one or two files of tensors and no JSON.
 
         Raises:
             UsageError, LoadError: as `content`.
@@ -119,12 +119,12 @@ class ForeignFiles:
         files = [n for n in names if n.endswith(SAFE)] or [n for n in names if n.endswith(PICKLES)]
         if len(files) > MOST:
             raise UsageError(
-                f"{self.name} holds {len(files)} files of tensors, such as {files[0]}; name the one to convert."
+                f"{self.name} holds {len(files)} files of tensors, such as {files[0]}; give the one to convert."
             )
         return files
 
     def _inside(self, name: str) -> Path:
-        """The path of a file of the folder; a link out of it, but to a Hub's cache, is a LoadError."""
+        """Path of a file of the folder; raises a LoadError for a link out of it, except into the Hub's cache."""
         path = self.path / name
         refuse_links_out(self.path, path)
         return path
@@ -142,8 +142,9 @@ def _safetensors(path: Path) -> StateDict:
         raise LoadError(f"{path.name} is truncated or damaged: {first_line(error)}") from error
 
 
-def is_state_dict(found: Any) -> bool:
-    """
+def is_state_dict(found: Any) -> TypeGuard[StateDict]:
+    """Return True for a mapping of names to tensors that is not empty.
+
     >>> is_state_dict({"weight": torch.zeros(1)}), is_state_dict({"epoch": 3}), is_state_dict({})
     (True, False, False)
     """
@@ -158,22 +159,22 @@ def _networks(content: Any, name: str) -> dict[str, StateDict]:
     if is_state_dict(content):
         return {name: plain_state_dict(content, name)}
     if not isinstance(content, Mapping):
-        raise UsageError(f"{name or 'The file'} holds no state dict but {_kind(content)}.")
+        raise UsageError(f"{name or 'The file'} does not hold a state dict, but {_kind(content)}.")
     return {str(key): plain_state_dict(value, str(key)) for key, value in content.items() if is_state_dict(value)}
 
 
 def plain_state_dict(tensors: Mapping[str, Tensor], what: str) -> StateDict:
-    """The tensors themselves, without the prefix that a wrapper gave all their names.
+    """Remove the prefix that a wrapper added to all names, and check the tensors.
 
     Raises:
-        UsageError: one that is no ordinary array of numbers, or holds what is no number.
+        UsageError: a tensor is not dense (sparse, quantized, complex ...), or contains NaN or inf.
     """
     for name, tensor in tensors.items():
         odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
         if odd or tensor.untyped_storage().nbytes() < tensor.nbytes:  # expanded from fewer bytes than it claims
-            raise UsageError(f"{what}: the tensor {name!r} is no ordinary array of numbers.")
+            raise UsageError(f"{what}: the tensor {name!r} is not an ordinary array of numbers.")
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UsageError(f"{what}: the tensor {name!r} holds infinities or what is no number.")
+            raise UsageError(f"{what}: the tensor {name!r} contains NaN or inf.")
     return functools.reduce(_without_prefix, PREFIXES, {name: t.detach() for name, t in tensors.items()})
 
 

@@ -1,7 +1,7 @@
-"""What somebody else's program saved: JSON, safetensors, and pickles of tensors where the user says so.
+"""Reading tensors from a pickle: the only place where hfgen opens one, and only if the user allows it.
 
-The one place of hfgen that opens a pickle. It is read by torch's unpickler for weights (`weights_only`), which builds
-tensors and plain containers and refuses everything else.
+It is read by torch's unpickler for weights (`weights_only`), which builds tensors and plain containers and refuses
+everything else.
 """
 
 import io
@@ -19,42 +19,47 @@ import torch
 
 from hfgen.errors import UsageError, first_line
 
-ARCHIVE = b"PK\x03\x04"  # how a file starts that torch takes for a zip archive
-BYTEARRAY = b"\nbytearray\n"  # the end of the opcode that names it; its argument is a length, filled with zeros
+ARCHIVE = b"PK\x03\x04"  # the start of a file that torch reads as a zip archive
+BYTEARRAY = b"\nbytearray\n"  # the end of its opcode; the argument is a length, for which zeros are allocated
 OF_TENSORS = re.compile(r"torch\._utils\.\w+|torch\.\w+Storage|torch\.\w+\d+|collections\.OrderedDict")
-MOST_SCANNED = 1 << 20  # bytes of a refused pickle in which the name of its code is looked for
+MOST_SCANNED = 1 << 20  # bytes of a refused pickle that are searched for the name of its code
 
 
 def read_pickle(path: Path) -> Any:
+    """Read a pickle of tensors.
+
+    Raises:
+        UsageError: it holds code, or may be meant to harm, or is damaged.
+    """
     _refuse_compressed(path)
     if _has(path, BYTEARRAY):
         raise UsageError(f"{path.name} was refused: it holds a bytearray, which a few bytes can make of any length.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of storages as old versions of torch saved them
+            warnings.simplefilter("ignore")  # about storages that old versions of torch saved
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that was made up can raise whatever it likes
-        # torch's own text is never told: it says how to have the file run
+    except Exception as error:  # a crafted file can raise any error
+        # torch's own text is never passed on: it says how to run the file's code
         named = re.search(r"GLOBAL:? ([\w.]{1,200})", str(error))
         code = named[1] if named else _code_named_in(path)
         if code:
             raise UsageError(
-                f"{path.name} was refused: it is no torch file of tensors: it holds {code}, which is code.\n"
-                "Where you trust it, save the networks' state_dict() alone with the library that wrote it."
+                f"{path.name} was refused: it does not only hold tensors, but also {code}, which is code.\n"
+                "If you trust it, save the networks' state_dict() alone with the library that wrote it."
             ) from error
-        raise UsageError(f"{path.name} was refused: it is no torch file of tensors, or a damaged one.") from error
+        raise UsageError(f"{path.name} was refused: it is not a torch file of tensors, or it is damaged.") from error
 
 
 def _code_named_in(path: Path) -> str | None:
-    """The first name of code in a pickle, of what torch's unpickler stops before; nothing of it is run.
+    """Find the first name of code in a pickle, at which torch's unpickler stops; nothing of it is run.
 
-    Read is its first MiB; of an archive, that of the entry `data.pkl`.
+    Only the first MiB is read; in an archive, that of the entry `data.pkl`.
     """
     try:
         for name in _globals(_start(path)):
             if re.fullmatch(r"[\w.]{1,200}", name) and not OF_TENSORS.fullmatch(name):
                 return name
-    except Exception:  # as it may be damaged in any way, or no pickle at all
+    except Exception:  # it may be damaged in any way, or not be a pickle at all
         return None
     return None
 
@@ -70,7 +75,10 @@ def _start(path: Path) -> bytes:
 
 
 def _globals(content: bytes) -> Iterator[str]:
-    """What the opcodes of the pickles in a file name, as `module.name`; one that is cut off is a ValueError.
+    """Yield the globals that the opcodes of a file's pickles name, as `module.name`.
+
+    Raises:
+        ValueError: a pickle is cut off.
 
     >>> list(_globals(b"cposix\\nsystem\\n."))
     ['posix.system']
@@ -93,7 +101,7 @@ def _globals(content: bytes) -> Iterator[str]:
 
 
 def _has(path: Path, words: bytes) -> bool:
-    """Whether a file holds these bytes; of an archive that is not compressed, whether an entry does."""
+    """Return True if a file contains these bytes, also in an entry of an uncompressed archive."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             return False
@@ -102,7 +110,7 @@ def _has(path: Path, words: bytes) -> bool:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raise a UsageError where an archive holds more bytes than it has: torch compresses none that it saves."""
+    """Raise a UsageError for an archive with compressed or overlapping entries, which torch never saves."""
     with path.open("rb") as file:
         if file.read(len(ARCHIVE)) != ARCHIVE:
             return  # as torch saved before 1.6
@@ -110,22 +118,22 @@ def _refuse_compressed(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise UsageError(f"{path.name} is refused or damaged: {first_line(error)}") from error
+        raise UsageError(f"{path.name} was refused: it is damaged: {first_line(error)}") from error
     if not _directory_is_at_the_end(path):
-        raise UsageError(f"{path.name} is refused or damaged: its table of contents is not where torch puts it.")
+        raise UsageError(f"{path.name} was refused: its table of contents is not where torch puts it.")
     compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise UsageError(
-            f"{path.name} was refused: it is an archive whose entries are compressed or overlap, and may stand for a\n"
-            "thousand times its size; torch.save writes none such. Where you trust it, save it anew with torch.save."
+            f"{path.name} was refused: it is an archive whose entries are compressed or overlap, and may expand to a\n"
+            "thousand times its size; torch.save never writes one. If you trust it, save it again with torch.save."
         )
 
 
 def _directory_is_at_the_end(path: Path) -> bool:
-    """Whether the list of an archive's entries ends where its end record starts: else torch's reader, which goes by
-    the offset in that record, and Python's, which goes by its place, may find different lists.
+    """Return True if the list of an archive's entries ends where its end record starts.
 
-    The records are those of APPNOTE.TXT (PKWARE), 4.3.14 to 4.3.16.
+    Otherwise torch's reader, which uses the offset in that record, and Python's, which uses the record's place, may
+    find different lists. The records are those of APPNOTE.TXT (PKWARE), 4.3.14 to 4.3.16.
     """
     with path.open("rb") as file:
         place = file.seek(0, 2) - 22

@@ -1,4 +1,4 @@
-"""Images -> batches, in an order that is a function of (seed, epoch, position) alone.
+"""Batches of images, in an order that is a function of (seed, epoch, position) alone.
 
 So a run can be resumed at any step without replaying the data, and the global batch of a step holds the same images
 however many processes and micro-batches it is split into.
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hfgen.data.images import Images, decode_all, evenly_spaced
+from hfgen.data.decoding import Decoding
+from hfgen.data.images import Images, decode_images, evenly_spaced
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
 from hfgen.data.workers import decoded
 from hfgen.errors import UsageError
@@ -24,13 +25,12 @@ GIB = 1 << 30
 class Batches:
     """The micro-batches of each optimizer step, on the device.
 
-    Small data are decoded once and stay in memory as uint8; larger data are decoded by worker processes as they are
-    needed.
+    Small datasets are decoded once and stay in memory as uint8; larger ones are decoded by worker processes when they
+    are needed.
 
     Args:
-        images: the data.
-        class_conditional: add `class_labels`.
         memory_limit: bytes of decoded pixels up to which the data stay in memory.
+        progress: wraps the indices of the images while they are decoded into memory.
 
     Raises:
         UsageError: the global batch is larger than the data, or labels are wanted and there are none.
@@ -39,50 +39,43 @@ class Batches:
     def __init__(
         self,
         images: Images,
-        resolution: int,
+        decoding: Decoding,
         layout: Layout,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        *,
-        center_crop: bool = True,
-        random_flip: bool = False,
-        class_conditional: bool = False,
         memory_limit: float = 2 * GIB,
-        num_workers: int | None = None,
         progress: Any = iter,
     ) -> None:
-        self.images, self.layout, self.seed, self.device = images, layout, seed, torch.device(device)
-        self.resolution, self.center_crop, self.random_flip = resolution, center_crop, random_flip
-        self.num_workers = num_workers
+        self.images, self.decoding, self.layout, self.seed = images, decoding, layout, seed
+        self.device = torch.device(device)
         self._flips_of = (-1, torch.empty(0))
         self._examples: dict[str, Tensor] | None = None
-        self.labels = _wanted_labels(images) if class_conditional else None
+        self.labels = _wanted_labels(images) if decoding.class_conditional else None
         if layout.global_batch_size > len(images):
             raise UsageError(too_large(layout, images.name, len(images)))
         self.steps_per_epoch = len(images) // layout.global_batch_size
-        size = len(images) * images.channels * resolution**2
-        self.pixels = decode_all(images, resolution, center_crop, progress) if size <= memory_limit else None
-        if self.pixels is not None:  # then all that an index selects from lies beside them: no step waits for a copy
-            self.pixels = self.pixels.to(self.device)
+        size, self.pixels = len(images) * images.channels * decoding.resolution**2, None
+        if size <= memory_limit:  # everything that an index selects from is on one device: no step waits for a copy
+            self.pixels = decode_images(images, decoding.resolution, decoding.center_crop, progress).to(self.device)
             self.labels = None if self.labels is None else self.labels.to(self.device)
 
     def steps(
         self, first: int, last: int, stopped: Callable[[], bool] | None = None
     ) -> Iterator[list[dict[str, Tensor]]]:
-        """For each optimizer step in [first, last): its micro-batches, of this process.
+        """Yield this process's micro-batches of each optimizer step in [first, last).
 
         Args:
-            stopped: as of `StreamBatches`; these data keep no one waiting.
+            stopped: as for `StreamBatches`; not used, since these data never block.
         """
         source = self._resident(first, last) if self.pixels is not None else self._decoded(first, last)
         return in_steps(source, self.layout.accumulation)
 
     def epochs(self, step: int) -> float:
-        """How many passes over the data `step` steps are."""
+        """Return the passes over the data in `step` steps."""
         return step / self.steps_per_epoch
 
     def examples(self, count: int) -> dict[str, Tensor]:
-        """At most `count` images, evenly spaced over the data and unflipped: always the same."""
+        """Return at most `count` images, evenly spaced over the data and not flipped: always the same."""
         if self._examples is None:
             indices = torch.tensor(list(evenly_spaced(len(self.images), count)))
             if self.pixels is not None:
@@ -94,15 +87,17 @@ class Batches:
         return self._examples
 
     def state_dict(self) -> None:
-        """What a checkpoint must keep to go on in the data: nothing, the step says it all."""
+        """Return nothing to keep in a checkpoint: the step alone says where in the data a run goes on."""
 
     def load_state_dict(self, state: Any) -> None:
         """
         Raises:
-            UsageError: the checkpoint is of a streamed dataset, whose order is another.
+            UsageError: the checkpoint is of a streamed dataset, which has another order.
         """
         if state is not None:
-            raise UsageError("The checkpoint was written with --streaming, this run is without; resume with it too.")
+            raise UsageError(
+                "The checkpoint was written with --streaming, this run is without; resume with --streaming."
+            )
 
     def _resident(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         assert self.pixels is not None
@@ -112,15 +107,16 @@ class Batches:
 
     def _decoded(self, first: int, last: int) -> Generator[dict[str, Tensor], None, None]:
         asked = ((indices.tolist(), (epoch, indices)) for epoch, indices in self._indices(first, last))
-        for pixels, (epoch, indices) in decoded(asked, self._decoder, self.num_workers, self.device):
+        for pixels, (epoch, indices) in decoded(asked, self._decoder, self.decoding.num_workers, self.device):
             yield finished(pixels, self._flips(epoch, indices), self._labels_of(indices))
 
     @property
     def _decoder(self) -> Any:
-        return functools.partial(self.images.decode, resolution=self.resolution, center_crop=self.center_crop)
+        how = self.decoding
+        return functools.partial(self.images.decode, resolution=how.resolution, center_crop=how.center_crop)
 
     def _indices(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """(epoch, indices of the images) of each micro-batch of this process."""
+        """Yield (epoch, indices of the images) of each micro-batch of this process."""
         known = -1
         for step in range(first, last):
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -137,7 +133,7 @@ class Batches:
         return order if self.pixels is None else order.to(self.device)
 
     def _flips(self, epoch: int, indices: Tensor) -> Tensor | None:
-        if not self.random_flip:
+        if not self.decoding.random_flip:
             return None
         if self._flips_of[0] != epoch:
             generator = torch.Generator().manual_seed(key(self.seed, "flip", epoch))

@@ -1,4 +1,4 @@
-"""The built-in datasets; here, so that listing them imports no torch."""
+"""Built-in datasets, in a file of their own so that listing them imports no torch."""
 
 from pathlib import Path
 

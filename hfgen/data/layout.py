@@ -1,8 +1,4 @@
-"""Images -> batches, in an order that is a function of (seed, epoch, position) alone.
-
-So a run can be resumed at any step without replaying the data, and the global batch of a step holds the same images
-however many processes and micro-batches it is split into.
-"""
+"""Layout of the global batch of a step over processes and micro-batches, and the form of a batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +13,12 @@ from hfgen.settings.arguments import TrainingArguments
 
 @dataclass(frozen=True)
 class Layout:
-    """How the global batch of a step is split: into micro-batches, and each of these over the processes."""
+    """The split of the global batch of a step into micro-batches, and of each of these over the processes.
+
+    Attributes:
+        batch_size: images per process and micro-batch.
+        accumulation: micro-batches per optimizer step.
+    """
 
     batch_size: int
     num_processes: int = 1
@@ -36,18 +37,18 @@ class Layout:
         return self.batch_size * self.num_processes * self.accumulation
 
     def rows(self, micro: int) -> slice:
-        """This process's place in the global batch, for one micro-batch."""
+        """Return this process's rows of the global batch, for one micro-batch."""
         start = (micro * self.num_processes + self.process_index) * self.batch_size
         return slice(start, start + self.batch_size)
 
     def all_rows(self, device: torch.device) -> Tensor:
-        """The same of all its micro-batches together, as indices."""
+        """Return the indices of this process's rows in all micro-batches."""
         everything = torch.arange(self.global_batch_size, device=device)
         return torch.cat([everything[self.rows(micro)] for micro in range(self.accumulation)])
 
 
 def in_steps(micro_batches: Iterable[dict[str, Tensor]], accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
-    """The micro-batches, those of an optimizer step together."""
+    """Group micro-batches by optimizer step."""
     micros: list[dict[str, Tensor]] = []
     for batch in micro_batches:
         micros.append(batch)
@@ -57,7 +58,7 @@ def in_steps(micro_batches: Iterable[dict[str, Tensor]], accumulation: int) -> I
 
 
 def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-    """uint8 -> a batch as objectives take it: float32 in [-1, 1], flipped where `flips`, (B,), says so."""
+    """Make the batch that objectives take: float32 in [-1, 1] from uint8, flipped where `flips`, (B,), is true."""
     if flips is not None:
         flips = flips.to(pixels.device, non_blocking=True)
         pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
@@ -68,17 +69,17 @@ def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dic
 
 
 def no_labels(images: ImageFacts) -> str:
-    """What to do where labels are wanted and there are none."""
-    return f"{images.name} has no class labels, which class_conditional needs.\n{images.how_to_label}"
+    """Compose the message for a dataset without labels, where they are wanted."""
+    return f"{images.name} has no class labels, which --class_conditional needs.\n{images.how_to_label}"
 
 
 def too_large(layout: Layout, name: str, count: int) -> str:
-    """What to do where there are fewer images than a global batch needs."""
-    parts: Sequence[str] = [f"train_batch_size {layout.batch_size}"]
+    """Compose the message for a dataset with fewer images than a global batch."""
+    parts: Sequence[str] = [f"--train_batch_size {layout.batch_size}"]
     if layout.num_processes > 1:
         parts = [*parts, f"{layout.num_processes} processes"]
     if layout.accumulation > 1:
-        parts = [*parts, f"gradient_accumulation_steps {layout.accumulation}"]
+        parts = [*parts, f"--gradient_accumulation_steps {layout.accumulation}"]
     noun = "image" if count == 1 else "images"
     smaller = ["--train_batch_size"] if layout.batch_size > 1 else []
     smaller += ["--num_processes"] if layout.num_processes > 1 else []

@@ -1,4 +1,4 @@
-"""What a file of an image holds -> pixels of one mode and size."""
+"""Image files are decoded to pixels of one mode and size."""
 
 import contextlib
 import io
@@ -19,16 +19,16 @@ UNREADABLE += (struct.error, Image.DecompressionBombError)
 
 
 @contextlib.contextmanager
-def told(name: str, which: int | str) -> Iterator[None]:
-    """Whatever PIL raises within is one error that names the image."""
+def naming(name: str, which: int | str) -> Iterator[None]:
+    """Turn whatever PIL raises in the `with` block into one error that names the image."""
     try:
         yield
     except UNREADABLE as error:
-        raise HFGenError(f"{name}: image {which} cannot be read: {error}\nMend or remove that file.") from error
+        raise HFGenError(f"{name}: image {which} cannot be read: {error}\nFix or remove that file.") from error
 
 
 def open_record(record: Mapping[str, Any] | None) -> Image.Image:
-    """The image of `{"bytes": ..., "path": ...}`, as `datasets` gives it undecoded."""
+    """Open the image of `{"bytes": ..., "path": ...}`, as `datasets` gives it undecoded."""
     if record is None or record["bytes"] is record["path"] is None:
         raise OSError("the column is empty there")
     if record["bytes"] is not None:
@@ -44,12 +44,13 @@ def _named(source: Any, path: str | None) -> Image.Image:
     try:
         return Image.open(source)
     except Image.UnidentifiedImageError as error:
-        name = os.path.basename(path) if path else "no image file"
+        name = os.path.basename(path) if path else "the data"
         raise OSError(f"{name} is not an image that can be identified") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    if "exif" not in image.info:  # asking a PNG that has none would decode it
+    """Return (width, height), with the orientation of the file's EXIF data applied."""
+    if "exif" not in image.info:  # `getexif` of a PNG without it would decode the whole image
         return image.size
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (image.height, image.width) if turned else image.size
@@ -60,26 +61,26 @@ def true_mode(image: Image.Image) -> str:
 
 
 def common_mode(modes: Iterable[str]) -> str:
-    """L where all are gray, RGBA where all have alpha, else RGB."""
+    """Return L where all are gray, RGBA where all have alpha, else RGB."""
     modes = set(modes)
     if modes <= GRAY_MODES:
         return "L"
     return "RGBA" if modes <= {"RGBA", "LA"} else "RGB"
 
 
-TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where an orientation may stand
+TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # keys that may hold an orientation
 
 
 def to_pixels(image: Image.Image, mode: str, resolution: int, center_crop: bool = True) -> np.ndarray:
-    """As uint8, shape (C, resolution, resolution)."""
+    """Return the image as uint8, shape (C, resolution, resolution)."""
     if any(key in image.info for key in TURNED):
-        image = ImageOps.exif_transpose(image)  # a camera held sideways says so in its file
+        image = ImageOps.exif_transpose(image)  # a camera that was held sideways writes it into the file
     pixels = np.array(resize(to_mode(image, mode), resolution, center_crop))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """8-bit, in the mode; 16-bit gray is scaled, which PIL's own conversion would clip."""
+    """Convert to 8 bits and this mode; 16-bit gray is scaled, where PIL's own conversion would clip."""
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -93,7 +94,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def eight_bit(pixels: np.ndarray) -> np.ndarray:
-    """[0, 65535] -> [0, 255], rounded; uint8 stays."""
+    """Scale [0, 65535] to [0, 255], rounded; uint8 stays."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.min() < 0 or pixels.max() > 65535:
@@ -102,7 +103,7 @@ def eight_bit(pixels: np.ndarray) -> np.ndarray:
 
 
 def resize(image: Image.Image, resolution: int, center_crop: bool = True) -> Image.Image:
-    """To a square; Lanczos, which filters before it shrinks. Images of that size pass unchanged."""
+    """Resize to a square by Lanczos, which filters before it shrinks; images of that size stay as they are."""
     if image.size == (resolution, resolution):
         return image
     if not center_crop:

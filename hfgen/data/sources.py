@@ -1,31 +1,81 @@
-"""A dataset's name -> images: found, looked at, and decoded where they are wanted.
+"""Sources of datasets: name, split and columns, and how `datasets` loads them.
 
-What a user may name: the built-in `mnist-mini`, a folder of images (with or without class sub-folders), a folder or
-file of parquet, an `.npz` or `.npy` file, an id on the Hub.
+A name is that of a built-in dataset (`mnist-mini`), of a folder of images (with or without class sub-folders), of a
+folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 """
 
 import glob
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
-from hfgen.errors import UsageError, did_you_mean
+from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import looks_local
+from hfgen.settings.arguments import TrainingArguments
 
 
-def load_dataset(
-    name: str, split: str, config_name: str | None = None, cache_dir: str | None = None, streaming: bool = False
-) -> Any:
-    """The split of a dataset that is no array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
+class NoSplitError(UsageError):
+    """The dataset exists, but has no split of this name."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A split of a dataset, and the columns that are read.
+
+    Attributes:
+        name: as the user gave it.
+        config_name: the configuration of a dataset on the Hub.
+        image_column, label_column: None takes the only one of its kind.
+        cache_dir: where datasets of the Hub are cached.
+    """
+
+    name: str
+    split: str = "train"
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    cache_dir: str | None = None
+
+    @classmethod
+    def of(cls, arguments: TrainingArguments) -> "DataSource":
+        """Return the data that the arguments name.
+
+        Raises:
+            UsageError: they name no dataset.
+        """
+        a = arguments
+        name = a.dataset_name or a.train_data_dir
+        if not name:
+            raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
+        return cls(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+
+    @property
+    def path(self) -> Path:
+        """Return the path on this machine, which does not exist for a dataset on the Hub."""
+        return BUILT_IN.get(self.name, Path(self.name).expanduser())
+
+    @property
+    def is_array(self) -> bool:
+        return self.path.is_file() and self.path.suffix in (".npz", ".npy")
+
+    @property
+    def dataset_id(self) -> str | None:
+        """Return the id on the Hub; None for local data."""
+        return None if self.path.exists() else self.name
+
+
+def load_dataset(source: DataSource, streaming: bool = False) -> Any:
+    """Load the split of a dataset other than an array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
 
     Raises:
-        UsageError: there is no such dataset or split.
+        NoSplitError: there is no such split.
+        UsageError: there is no such dataset.
     """
     import datasets
 
-    path = BUILT_IN.get(name, Path(name).expanduser())
-
+    path, name = source.path, source.name
     if not path.exists() and looks_local(name):
         raise UsageError(
             f"The dataset {name!r} does not exist: no such file or folder.\n"
@@ -33,59 +83,75 @@ def load_dataset(
         )
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The dataset {name!r} is an empty folder.")
-    source = source_of(name, path)
+    names, options = arguments_of(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(
-            *source[0], name=config_name, cache_dir=cache_dir, streaming=streaming, **source[1]
+            *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
         )
     except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
-        raise UsageError(_why_not_found(name, path, error)) from error
+        raise UsageError(_why_not_found(source, error)) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise UsageError(f"The dataset {name!r} cannot be read: {error.__cause__ or error}") from error
-    if split not in loaded:
-        raise UsageError(
-            f"The dataset {name!r} has no split {split!r}.{did_you_mean(split, loaded)} Choose with --dataset_split."
-        )
-    return loaded[split]
+    if source.split not in loaded:
+        near = did_you_mean(source.split, loaded)
+        raise NoSplitError(f"The dataset {name!r} has no split {source.split!r}.{near} Choose with --dataset_split.")
+    return loaded[source.split]
 
 
-def source_of(name: str, path: Path) -> tuple[list[str], dict[str, Any]]:
-    """What `datasets` takes for it: positional arguments, keywords."""
-    if name in BUILT_IN:
+def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
+    """Return the positional and the keyword arguments by which `datasets` finds it."""
+    path = source.path
+    if source.name in BUILT_IN:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
         if path.suffix != ".parquet":
-            raise UsageError(f"{name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
+            raise UsageError(f"{source.name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
         return ["parquet"], {"data_files": str(path)}
     if not path.is_dir():
-        return [name], {}
+        return [source.name], {}
     kind = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
     return [kind], {"data_dir": glob.escape(str(path))}
 
 
-def _why_not_found(name: str, path: Path, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if path.exists():
-        return f"The dataset {name!r} cannot be read: {first_line}\nA folder must hold images or parquet files."
+def _why_not_found(source: DataSource, error: Exception) -> str:
+    if source.path.exists():
+        return (
+            f"The dataset {source.name!r} cannot be read: {first_line(error)}\n"
+            "A folder must hold images or parquet files."
+        )
     return (
-        f"There is no dataset {name!r}: no such folder, and the Hub did not give it: {first_line}\n"
-        f"Built-in datasets, which need no network: {', '.join(BUILT_IN)}."
+        f"There is no dataset {source.name!r}: no such folder, and it could not be loaded from the Hub: "
+        f"{first_line(error)}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
     )
 
 
-def image_column_of(name: str, dataset: Any, wanted: str | None) -> str:
-    """The wanted column, or the only one of images."""
+def image_column_of(source: DataSource, dataset: Any) -> str:
+    """Return the wanted column, or the only one of images."""
     import datasets
 
-    columns = list(dataset.features)
-    found = [c for c in columns if isinstance(dataset.features[c], datasets.Image)]
+    wanted, columns = source.image_column, ", ".join(dataset.features)
+    found = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if wanted is not None:
         if wanted not in found:
-            raise UsageError(f"{name}: {wanted!r} is no column of images. Columns: {', '.join(columns)}.")
+            raise UsageError(f"{source.name}: {wanted!r} is not a column of images. Columns: {columns}.")
         return wanted
     if len(found) != 1:
         what = "no column of images" if not found else f"several columns of images ({', '.join(found)})"
-        raise UsageError(f"{name}: {what}. Columns: {', '.join(columns)}. Choose with --image_column.")
+        raise UsageError(f"{source.name}: {what}. Columns: {columns}. Choose with --image_column.")
     return found[0]
+
+
+def class_columns_of(source: DataSource, dataset: Any) -> list[str]:
+    """List the columns that name their classes.
+
+    Raises:
+        UsageError: the wanted column, of whatever type, does not exist.
+    """
+    import datasets
+
+    wanted = source.label_column
+    if wanted is not None and wanted not in dataset.features:
+        raise UsageError(f"{source.name} has no column {wanted!r}. Columns: {', '.join(dataset.features)}.")
+    return [name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]

@@ -1,11 +1,11 @@
-"""The order in which a streamed dataset is seen: a function of (seed, epoch, position) alone.
+"""Order of a streamed dataset: a function of (seed, epoch, position) alone.
 
     the shards, in an order keyed by (seed, epoch)
     -> one stream of records, cut in blocks of `shuffle_buffer_size`
     -> each block permuted, keyed by (seed, epoch, number of the block)
 
-A shuffle buffer that gives one record away and takes in the next is full, whenever a training is stopped, of records
-that are lost. A block is not: a checkpoint says where in the stream it starts, and it is read again.
+A shuffle buffer that yields one record and takes in the next would lose its records whenever a training stops. A
+block loses none: a checkpoint says where in the stream it starts, and it is read again.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from hfgen.noise import key
 
 @dataclass(frozen=True)
 class Start:
-    """Where in an epoch a block starts.
+    """The start of a block in its epoch.
 
     Attributes:
         shard: number in the epoch's order of shards.
-        stream: what `IterableDataset.state_dict` said within that shard; None at its start.
-        skip: records from there.
+        stream: `IterableDataset.state_dict` within that shard; None at its start.
+        skip: records to skip from there.
     """
 
     shard: int = 0
@@ -43,12 +43,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training is in its data after `step` steps: what a checkpoint keeps.
+    """The place of a training in its data after `step` steps, which a checkpoint keeps.
 
     Attributes:
-        position: records of the epoch that lie behind.
-        block: number of the block that the last of them lay in.
-        first: digest of that block's first record, by which it is known again; None at the start of an epoch.
+        position: records of the epoch that were read.
+        block: number of the block with the last of them.
+        start: where that block starts.
+        first: digest of that block's first record, by which it is recognized; None at the start of an epoch.
     """
 
     step: int = 0
@@ -66,8 +67,9 @@ class Block:
     Attributes:
         images: the undecoded records, an arrow column in the stream's order.
         labels: their classes in the same order, if they are wanted.
-        order: indices into both, as they are seen.
-        flips: whether to flip, in the order in which they are seen.
+        order: indices into both, in the shuffled order.
+        flips: whether to flip, in the shuffled order.
+        first: digest of the first record.
     """
 
     epoch: int
@@ -85,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """All records of an epoch were given: `count`."""
+    """The end of an epoch, after its `count` records."""
 
     epoch: int
     count: int
@@ -103,10 +105,10 @@ class Stream:
         self.images, self.seed, self.block_size, self.labeled = images, seed, block_size, labeled
 
     def blocks(self, place: Place) -> Iterator[Block | EpochEnd]:
-        """From the block of `place` on, without end.
+        """Yield blocks without end, from that of `place` on.
 
         Raises:
-            HFGenError: the stream cannot be read, or is another than when `place` was saved.
+            HFGenError: the stream cannot be read, or has changed since `place` was saved.
         """
         count, blocks = place.block * self.block_size, self._resumed(place)
         for epoch in itertools.count(place.epoch):
@@ -117,11 +119,11 @@ class Stream:
             count, blocks = 0, self._epoch(epoch + 1)
 
     def _resumed(self, place: Place) -> Iterator[Block]:
-        """The rest of an epoch.
+        """Yield the rest of an epoch.
 
-        A shard is read on where `datasets` left off. (Within a file it, too, reads and drops what lies before.) Where
-        that fails or ends up elsewhere, as a state of another version of `datasets` may, the epoch is read again from
-        its first shard, and what lies before is dropped here.
+        A shard is read on where `datasets` left off. (Within a file, `datasets` reads and drops the earlier records
+        too.) Where that fails or leads elsewhere, as with a state of another version of `datasets`, the epoch is read
+        again from its first shard, and the earlier blocks are dropped here.
         """
         rest = self._epoch(place.epoch, place.block, place.start)
         block: Block | None = None
@@ -132,15 +134,15 @@ class Stream:
             block = next(rest, None)
         if place.first is not None and (block is None or block.first != place.first):
             raise HFGenError(
-                f"{self.images.name} is not what it was when the checkpoint was written: other images stand there.\n"
-                "Bring those data back, or start a new run."
+                f"{self.images.name} has changed since the checkpoint was written: it holds other images there.\n"
+                "Restore the data, or start a new run."
             )
         if block is not None:
             yield block
             yield from rest
 
     def _epoch(self, epoch: int, number: int = 0, start: Start = Start()) -> Iterator[Block]:
-        """The blocks of an epoch from block `number` on, which starts at `start`."""
+        """Yield the blocks of an epoch from block `number` on, which starts at `start`."""
         parts: list[Any] = []
         held, skip = 0, start.skip
         for shard, state, table in self._tables(epoch, start):
@@ -159,7 +161,7 @@ class Stream:
             yield self._block(epoch, number, begins, parts)
 
     def _tables(self, epoch: int, start: Start) -> Iterator[tuple[int, dict[str, Any] | None, Any]]:
-        """(number of the shard in this epoch, the state before a table, that table)."""
+        """Yield (number of the shard in this epoch, the state before a table, that table)."""
         dataset = self.images.dataset
         generator = torch.Generator().manual_seed(key(self.seed, "shards", epoch))
         order = torch.randperm(dataset.num_shards, generator=generator).tolist()
@@ -184,9 +186,10 @@ class Stream:
         return Block(epoch, number, start, images, labels, order, flips, _digest(images[0].as_py()))
 
     def labels_of(self, table: Any) -> np.ndarray | None:
-        """
+        """Return the classes in a table; None where they are not wanted.
+
         Raises:
-            HFGenError: there are images without a class.
+            HFGenError: some images have no class.
         """
         if not self.labeled:
             return None
@@ -194,13 +197,13 @@ class Stream:
         if column.null_count or (labels := column.to_numpy()).min() < 0:
             raise HFGenError(
                 f"{self.images.name}: some images have no class in the column {self.images.label_column!r}, "
-                "which class_conditional needs."
+                "which --class_conditional needs."
             )
         return labels
 
 
 def _digest(record: Mapping[str, Any] | None) -> str:
-    """By which a record is known again, wherever its file lies."""
+    """Hash a record, so that it is recognized wherever its file is."""
     record = record or {}
     known = record.get("bytes") or os.path.basename(record.get("path") or "").encode()
     return hashlib.blake2b(known, digest_size=8).hexdigest()
@@ -209,13 +212,13 @@ def _digest(record: Mapping[str, Any] | None) -> str:
 def read_ahead(
     blocks: Iterator[Block | EpochEnd], stopped: Callable[[], bool] = lambda: False
 ) -> Generator[Block | EpochEnd, None, None]:
-    """The same, read by a thread that is one ahead, so that training goes on while the network is waited for.
+    """Read blocks one ahead in a thread, so that training goes on during a download.
 
-    `datasets` tries for minutes to reach a Hub that does not answer, which must not keep a run from stopping: nothing
-    more comes then, and the thread is a daemon that is not waited for long.
+    `datasets` tries for minutes to reach a Hub that does not answer, which must not keep a run from stopping: then the
+    iterator ends, and the thread is a daemon that is joined for a few seconds only.
 
     Args:
-        stopped: whether the run is to stop.
+        stopped: returns whether the run shall stop.
     """
     ready: queue.Queue[Block | EpochEnd | BaseException] = queue.Queue()
     turn, closed = threading.Semaphore(1), threading.Event()

@@ -1,11 +1,12 @@
-"""The batches of a training, of either kind of dataset: images that have numbers, or a stream."""
+"""Batches of a training, of either kind of dataset: images by index, or a stream."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from hfgen.data.batches import Batches
+from hfgen.data.batches import GIB, Batches
+from hfgen.data.decoding import Decoding
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import Layout
 from hfgen.data.stream_batches import StreamBatches
@@ -26,18 +27,12 @@ def make_batches(
     Args:
         note: called with a line for the user.
         progress: wraps the images while they are decoded into memory.
+
+    Raises:
+        UsageError: as of `Batches`; or the images are of several sizes, and the arguments choose none.
     """
-    a = arguments
-    where = (a.resolution or images.resolution(), layout, a.seed, device)
-    options: dict[str, Any] = {
-        "center_crop": a.center_crop,
-        "random_flip": a.random_flip,
-        "class_conditional": a.class_conditional,
-        "num_workers": a.dataloader_num_workers,
-    }
+    a, decoding = arguments, Decoding.of(arguments, images)
     if isinstance(images, StreamedImages):
-        options |= {"shuffle_buffer_size": a.shuffle_buffer_size, "note": note}
-        return StreamBatches(images, *where, **options)
+        return StreamBatches(images, decoding, layout, a.seed, device, a.shuffle_buffer_size, note)
     assert isinstance(images, Images)
-    options |= {"memory_limit": a.data_memory_limit * 2**30, "progress": progress}
-    return Batches(images, *where, **options)
+    return Batches(images, decoding, layout, a.seed, device, a.data_memory_limit * GIB, progress)

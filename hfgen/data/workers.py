@@ -1,4 +1,4 @@
-"""Images are decoded in worker processes, ahead of the training and in the order in which they are asked for."""
+"""Images are decoded in worker processes, ahead of the training and in the requested order."""
 
 import atexit
 import os
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hfgen.errors import HFGenError
+from hfgen.errors import HFGenError, first_line
 
-GRACE = 300  # seconds that a training has, once told to stop, for its last step and its checkpoint
+GRACE = 300  # seconds that a training has, after a signal to stop, for its last step and its checkpoint
 
 Rest = TypeVar("Rest")
 
@@ -26,17 +26,21 @@ def decoded(
     num_workers: int | None,
     device: torch.device,
 ) -> Generator[tuple[Tensor, Rest], None, None]:
-    """(items, what belongs to them) -> (their pixels on the device, what belongs to them), in the same order.
+    """Decode batches of items to pixels on the device, in the same order.
 
-    An error, of `asked` or of `decode`, is raised where its batch would have come: how far ahead the workers are does
-    not decide at which step a training stops. The workers end with this generator.
+    An error of `asked` or of `decode` is raised where its batch would have come, so the step at which a training stops
+    does not depend on how far ahead the workers are. The workers end with this generator.
 
     Args:
+        asked: yields (the items of a batch, the rest of that batch, which is passed through).
         decode: an item -> uint8, shape (C, H, W); runs in the workers.
-        num_workers: 0 decodes here; None takes the cores of this process, but one.
+        num_workers: 0 decodes in this process; None takes the cores of this process but one, at most 8.
+
+    Yields:
+        (pixels, uint8, shape (B, C, H, W); the rest of that batch).
 
     Raises:
-        HFGenError: as above, or a worker died.
+        HFGenError: an image cannot be decoded, or a worker died.
     """
     belongings: deque[Rest] = deque()
     failed: list[Exception] = []
@@ -46,21 +50,21 @@ def decoded(
             for batch, rest in asked:
                 belongings.append(rest)
                 yield batch
-        except Exception as error:  # raised while the workers start, it would keep them
+        except Exception as error:  # raised while the workers start, it would leave them running
             failed.append(error)
 
     loader = DataLoader(
-        _Decoding(decode),
+        _Items(decode),
         batch_sampler=items(),  # type: ignore[arg-type]  # iterated once
         num_workers=workers_here() if num_workers is None else num_workers,
         collate_fn=_as_it_is,
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_signals_to_the_trainer,
-        generator=torch.Generator(),  # else each start draws a number from the one that noise may come from
+        generator=torch.Generator(),  # else each start consumes a random number of the global generator
     )
     batches = iter(loader)
     shutdown = getattr(batches, "_shutdown_workers", lambda: None)
-    atexit.register(shutdown)  # Python would wait at its end for the workers of a training that was never finished
+    atexit.register(shutdown)  # at its exit Python would wait for workers of an unfinished training
     try:
         for pixels in batches:
             if isinstance(pixels, HFGenError):
@@ -78,13 +82,13 @@ def decoded(
 
 
 def workers_here() -> int:
-    """The cores that this process may use, shared with the other processes on this machine, but one; at most 8."""
+    """Return the cores that this process may use, its share of this machine's, minus one; from 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
-class _Decoding(Dataset[Any]):
-    """What the workers run. An error travels as a value: raised there, it would come back wrapped in a traceback."""
+class _Items(Dataset[Any]):
+    """The dataset that workers read. An error travels as a value; raised, it would come wrapped in a traceback."""
 
     def __init__(self, decode: Callable[[Any], np.ndarray]) -> None:
         self.decode = decode
@@ -93,7 +97,7 @@ class _Decoding(Dataset[Any]):
         try:
             return torch.from_numpy(np.stack([self.decode(item) for item in items]))
         except HFGenError as error:
-            return HFGenError(str(error))  # without what caused it, which need not survive pickling
+            return HFGenError(str(error))  # without its cause, which may not be picklable
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -101,9 +105,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C, and a SIGTERM to a whole job, reach the workers too: without them no step would end, no checkpoint come.
+    """Keep a worker alive on Ctrl-C and on a SIGTERM to the whole job, so that the last step and checkpoint complete.
 
-    A second SIGTERM ends them, as it does the training, or `GRACE`; so nothing waits for them for ever.
+    A second SIGTERM ends it, as it ends the training; or the end of `GRACE`, so that no worker stays for ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _await_a_second)
@@ -115,8 +119,7 @@ def _await_a_second(number: int, frame: FrameType | None) -> None:
 
 
 def _died(error: RuntimeError) -> str:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"A process that decodes images died: {first_line}\n"
-        "Memory, or shared memory (/dev/shm), may have run out; try fewer: --dataloader_num_workers 1, or 0."
+        f"A process that decodes images died: {first_line(error)}\n"
+        "Memory, or shared memory (/dev/shm), may have run out; try --dataloader_num_workers 1, or 0."
     )

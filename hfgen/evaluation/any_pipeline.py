@@ -1,4 +1,4 @@
-"""A pipeline to be measured: of a family, or any of diffusers' own."""
+"""Loading a pipeline to evaluate: one of a family, or any of diffusers' own."""
 
 from typing import Any
 
@@ -10,43 +10,42 @@ from hfgen import registry
 from hfgen.errors import LoadError
 from hfgen.hub.download import local_folder
 from hfgen.pipeline import HFGenPipeline
-from hfgen.repository.checks import check_component, check_files, clear_errors
+from hfgen.repository.checks import check_component, check_files
 from hfgen.repository.components import COMPONENT_BASES, STACK
-from hfgen.repository.index import component_entries, read_index, single_component
+from hfgen.repository.model_folder import ModelFolder
 
 STACK_MODULES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
-    """A folder or repository, as the family that saved it; of a class that no family has, as diffusers loads it.
+    """Load a folder or repository as the family that saved it; as diffusers does, if no family has its class.
 
     Raises:
-        LoadError, PluginError: as `HFGenPipeline.from_pretrained`; or a component of another library than diffusers
-            and transformers, which might be anything.
+        LoadError, PluginError: as `HFGenPipeline.from_pretrained`; or a component comes from another library than
+            diffusers and transformers.
     """
     folder = local_folder(target, **kwargs)
-    if single_component(folder) is None:
-        index = read_index(folder)
-        own = isinstance(index.get("_hfgen"), dict) or registry.find_by_class(index["_class_name"]) is not None
-        foreign = None if own else getattr(diffusers, index["_class_name"], None)
+    if folder.single is None:
+        class_name = folder.index["_class_name"]
+        own = "_hfgen" in folder.index or registry.find_by_class(class_name) is not None
+        foreign = None if own else getattr(diffusers, class_name, None)
         if isinstance(foreign, type) and issubclass(foreign, DiffusionPipeline):
-            return _load_foreign(foreign, target, folder, index, **kwargs)
-    return HFGenPipeline.from_pretrained(target, **kwargs)
+            return _load_foreign(foreign, folder, **kwargs)
+    return HFGenPipeline.from_pretrained(folder, **kwargs)
 
 
-def _load_foreign(
-    foreign: Any, target: str, folder: str, index: dict[str, Any], **kwargs: object
-) -> DiffusionPipeline:
+def _load_foreign(foreign: Any, folder: ModelFolder, **kwargs: object) -> DiffusionPipeline:
     options: dict[str, Any] = {name: kwargs[name] for name in ("dtype", "variant") if kwargs.get(name) is not None}
-    with clear_errors(target):
-        for name, library, class_name in component_entries(index):
+    with folder.clear_errors():
+        for name, (library, class_name) in folder.components.items():
             if library not in STACK:
                 raise LoadError(
-                    f"The component {name!r} is of {library!r}; of a {foreign.__name__} only {STACK} load."
+                    f"The component {name!r} comes from {library!r}; a {foreign.__name__} may only have components "
+                    f"of {' and '.join(STACK)}."
                 )
             class_ = getattr(STACK_MODULES[library], class_name, None)
             if isinstance(class_, type) and issubclass(class_, COMPONENT_BASES):
                 check_component(folder, name, class_, options.get("variant"))
             else:
                 check_files(folder, name)
-        return foreign.from_pretrained(folder, use_safetensors=True, **options)
+        return foreign.from_pretrained(str(folder), use_safetensors=True, **options)

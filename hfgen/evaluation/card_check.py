@@ -1,10 +1,10 @@
-"""Whether a card is true: rendered again from the run's files, redrawn from its seeds, its snippets run."""
+"""Check a card: render it again from the run's files, sample its pictures again, run its snippets."""
 
 import difflib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +17,36 @@ from hfgen.evaluation.record import weights_sha256
 from hfgen.files import printable
 from hfgen.modalities import image as grid
 from hfgen.pipeline import HFGenPipeline
-from hfgen.results.records import FOLDER, read_result
+from hfgen.results.records import read_results
 
-LEVELS, FRACTION = (
-    8,
-    0.01,
-)  # pixels of a redrawn image that may be off by more, and how many: rounding of other machines
+LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
+FRACTION = 0.01  # of the pixels may be off by more
 SHOWN = 5  # differing lines of a card
 PATIENCE = 1800  # seconds
 
 
 def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Iterator[tuple[str, list[str]]]:
-    """What was checked, and what was found wrong with it, one after the other.
+    """Yield each check in words, with a list of what is wrong: empty where it holds.
 
     Args:
-        num_redrawn: images of the sample grid that are drawn again.
+        num_redrawn: images of the sample grid that are sampled again.
 
     Raises:
-        UsageError: the folder is no finished run with a card.
+        UsageError: the folder does not hold a finished run with a card.
         LoadError: its model cannot be loaded.
     """
     if not (folder / card.CARD).is_file():
         raise UsageError(f"{folder} has no card; `hfgen card {folder}` writes one of a finished run.")
-    yield "the card is what the run's files say", differing_lines(folder)
+    yield "the card says what the run's files say", differing_lines(folder)
     pipeline = HFGenPipeline.from_pretrained(folder)
     yield "results are of these very weights", other_weights(folder, pipeline)
-    yield f"{num_redrawn} pictures drawn again", other_pictures(folder, pipeline, num_redrawn)
+    yield f"{num_redrawn} pictures sampled again", other_pictures(folder, pipeline, num_redrawn)
     if run_snippets:
         yield "the card's snippets run, in a fresh process", failing(folder, card.name_on(folder))
 
 
 def differing_lines(folder: Path) -> list[str]:
-    """Lines that the card has and its files do not make, and the other way round."""
+    """Lines in which the card differs from what its files make."""
     written, rendered = (folder / card.CARD).read_text(encoding="utf-8"), card.render(folder, card.name_on(folder))
     if written == rendered:
         return []
@@ -59,25 +57,23 @@ def differing_lines(folder: Path) -> list[str]:
 
 
 def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
-    """Results that were measured of other weights, or tell another number of parameters."""
+    """Results that were measured of other weights, or with another number of parameters."""
     sha256, wrong = weights_sha256(pipeline), []
     parameters = sum(p.numel() for model in pipeline.models().values() for p in model.parameters())
-    for path in sorted((folder / FOLDER).glob("*.json")):
-        result = read_result(path)
-        if result["metric"] != "evaluation":
-            continue
-        if result["sampler"].get("dtype", "float32") != "float32":
+    for result in read_results(folder):
+        if result.sampler.get("dtype", "float32") != "float32":
             continue  # of rounded weights, which have another hash
-        if result["model"]["weights_sha256"] != sha256:
-            wrong.append(f"{path.name} is of weights {result['model']['weights_sha256'][:12]}, not {sha256[:12]}")
-        told = result["values"].get("parameters", {}).get("value", parameters)
-        if told != parameters:
-            wrong.append(f"{path.name} tells {told:,.0f} parameters of {parameters:,}")
+        measured, name = result.model["weights_sha256"], result.path.name
+        if measured != sha256:
+            wrong.append(f"{name} is of weights {measured[:12]}, not {sha256[:12]}")
+        recorded = result.values.get("parameters", {}).get("value", parameters)
+        if recorded != parameters:
+            wrong.append(f"{name} says {recorded:,.0f} parameters; the model has {parameters:,}")
     return wrong
 
 
 def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[str]:
-    """Tiles of the card's sample grid that the model does not draw of their seeds."""
+    """Tiles of the card's sample grid that the model does not sample from their seeds."""
     environment = run_folder.read_environment(folder)
     config = card.read_facts(folder)["config"]
     step = run_folder.read_metrics(folder)[-1]["step"]
@@ -92,10 +88,10 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
         row, column = divmod(seed, columns)
         tile = whole[row * image.height :, column * image.width :][: image.height, : image.width]
         if tile.shape != np.asarray(image).shape:
-            return [f"{path.name} is no grid of {total} images of {image.width}x{image.height} pixels"]
+            return [f"{path.name} is not a grid of {total} images of {image.width}x{image.height} pixels"]
         off = np.abs(tile - np.asarray(image).astype(int)) > LEVELS
         if off.mean() > FRACTION:
-            wrong.append(f"seed {seed} is drawn otherwise: {off.mean():.0%} of its pixels differ")
+            wrong.append(f"seed {seed} gives another image: {off.mean():.0%} of its pixels differ")
     return wrong
 
 
@@ -111,8 +107,8 @@ def failing(folder: Path, name: str) -> list[str]:
     return [f"they end with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"]
 
 
-def told(checks: Iterator[tuple[str, list[str]]], say: Any) -> int:
-    """Say what holds and what does not; return how many checks did not."""
+def report(checks: Iterator[tuple[str, list[str]]], say: Callable[[str], Any]) -> int:
+    """Say which checks hold and which fail; return the number of failed ones."""
     failed = 0
     for what, wrong in checks:
         say(f"{'FAILED' if wrong else 'ok'}: {what}")

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,19 @@ from torch import Tensor, nn
 
 from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation.extractors import FeatureExtractor
+from hfgen.evaluation.progress import Progress
 from hfgen.pipeline import HFGenPipeline
 
 SAVED_EVERY = 30.0  # seconds of drawing that a kill may cost
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass
 class Sampled:
-    """What was drawn.
+    """Features of sampled images, and the cost of sampling them.
 
     Attributes:
         features: (N, D), float32; the main process's only.
-        seconds: of drawing, summed over processes.
+        seconds: of sampling, summed over processes.
         evaluations: rows that went through the network that was called most, summed.
     """
 
@@ -48,7 +48,7 @@ class Sampled:
 
     @property
     def evaluations_per_image(self) -> float:
-        """Network evaluations; a bijection's inverse, which is no call, counts as one."""
+        """Network evaluations; a bijection's inverse, which does not call `forward`, counts as one."""
         return max(1.0, self.evaluations / len(self.features))
 
 
@@ -64,19 +64,19 @@ def draw_features(
     progress: Progress = iter,
     alone: bool = False,
 ) -> Sampled:
-    """Draw an image for each seed and return its features, in their order; every process must call it, but `alone`.
+    """Sample an image for each seed and return the features, in order; every process must call it, unless `alone`.
 
     Args:
-        pipeline: of a family, or any of diffusers' that draws images from `batch_size` and `generator`.
+        pipeline: of a family, or any of diffusers' that samples images from `batch_size` and `generator`.
         options: what its call takes beyond these.
         shape: (C, H, W) of the images that these will be compared with.
-        partial: where what was drawn is kept until all is, so that a killed evaluation goes on.
-        identity: of model, sampler and extractor: a partial file of another is left alone.
+        partial: file that keeps the features until all images are sampled, so that a killed evaluation goes on.
+        identity: of model, sampler and extractor: a partial file of another is not used.
         progress: wraps the numbers of the rounds.
 
     Raises:
-        UsageError: images of another shape, which are never resized on the quiet.
-        CheckError: an image holds what is no number, or lies outside its range.
+        UsageError: images of another shape, which are never resized.
+        CheckError: a pixel that is not a number, or outside its range.
     """
     state: Any = _Alone() if alone else PartialState()
     done = _resumed(partial, identity, len(seeds), extractor.num_features, state)
@@ -104,7 +104,7 @@ def draw_features(
 
 @dataclass(frozen=True)
 class _Alone:
-    """One process that waits for no other."""
+    """The state of a process that samples by itself."""
 
     process_index: int = 0
     num_processes: int = 1
@@ -125,7 +125,7 @@ def _draw_batch(
         images = draw_bytes(pipeline, seeds, options)
         seconds = time.perf_counter() - start
     if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-        raise UsageError(f"The model draws images of {_words(images.shape[1:])}; the real ones are {_words(shape)}.")
+        raise UsageError(f"The model samples images of {_words(images.shape[1:])}; the real ones are {_words(shape)}.")
     return Sampled(extractor.extract(images).cpu(), seconds, float(max(rows.values(), default=0)))
 
 
@@ -133,8 +133,8 @@ def draw_bytes(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) 
     """(B, C, H, W), uint8, on the CPU: an image in [-1, 1] is cut off there, then rounded; of any family alike.
 
     Raises:
-        UsageError: a pipeline that does not draw images from `batch_size` and `generator` alone.
-        CheckError: a pixel that is no number, or outside [0, 1].
+        UsageError: a pipeline that does not sample images from `batch_size` and `generator` alone.
+        CheckError: a pixel that is not a number, or outside [0, 1].
     """
     if isinstance(pipeline, HFGenPipeline):
         images = pipeline(seeds=seeds, output_type="pt", **options).images
@@ -143,17 +143,17 @@ def draw_bytes(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) 
     images = images.float().cpu()
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
-        raise CheckError(f"Drawn images hold pixels from {low:g} to {high:g}, outside [0, 1]; nothing was measured.")
+        raise CheckError(f"Sampled images hold pixels from {low:g} to {high:g}, outside [0, 1]; nothing was measured.")
     return (images * 255).round().to(torch.uint8)
 
 
 def _of_another(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
-    """Of diffusers' own pipelines: one generator, on the CPU, for each image."""
+    """Call a pipeline of diffusers' own, with one generator on the CPU for each image."""
     taken = inspect.signature(pipeline.__call__).parameters
     needed = [n for n, p in taken.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if "batch_size" not in taken or "generator" not in taken or needed:
         raise UsageError(
-            f"{type(pipeline).__name__} does not draw images from batch_size and generator alone"
+            f"{type(pipeline).__name__} does not sample images from batch_size and generator alone"
             + (f": it wants {', '.join(needed)}." if needed else ".")
         )
     unknown = sorted(set(options) - set(taken))
@@ -170,7 +170,7 @@ def _words(shape: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def counted_rows(pipeline: Any) -> Iterator[dict[str, int]]:
-    """Within, how many images went through each network's `forward`."""
+    """Count the images that go through each network's `forward`."""
     rows: dict[str, int] = {}
     hooks = []
     for name, part in pipeline.components.items():
@@ -208,7 +208,7 @@ def _summed(costs: Tensor, state: Any) -> list[float]:
 
 # --- going on ---------------------------------------------------------------------------------------------------
 def _resumed(partial: Path | None, identity: str, count: int, num_features: int, state: Any) -> Sampled:
-    """What an evaluation that was killed had drawn; all processes go on from what the main one finds."""
+    """Read what a killed evaluation had sampled; all processes go on from what the main one finds."""
     found = _read(partial, identity) if partial is not None and state.is_main_process else None
     found = found or Sampled(torch.empty(0, num_features))
     if state.num_processes > 1:
@@ -222,17 +222,19 @@ def _resumed(partial: Path | None, identity: str, count: int, num_features: int,
 def _read(partial: Path, identity: str) -> Sampled | None:
     try:
         with safe_open(partial, "pt") as file:
-            told = file.metadata() or {}
-            if told.get("identity") != identity:
+            metadata = file.metadata() or {}
+            if metadata.get("identity") != identity:
                 return None
-            return Sampled(file.get_tensor("features").clone(), float(told["seconds"]), float(told["evaluations"]))
+            return Sampled(
+                file.get_tensor("features").clone(), float(metadata["seconds"]), float(metadata["evaluations"])
+            )
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
 def _save(done: Sampled, partial: Path, identity: str) -> None:
-    told = {"identity": identity, "seconds": repr(done.seconds), "evaluations": repr(done.evaluations)}
+    metadata = {"identity": identity, "seconds": repr(done.seconds), "evaluations": repr(done.evaluations)}
     temporary = partial.with_name(f"{partial.name}.{os.getpid()}")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"features": done.features}, temporary, told)
+    save_file({"features": done.features}, temporary, metadata)
     os.replace(temporary, partial)

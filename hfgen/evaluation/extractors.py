@@ -1,18 +1,17 @@
-"""Entry points -> feature extractors: the networks in whose features images are compared.
+"""Feature extractors: the networks whose features of images are compared, found by entry points.
 
 An extractor is registered by an entry point of the group `hfgen.extractors`. A value of FID, KID and their like holds
 for one file of weights only, so an extractor states the hash of its own.
 """
 
-import importlib.metadata
 import itertools
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError, PluginError, UsageError, did_you_mean
-from hfgen.registry import EXTRACTORS
+from hfgen import registry
+from hfgen.errors import HFGenError, UsageError
 
 
 class FeatureExtractor(nn.Module):
@@ -21,7 +20,7 @@ class FeatureExtractor(nn.Module):
     Attributes:
         name: as the entry point calls it, and results do.
         in_channels: of the images; another number is an error, never repeated or averaged.
-        sample_size: their side in pixels; None where it brings any side to its own, as `preprocessing` says.
+        sample_size: their side in pixels; None where it resizes any side to its own, as `preprocessing` says.
         num_features: length of a feature vector.
         num_classes: how many classes `classify` tells apart; None where there is no such head.
         preprocessing: what is done to the pixels, in words; part of what a value means.
@@ -40,13 +39,13 @@ class FeatureExtractor(nn.Module):
 
     @classmethod
     def load(cls, weights: str | None = None) -> Self:
-        """With its weights, in eval mode.
+        """Build the network with its weights, in eval mode.
 
         Args:
-            weights: a file or folder of them, where they cannot be fetched; default: its own place.
+            weights: a file or folder of them, where they cannot be downloaded; default: the extractor's own source.
 
         Raises:
-            HFGenError: they are not to be had, or are others; never another network in their place.
+            HFGenError: the weights cannot be loaded, or have another hash; never another network in their place.
         """
         raise NotImplementedError
 
@@ -59,7 +58,7 @@ class FeatureExtractor(nn.Module):
         raise UsageError(f"{self.name} has no classes.")
 
     def declaration(self) -> dict[str, object]:
-        """What a result says of the extractor."""
+        """The facts of the extractor that a result records."""
         names = ("name", "in_channels", "sample_size", "num_features", "num_classes", "preprocessing", "citation")
         return {**{name: getattr(self, name) for name in names}, "weights_sha256": self.weights_sha256}
 
@@ -75,23 +74,23 @@ class FeatureExtractor(nn.Module):
 
     @torch.inference_mode()
     def extract(self, images: Tensor) -> Tensor:
-        """Features of images, checked on the way in and out.
+        """Extract features of images, checked on the way in and out.
 
         Raises:
             UsageError: images of another type, or of channels or a side that the extractor does not take.
-            HFGenError: a feature that is no number.
+            HFGenError: features of another shape, or with values that are not finite.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise UsageError(f"{self.name} takes bytes (B, C, H, W); got {images.dtype} of {tuple(images.shape)}.")
         refuse_shape(type(self), images.shape[1], (images.shape[2], images.shape[3]))
         features = self(images.to(self.place)).float()
         if features.shape != (len(images), self.num_features) or not features.isfinite().all():
-            raise HFGenError(f"{self.name} gave features of {tuple(features.shape)}, or such as are no numbers.")
+            raise HFGenError(f"{self.name} gave features of {tuple(features.shape)}, or values that are not finite.")
         return features
 
 
 def refuse_shape(extractor: type[FeatureExtractor], channels: int, size: tuple[int, int]) -> None:
-    """Raise a UsageError of images that an extractor does not take: nothing is resized or repeated on the quiet."""
+    """Raise a UsageError of images that an extractor does not take: nothing is resized or repeated."""
     side = extractor.sample_size
     if channels != extractor.in_channels or (side is not None and size != (side, side)):
         wanted = "any side" if side is None else f"{side}x{side} pixels"
@@ -102,28 +101,6 @@ def refuse_shape(extractor: type[FeatureExtractor], channels: int, size: tuple[i
         )
 
 
-def list_extractors() -> list[importlib.metadata.EntryPoint]:
-    """All that are installed, by name; none is imported."""
-    return sorted(importlib.metadata.entry_points(group=EXTRACTORS), key=lambda entry_point: entry_point.name)
-
-
 def extractor_class(name: str) -> type[FeatureExtractor]:
-    """The class that a name stands for.
-
-    Raises:
-        UsageError: there is none.
-        PluginError: two distributions claim the name, or it cannot be imported.
-    """
-    named = list({e.value: e for e in list_extractors() if e.name == name}.values())
-    if not named:
-        raise UsageError(f"No extractor is called {name!r}.{did_you_mean(name, {e.name for e in list_extractors()})}")
-    if len(named) > 1:
-        claims = ", ".join(f"{e.dist.name if e.dist else 'unknown'} ({e.value})" for e in named)
-        raise PluginError(f"Several distributions claim the extractor {name!r}: {claims}. One of them must go.")
-    try:
-        found = named[0].load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"The extractor {name!r} failed to import: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, FeatureExtractor)):
-        raise PluginError(f"The extractor {name!r} is no FeatureExtractor: {named[0].value}.")
-    return found
+    """Import the class that a name stands for; raises as `registry.load`."""
+    return registry.load(registry.EXTRACTORS, name)

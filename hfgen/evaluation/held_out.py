@@ -1,4 +1,4 @@
-"""What a training measures of itself on images that it does not train on, by the evaluation's own code."""
+"""Validation during a training: metrics on images that it does not train on, by the evaluation's own code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
-from hfgen.pipeline import HFGenPipeline, evaluating
+from hfgen.pipeline import HFGenPipeline, eval_mode
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
@@ -19,14 +19,14 @@ NAME = "validation"
 
 
 class HeldOut:
-    """Images of the same data, and what is measured on them at each validation.
+    """Images of the validation split, and the metrics that are measured on them at each validation.
 
-    `hfgen evaluate CHECKPOINT --split SPLIT --num_images N` finds the same numbers, where it draws in as many steps.
+    `hfgen evaluate CHECKPOINT --split SPLIT --num_images N` finds the same numbers, where it samples in as many steps.
 
     Args:
         images: those of `validation_split`.
         arguments: `validation_metrics`, `num_evaluation_images`, `extractor`, `resolution`, `center_crop`.
-        metrics: what is measured; of `wanted_metrics`.
+        metrics: of `wanted_metrics`.
 
     Raises:
         UsageError: the extractor does not take such images.
@@ -48,7 +48,7 @@ class HeldOut:
             side = arguments.resolution or images.resolution()
             refuse_shape(extractor_class(extractor), images.channels, (side, side))
             refuse_few(self.protocol, metrics)
-        # loaded now, so that weights that are not to be had are told before the training
+        # loaded now, so that an error of its weights comes before the training
         self.extractor = None if extractor is None else extractor_class(extractor).load()
         self.real: Real | None = None
 
@@ -56,55 +56,58 @@ class HeldOut:
         """`validation_bits_per_dim`, `validation_fid` and the like; in the main process alone.
 
         Args:
-            options: with which the pipeline draws.
+            options: of the pipeline's call.
         """
         if self.real is None:
             pixels = RealImages.of(self.images, self.protocol.resolution, self.protocol.center_crop)
-            where = {"extractor": self.extractor, "device": pipeline.device}
-            self.real = prepare(self.images, pixels, lambda: None, self.protocol, self.metrics, **where)
-        with evaluating(pipeline.models().values()):
-            values, _ = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
+            given, device = self.extractor, pipeline.device
+            self.real = prepare(
+                self.images, pixels, lambda: None, self.protocol, self.metrics, extractor=given, device=device
+            )
+        with eval_mode(pipeline.models().values()):
+            measured = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
+        values, _ = measured or ({}, None)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}
 
 
 def refuse_other_images(images: Images, trained_on: ImageFacts, resolution: int | None) -> None:
-    """Raise a UsageError of held-out images that are of another mode or size than those that are trained on."""
+    """Raise a UsageError of validation images whose mode or size differs from the training images'."""
     if images.mode != trained_on.mode:
         raise UsageError(
-            f"The validation_split is of mode {images.mode}, and what is trained on of {trained_on.mode}.\n"
+            f"--validation_split has images of mode {images.mode}, and the training images are of {trained_on.mode}.\n"
             "Convert the images of one of them, or leave --validation_split out."
         )
     if resolution is None and images.resolution() != trained_on.resolution():
         raise UsageError(
-            f"The images of validation_split are of {images.resolution()} pixels a side, those that are trained on of "
-            f"{trained_on.resolution()}.\nBring both to one: --resolution {trained_on.resolution()}"
+            f"--validation_split has images of {images.resolution()} pixels a side, and the training images have "
+            f"{trained_on.resolution()}.\nResize both: --resolution {trained_on.resolution()}"
         )
 
 
 def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model: str) -> list[str]:
-    """What `validation_metrics` asks for, else the likelihoods that the family has.
+    """The metrics that `validation_metrics` asks for, else the likelihoods that the family has.
 
     Raises:
-        UsageError: it asks for what is no metric, or none of this family; or nothing can be measured; or the
-            `best_metric` is none of them.
+        UsageError: it asks for an unknown metric, or one that this family does not have; or nothing can be measured;
+            or `best_metric` is not among them.
     """
     likelihoods = metric_names(pipeline)
     possible = [name for name, metric in METRICS.items() if name in likelihoods or (metric.of_samples and name != OWN)]
     if arguments.validation_metrics is not None:
-        found = chosen(arguments.validation_metrics, possible, "validation_metrics")
+        found = chosen(arguments.validation_metrics, possible, "--validation_metrics")
     else:
         found = likelihoods
     if not found:
         raise UsageError(
-            f"{model} has no likelihood to measure on a validation_split.\n"
-            "Ask for a metric of drawn images: --validation_metrics fid; or leave --validation_split out."
+            f"{model} has no likelihood to measure on --validation_split.\n"
+            "Ask for a metric of sampled images: --validation_metrics fid; or leave --validation_split out."
         )
     best = arguments.best_metric
     if best is not None and (best not in found or METRICS[best].better is None):
         hint = did_you_mean(best, found)
         if pipeline.is_density and best == "bits_per_dim":
             hint = "\nIts likelihood is a density, which has nats and no bits per dimension."
-        raise UsageError(f"best_metric is {best!r}, which is not measured of {model}.{hint}")
+        raise UsageError(f"--best_metric is {best!r}, which is not measured of {model}.{hint}")
     return found
 
 
@@ -124,6 +127,6 @@ def extractor_name(arguments: TrainingArguments) -> str:
         if protocol.extractor is not None and protocol.dataset == arguments.dataset_name:
             return protocol.extractor
     raise UsageError(
-        "validation_metrics are of an extractor's features, and no protocol is about this dataset.\n"
+        "--validation_metrics compares an extractor's features, and no protocol is about this dataset.\n"
         "Name one: --extractor; `hfgen list extractors` shows them."
     )

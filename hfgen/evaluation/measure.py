@@ -1,7 +1,8 @@
-"""One measurement of a model by a protocol: images drawn, compared, and the whole written down."""
+"""Measure a model by a protocol: sample images and compare them, find likelihoods and reconstructions."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,31 +14,24 @@ from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.evaluation.drawn_features import Sampled, draw_features
 from hfgen.evaluation.extractors import FeatureExtractor, extractor_class, refuse_shape
-from hfgen.evaluation.real_images import Progress, RealImages, features_of
+from hfgen.evaluation.progress import Bars, no_bars
+from hfgen.evaluation.real_images import RealImages, features_of
 from hfgen.evaluation.sample_metrics import SPLITS, Estimate, authenticity, fid, inception_score, kid, manifold
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline, reconstructs
-from hfgen.results.metrics import METRICS
+from hfgen.results.metrics import COSTS, LIKELIHOOD, MANIFOLD, METRICS, QUALITY, RECONSTRUCTION
 from hfgen.results.protocol import Protocol
-
-MANIFOLD = ("precision", "recall", "density", "coverage")
-LIKELIHOOD = ("bits_per_dim", "nats")
-COSTS = ("network_evaluations", "seconds_per_image")
-Bars = Callable[[str], Progress]
-
-
-def no_bars(_: str) -> Progress:
-    return iter
 
 
 @dataclass
 class Real:
-    """What a model is compared with.
+    """The real images that a model is compared with.
 
     Attributes:
         images: the reference, as found; `pixels` decoded.
-        features: of the reference; of `train`, None where nothing needs them.
-        extractor: None where no metric looks at drawn images.
+        extractor: None where no metric needs sampled images.
+        features, train_features: of the reference and of the training images; None where nothing needs them.
+        floor: the metrics of as many training images in the model's place.
     """
 
     images: Images
@@ -50,10 +44,10 @@ class Real:
 
 
 def metrics_of(pipeline: Any, protocol: Protocol) -> list[str]:
-    """What can be measured of this model by this protocol."""
+    """The metrics that can be measured of this model by this protocol."""
     possible = {"parameters"}
     if protocol.extractor is not None:
-        possible |= {*COSTS} | {name for name, metric in METRICS.items() if metric.of_samples}
+        possible |= {*COSTS, *QUALITY}
         if extractor_class(protocol.extractor).num_classes is None:
             possible -= {"inception_score"}
     if isinstance(pipeline, HFGenPipeline):
@@ -69,18 +63,22 @@ def prepare(
     train: Callable[[], Images | None],
     protocol: Protocol,
     wanted: Collection[str],
-    **o: Any,
+    *,
+    extractor: FeatureExtractor | None = None,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    bars: Bars = no_bars,
 ) -> Real:
     """Extract features of the real images, as far as the wanted metrics need them; in the main process.
 
     Args:
         train: finds the training images, or None where there are none; called only where they are needed.
-        o: the `extractor` or the `weights` to load, `device`, and `bars`.
+        extractor: the protocol's, already loaded.
+        weights: a file or folder to load the protocol's extractor from; default its own.
 
     Raises:
         UsageError: the reference is not the protocol's, or not what its extractor takes.
     """
-    bars: Bars = o.get("bars", no_bars)
     real = Real(images, pixels)
     refuse_few(protocol, wanted)
     if protocol.reference_sha256 not in (None, pixels.sha256):
@@ -88,8 +86,7 @@ def prepare(
             f"{images.name} is not the reference of {protocol.name}: its pixels have another hash.\n"
             f"That protocol is about {protocol.dataset}, split {protocol.split}; for other data leave --protocol out."
         )
-    of_features = [n for n in wanted if METRICS[n].of_samples or n in (*COSTS, "reconstruction_fid")]
-    if not of_features:
+    if not {*QUALITY, *COSTS, "reconstruction_fid"} & set(wanted):
         return real
     if protocol.extractor is None:
         raise UsageError(
@@ -97,8 +94,7 @@ def prepare(
             "or measure what needs none: --metrics bits_per_dim, nats, reconstruction_mse."
         )
     refuse_shape(extractor_class(protocol.extractor), *_shape(pixels.pixels))
-    loaded = o.get("extractor") or extractor_class(protocol.extractor).load(o.get("weights"))
-    real.extractor = loaded.to(o.get("device", "cpu"))
+    real.extractor = (extractor or extractor_class(protocol.extractor).load(weights)).to(device)
     if protocol.extractor_sha256 not in (None, real.extractor.weights_sha256):
         raise UsageError(
             f"{protocol.name} is about other weights of {protocol.extractor}: {protocol.extractor_sha256}."
@@ -106,7 +102,7 @@ def prepare(
     if not PartialState().is_main_process:
         return real
     real.features = features_of(pixels, real.extractor, bars("reference features"))
-    found = train() if any(METRICS[name].of_samples for name in wanted) else None
+    found = train() if set(QUALITY) & set(wanted) else None
     if found is not None:
         train_pixels = RealImages.of(
             found, protocol.resolution, protocol.center_crop, bars("decoding training images")
@@ -119,13 +115,13 @@ def prepare(
 
 
 def refuse_few(protocol: Protocol, wanted: Collection[str]) -> None:
-    """Raise a UsageError where fewer images are to be drawn than a metric needs: before they are drawn."""
+    """Raise a UsageError where fewer images are to be sampled than a metric needs, before any is sampled."""
     needed = {"inception_score": 2 * SPLITS, **dict.fromkeys(MANIFOLD, protocol.nearest_k + 1)}
     for name in wanted:
         if protocol.num_images < needed.get(name, 2):
             raise UsageError(
-                f"{METRICS[name].title} needs at least {needed[name]} images, and {protocol.num_images} are to be "
-                "drawn.\nDraw more, or leave it out: --metrics."
+                f"{METRICS[name].title} needs at least {needed[name]} images, and --num_images is "
+                f"{protocol.num_images}.\nSample more, or leave the metric out: --metrics."
             )
 
 
@@ -134,48 +130,60 @@ def _shape(pixels: Tensor) -> tuple[int, tuple[int, int]]:
 
 
 def measure(
-    pipeline: Any, real: Real, protocol: Protocol, wanted: Sequence[str], **o: Any
-) -> tuple[dict[str, Estimate], dict[str, Any]]:
-    """The wanted metrics of a model, and what else is to be told of them; every process must call it, but `alone`.
+    pipeline: Any,
+    real: Real,
+    protocol: Protocol,
+    wanted: Sequence[str],
+    *,
+    options: Mapping[str, Any] | None = None,
+    likelihood: Mapping[str, Any] | None = None,
+    partial: Path | None = None,
+    identity: str = "",
+    alone: bool = False,
+    bars: Bars = no_bars,
+) -> tuple[dict[str, Estimate], dict[str, Any] | None] | None:
+    """Measure the wanted metrics of a model; every process must call it, unless `alone`.
 
     Args:
         wanted: of `metrics_of`.
-        o: `options` of the pipeline's call, `partial` file, `alone`, `bars`.
+        options: of the pipeline's call.
+        likelihood: options of the family's `log_likelihood`.
+        partial, identity: as in `draw_features`.
+        alone: this process samples and measures by itself.
+
+    Returns:
+        the values, and how a likelihood was found or None; None in all processes but the main one.
     """
-    bars: Bars = o.get("bars", no_bars)
-    values: dict[str, Estimate] = {}
-    told: dict[str, Any] = {}
-    draws = [name for name in wanted if METRICS[name].of_samples or name in COSTS]
-    if draws and real.extractor is not None:
+    is_main, values = alone or PartialState().is_main_process, dict[str, Estimate]()
+    if {*QUALITY, *COSTS} & set(wanted) and real.extractor is not None:
         sampled = draw_features(
             pipeline,
             real.extractor,
             range(protocol.seed, protocol.seed + protocol.num_images),
             protocol.batch_size,
-            o.get("options"),
+            options,
             real.pixels.pixels.shape[1:],
-            o.get("partial"),
-            o.get("identity", ""),
-            bars("drawing images"),
-            alone=o.get("alone", False),
+            partial,
+            identity,
+            bars("sampling images"),
+            alone=alone,
         )
-        if o.get("alone") or PartialState().is_main_process:
-            values |= of_features(sampled.features, real, protocol, wanted)
-            values |= _costs(sampled)
-    if not (o.get("alone") or PartialState().is_main_process):
-        return {}, {}
-    values["parameters"] = Estimate(_parameters(pipeline))
-    if any(name in wanted for name in LIKELIHOOD):
-        found = _likelihood(pipeline, real, protocol, bars)
-        told["likelihood"] = _told_of(found)
+        if is_main:
+            values |= {**of_features(sampled.features, real, protocol, wanted), **_costs(sampled)}
+    if not is_main:
+        return None
+    values["parameters"], facts = Estimate(_parameters(pipeline)), None
+    if set(LIKELIHOOD) & set(wanted):
+        found = _likelihood(pipeline, real, protocol, bars, likelihood or {})
+        facts = _facts_of(found, likelihood or {})
         values |= _of_likelihood(found)
-    if any(name.startswith("reconstruction") for name in wanted):
+    if set(RECONSTRUCTION) & set(wanted):
         values |= _reconstruction(pipeline, real, wanted)
-    return {name: values[name] for name in METRICS if name in wanted and name in values}, told
+    return {name: values[name] for name in METRICS if name in wanted and name in values}, facts
 
 
 def of_features(drawn: Tensor, real: Real, protocol: Protocol, wanted: Collection[str]) -> dict[str, Estimate]:
-    """What compares drawn features with real ones."""
+    """The metrics that compare the features of sampled images with those of real ones."""
     assert real.extractor is not None
     assert real.features is not None
     p, values = protocol, dict[str, Estimate]()
@@ -193,7 +201,7 @@ def of_features(drawn: Tensor, real: Real, protocol: Protocol, wanted: Collectio
 
 
 def floor(real: Real, protocol: Protocol, wanted: Collection[str]) -> dict[str, Estimate]:
-    """What the same metrics give of real images in place of the model's: as many training images, drawn at random.
+    """The same metrics of real images in place of the model's: as many training images, chosen at random.
 
     FID's is the mean of several draws; authenticity's is of the reference images, which the model has not seen.
     """
@@ -229,9 +237,11 @@ def _parameters(pipeline: Any) -> float:
     return float(sum(p.numel() for network in networks for p in network.parameters()))
 
 
-def _likelihood(pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars) -> LogLikelihood:
+def _likelihood(
+    pipeline: HFGenPipeline, real: Real, protocol: Protocol, bars: Bars, options: Mapping[str, Any]
+) -> LogLikelihood:
     chosen = list(evenly_spaced(len(real.images), min(protocol.likelihood_images, len(real.images))))
-    return likelihoods.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels)
+    return likelihoods.log_likelihood(pipeline, real.images, chosen, bars("likelihood"), real.pixels.pixels, **options)
 
 
 def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
@@ -244,7 +254,7 @@ def _of_likelihood(found: LogLikelihood) -> dict[str, Estimate]:
     return values
 
 
-def _told_of(found: LogLikelihood) -> dict[str, Any]:
+def _facts_of(found: LogLikelihood, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "method": found.method,
@@ -252,12 +262,13 @@ def _told_of(found: LogLikelihood) -> dict[str, Any]:
         "num_dimensions": found.num_dimensions,
         "num_values": found.num_values,
         "images": len(found.nats),
+        **({"options": dict(options)} if options else {}),
     }
 
 
 @torch.no_grad()
 def _reconstruction(pipeline: HFGenPipeline, real: Real, wanted: Collection[str]) -> dict[str, Estimate]:
-    """Of the reference images, through `reconstruct` and the same rounding as drawn images."""
+    """Compare the reference images with their reconstructions, rounded to bytes as sampled images are."""
     from hfgen.modalities.image import postprocess
 
     errors, features = [], []

@@ -1,8 +1,7 @@
-"""The real images that drawn ones are compared with: their pixels' hash, and their features, kept for later."""
+"""Real images to compare sampled ones with: the hash of their pixels, and their features, cached."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hfgen.data.images import Images, decode_all
+from hfgen.data.images import Images, decode_images
 from hfgen.evaluation.extractors import FeatureExtractor
+from hfgen.evaluation.progress import Progress
 
 BATCH = 500
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,13 @@ class RealImages:
     def of(
         cls, images: Images, resolution: int | None = None, center_crop: bool = True, progress: Progress = iter
     ) -> "RealImages":
-        """At their own size, or brought to `resolution` as training does."""
-        pixels = decode_all(images, resolution or images.resolution(), center_crop, progress)
+        """Decode images at their own size, or resized to `resolution` as in training."""
+        pixels = decode_images(images, resolution or images.resolution(), center_crop, progress)
         return cls(pixels, pixels_sha256(pixels))
 
 
 def pixels_sha256(pixels: Tensor) -> str:
-    """Of shape and bytes: the same for the same images in the same order, from whatever file they came.
+    """Hash shape and bytes: equal for the same images in the same order, whatever file they came from.
 
     >>> pixels_sha256(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))[:8]
     '4c5f4ff0'
@@ -67,7 +66,7 @@ def features_of(real: RealImages, extractor: FeatureExtractor, progress: Progres
 
 
 def cache_folder() -> Path:
-    """Where features of real images are kept: beside the Hub's cache."""
+    """The folder for features of real images, beside the Hub's cache."""
     return Path(HF_HOME) / "hfgen" / "features"
 
 

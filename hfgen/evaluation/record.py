@@ -1,4 +1,4 @@
-"""One measurement of a model by a protocol: images drawn, compared, and the whole written down."""
+"""The record of a measurement: its values with everything that says how they were found."""
 
 import hashlib
 import json
@@ -20,57 +20,80 @@ from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
 from hfgen.files import looks_local
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import GENERAL, Protocol, list_protocols
+from hfgen.results.records import Result
 
 LIBRARIES = ("hfgen", "torch", "torchmetrics", "prdc", "diffusers")
 
 
-# --- the record -------------------------------------------------------------------------------------------------
 def record(
     pipeline: Any,
     real: Real,
     protocol: Protocol,
     values: Mapping[str, Estimate],
-    told: Mapping[str, Any],
+    likelihood: Mapping[str, Any] | None,
+    *,
+    name: str,
+    split: str | None,
     options: Mapping[str, Any],
-    split: str | None = None,
-) -> dict[str, Any]:
-    """All that says what numbers these are; plain JSON, without paths."""
+    changed: Mapping[str, Any],
+    command: str,
+) -> Result:
+    """The values with everything that says how they were found, without paths of this machine.
+
+    Args:
+        likelihood: how `bits_per_dim` and `nats` were found; None where they were not.
+        name: of the model.
+        split: of the real images.
+        options: of the pipeline's call.
+        changed: options of the command line that changed the pipeline.
+        command: repeats the measurement.
+    """
     environment = run_folder.environment()
-    count = protocol.num_images
-    drawn = real.extractor is not None and any(METRICS[name].of_samples for name in values)
-    warnings = []
-    if drawn and real.extractor is not None and count < DIMENSIONS * real.extractor.num_features:
-        warnings.append(f"{count} images are too few for these values; a smoke test only")
-    if real.train_sha256 == real.pixels.sha256:
-        warnings.append("the training split holds the same images, so there is no floor of other real ones")
-    rules = protocol.to_dict()
-    if rules["dataset"] is not None and looks_local(rules["dataset"]):
-        rules["dataset"] = Path(rules["dataset"]).name  # a result is public
-    return {
-        "metric": "evaluation",
-        "protocol": rules,
-        "values": {name: estimate.to_dict() for name, estimate in values.items()},
-        "floor": {name: estimate.to_dict() for name, estimate in real.floor.items() if name in values},
-        **told,
-        **({"warning": "; ".join(warnings)} if warnings else {}),
-        "reference": {
+    return Result(
+        protocol=_public(protocol),
+        values={metric: estimate.to_dict() for metric, estimate in values.items()},
+        floor={metric: estimate.to_dict() for metric, estimate in real.floor.items() if metric in values},
+        likelihood=likelihood,
+        warning=_warning(real, protocol, values),
+        reference={
             "name": real.images.dataset_id or Path(real.images.name).name,
             "split": split,
             "images": len(real.pixels.pixels),
             "sha256": real.pixels.sha256,
             "train_sha256": real.train_sha256,
         },
-        "extractor": real.extractor.declaration() if real.extractor is not None else None,
-        "model": {"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(pipeline)},
-        "sampler": sampler(pipeline, options),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "hardware": {name: environment[name] for name in ("processor", "threads", "accelerators", "platform")},
-        "python": platform.python_version(),
-    }
+        extractor=real.extractor.declaration() if real.extractor is not None else None,
+        model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(pipeline)},
+        sampler=sampler(pipeline, options),
+        versions={library: version(library) for library in LIBRARIES},
+        hardware={fact: environment[fact] for fact in ("processor", "threads", "accelerators", "platform")},
+        python=platform.python_version(),
+        name=name,
+        changed=dict(changed),
+        command=command,
+    )
+
+
+def _public(protocol: Protocol) -> dict[str, Any]:
+    """The protocol, of a local folder the last name only: a result is public."""
+    rules = protocol.to_dict()
+    if rules["dataset"] is not None and looks_local(rules["dataset"]):
+        rules["dataset"] = Path(rules["dataset"]).name
+    return rules
+
+
+def _warning(real: Real, protocol: Protocol, values: Mapping[str, Estimate]) -> str | None:
+    warnings, count = [], protocol.num_images
+    compared = real.extractor is not None and any(METRICS[name].of_samples for name in values)
+    if compared and real.extractor is not None and count < DIMENSIONS * real.extractor.num_features:
+        warnings.append(f"{count} images are too few for these values; a smoke test only")
+    if real.train_sha256 == real.pixels.sha256:
+        warnings.append("the training split holds the same images, so there is no floor of other real ones")
+    return "; ".join(warnings) or None
 
 
 def weights_sha256(pipeline: Any) -> str:
-    """Of all networks' tensors, by their names; the same whether they were just trained or loaded."""
+    """Hash all networks' tensors with their names: equal whether they were just trained or loaded."""
     digest = hashlib.sha256()
     for component, part in sorted(pipeline.components.items()):
         for name, tensor in sorted(part.state_dict().items()) if isinstance(part, nn.Module) else ():
@@ -81,14 +104,14 @@ def weights_sha256(pipeline: Any) -> str:
 
 
 def identity(pipeline: Any, protocol: Protocol, options: Mapping[str, Any], extractor_sha256: str | None) -> str:
-    """Of everything that what is drawn depends on."""
+    """Hash everything that sampled images depend on."""
     versions = [version("hfgen"), torch.__version__]
     what = [weights_sha256(pipeline), protocol.to_dict(), sampler(pipeline, options), extractor_sha256, versions]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def sampler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """How images are drawn: the scheduler with its settings, and the options of the call."""
+    """Describe how images are sampled: the scheduler with its settings, and the options of the call."""
     scheduler = getattr(pipeline, "scheduler", None)
     config = {} if scheduler is None else {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     plain = {key: _plain(value) for key, value in config.items()}
@@ -97,7 +120,7 @@ def sampler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON takes it: some of diffusers' schedulers hold infinite settings."""
+    """Convert a setting to JSON: some of diffusers' schedulers hold infinite ones."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Tensor | np.ndarray | tuple | list):
@@ -106,9 +129,10 @@ def _plain(value: Any) -> Any:
 
 
 def result_name(protocol: Protocol, options: Mapping[str, Any], of_protocol: Protocol, real: Real) -> str:
-    """`mnist-v1-digitnet-mnist-seed0`, and what departs from the protocol and the model's own sampler.
+    """Name the file: `mnist-v1-digitnet-mnist-seed0`, and what departs from the protocol and the model's own sampler.
 
-    Where that cannot be told in words, some digits of a hash stand for the rules."""
+    Changes of the protocol that have no words are eight digits of a hash.
+    """
     parts = [protocol.name, *([protocol.extractor] if protocol.extractor else []), f"seed{protocol.seed}"]
     parts += [f"n{protocol.num_images}"] if protocol.num_images != of_protocol.num_images else []
     parts += [f"{name}{value}" for name, value in sorted(options.items())]

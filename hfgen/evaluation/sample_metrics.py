@@ -1,4 +1,4 @@
-"""Features of real and drawn images -> FID, KID and their like, computed by torchmetrics and prdc.
+"""FID, KID and their like from features of real and sampled images, computed by torchmetrics and prdc.
 
 Features are (N, D), float32, of this process alone: those libraries gather lists of unequal length wrongly or not at
 all (torchmetrics#2170, #3336), so features are gathered first.
@@ -18,8 +18,8 @@ from hfgen.errors import CheckError, UsageError
 
 KEEPS_FEATURES = "Metric `.*` will save all extracted features"  # which are what it is given
 SPLITS = 10  # of the Inception score
-FEW_BLOCKS = 5  # fewer tell too little of their spread
-DIMENSIONS = 10  # images for each feature, below which FID is dominated by its bias: a value is but a smoke test
+FEW_BLOCKS = 5  # with fewer, a standard error means little
+DIMENSIONS = 10  # images for each feature, below which FID is dominated by its bias: a value is only a smoke test
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class _Given(nn.Module):
 def check_features(real: Tensor, fake: Tensor) -> None:
     """Raise a UsageError unless both are float32 (N, D) of one D, finite, with two rows or more: none of the libraries
     does."""
-    for which, rows in (("real", real), ("drawn", fake)):
+    for which, rows in (("real", real), ("sampled", fake)):
         if rows.ndim != 2 or rows.dtype != torch.float32 or rows.shape[1:] != real.shape[1:]:
             raise UsageError(f"Features of the {which} images are {rows.dtype} of {tuple(rows.shape)}.")
         if len(rows) < 2:
             raise UsageError(f"{len(rows)} {which} images: at least two are needed.")
         if not rows.isfinite().all():
-            raise CheckError(f"A feature of the {which} images is no number.")
+            raise CheckError(f"A feature of the {which} images is not finite.")
 
 
 def fid(real: Tensor, fake: Tensor, bootstraps: int = 0, seed: int = 0) -> Estimate:

@@ -1,4 +1,4 @@
-"""Files -> one commit on the Hub, by huggingface_hub: tried again where that gives up, and never committed twice."""
+"""The client of the Hub: requests that are tried again, hints for its errors, and progress bars."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 # --- trying again -----------------------------------------------------------------------------------------------
 def patiently(call: Callable[[], T]) -> T:
-    """Call what may be called twice; after an error that may pass, again, five times in all."""
+    """Call a function that may be called twice; call it again after a transient error, at most five times in all."""
     for wait in WAITS:
         try:
             return call()
@@ -31,14 +31,14 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether the same request may succeed a little later; of an error that was wrapped, its cause decides."""
+    """Return True if the same request may succeed a little later; for a wrapped error, its cause decides."""
     if error is None or isinstance(error, OfflineModeIsEnabled | httpx2.ProxyError):
         return False
     if isinstance(error, LocalEntryNotFoundError):  # the client has tried for half a minute already
         return False
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT
-    # no JSON: the error page of something in between
+    # invalid JSON: the error page of a proxy
     if isinstance(error, httpx2.TransportError | ConnectionError | json.JSONDecodeError):
         return True
     return is_transient(error.__cause__)
@@ -48,6 +48,21 @@ def status_of(error: BaseException) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
+def hint(error: BaseException, forbidden: str) -> str:
+    """A further line of a message, which says what to do about an error of the Hub; empty for most errors.
+
+    Args:
+        forbidden: the line for a token without the permission.
+    """
+    hints = {
+        401: "The token is not valid; `hf auth login` stores another.",
+        403: forbidden,
+        429: "The Hub asks for fewer requests; try again in some minutes.",
+    }
+    status = status_of(error)
+    return f"\n{hints[status]}" if status in hints else ""
+
+
 def pause(wait: float, error: BaseException) -> None:
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     time.sleep(min(max(wait, float(asked)), LONGEST_WAIT) if asked.isdigit() else wait)
@@ -55,7 +70,7 @@ def pause(wait: float, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def bars_on_a_terminal_only() -> Iterator[None]:
-    """Within, the bars that the stack draws while it fetches, loads and saves are drawn on a terminal only."""
+    """Hide the progress bars of the libraries for fetching, loading and saving, unless stderr is a terminal."""
     from diffusers.utils import logging as of_diffusers
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

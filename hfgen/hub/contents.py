@@ -1,4 +1,4 @@
-"""What is published of a folder: which files, as what, and what they replace in a repository."""
+"""Choosing the files of a folder that are published, and the files of a repository that they replace."""
 
 import contextlib
 import re
@@ -20,17 +20,12 @@ from hfgen.hub.screening import refuse
 from hfgen.hub.upload import Files, Place
 from hfgen.repository import bundle
 from hfgen.repository.components import pipeline_class_of
-from hfgen.repository.index import MODEL_INDEX, component_entries, component_folder, is_bundled, read_index
+from hfgen.repository.index import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG, is_bundled
+from hfgen.repository.model_folder import ModelFolder
 from hfgen.repository.save import refuse_odd_name
-from hfgen.repository.weights import saved_shapes
+from hfgen.repository.weights import WEIGHTS, saved_shapes, variant_of
 
-KEPT_HERE = ("checkpoints", "logs", "best")  # of a run folder: what is of no use to others
-MODEL = r"(?:diffusion_pytorch_model|pytorch_model|model)"
-WEIGHTS = re.compile(
-    rf"[^/]+/{MODEL}(?:(?:\.(?P<one>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
-    r"|\.(?:safetensors|bin)\.index(?:\.(?P<many>\w+))?\.json)"
-)
-CONFIGS = re.compile(r"[^/]+/(?:scheduler_)?config\.json")
+KEPT_HERE = ("checkpoints", "logs", "best")  # parts of a run folder that are not published
 OF_A_RUN = re.compile(
     r"config\.yaml|env\.json|metrics\.jsonl|samples/(?:step|reconstructions)_\d+\.png|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
 )
@@ -38,7 +33,7 @@ OF_A_RUN = re.compile(
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is to be published; a makeshift card gives way to one that is in the repository."""
+    """The files to publish. A makeshift card does not replace one that is in the repository."""
 
     files: Files
     variant: str | None = None
@@ -55,20 +50,21 @@ def prepared(
     token: str | None = None,
     bundle_code: bool = False,
 ) -> Iterator[Prepared]:
-    """Gather what is published, weights saved anew where they are to have other names, and check all of it.
+    """Gather and check the files to publish; weights are saved again if they get another variant or shard size.
 
-    Code is published only as hfgen generates it now: where it is asked for, or the folder was saved with it.
+    Code is published only as hfgen generates it now, if `bundle_code` is set or the folder was saved with code.
     """
-    check_model(folder, again)
+    model = ModelFolder(folder)
+    check_model(model, again)
     refuse_odd_name(variant)
     if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
-        raise UsageError(f"--max_shard_size {max_shard_size} is no size such as 500MB or 5GB.")
+        raise UsageError(f"--max_shard_size {max_shard_size} is not a size such as 500MB or 5GB.")
     files = dict(contents(folder))
     makeshift = card.CARD not in files and not (folder / run_folder.METRICS).is_file()
     if card.CARD not in files:
         made = makeshift_card(folder, place.repo_id) if makeshift else card.render(folder, place.repo_id)
         files[card.CARD] = made.encode()
-    elif card.is_rendered(folder):  # its snippets are for those who find it there
+    elif card.is_rendered(folder):  # again, as its examples name the repository
         files[card.CARD] = card.render(folder, place.repo_id).encode()
     code = bundle.code_for(folder) if bundle_code or is_bundled(folder) else {}
     if code:
@@ -78,12 +74,12 @@ def prepared(
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
             fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-            files = saved_anew(folder, fresh, files, variant, max_shard_size)
+            files = saved_anew(model, fresh, files, variant, max_shard_size)
         yield Prepared({**files, **code}, variant, makeshift)
 
 
 def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: bool) -> Path | bytes:
-    """With how to load the code; a card that somebody has edited stays as it is."""
+    """The card with a section on loading the bundled code; an edited card stays as it is."""
     if makeshift:
         return makeshift_card(folder, place.repo_id, bundled=True).encode()
     if isinstance(content, Path):
@@ -93,7 +89,7 @@ def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: 
 
 
 def contents(folder: Path) -> Files:
-    """The files of a folder but for checkpoints, logs, hidden ones; of local paths the config tells the last name."""
+    """The files of a folder, except checkpoints, logs and hidden ones; local paths in the config are shortened."""
     files: dict[str, Path | bytes] = {}
     for place in sorted(folder.iterdir()):
         if not place.name.startswith(".") and place.name not in KEPT_HERE:
@@ -105,7 +101,7 @@ def contents(folder: Path) -> Files:
 
 
 def dataset_id(folder: Path) -> str | None:
-    """Of the data on the Hub that a run was trained on; None of local ones, and where nothing is told."""
+    """Name of the Hub's dataset that a run was trained on; None for local data, and if it is not recorded."""
     try:
         found = run_folder.read_environment(folder)["data"]["dataset_id"]
     except (UsageError, KeyError, TypeError):
@@ -114,7 +110,7 @@ def dataset_id(folder: Path) -> str | None:
 
 
 def _files(place: Path) -> Iterator[Path]:
-    """All that is below, links themselves and not what they lead to."""
+    """Yield all files below; links are yielded themselves and not followed."""
     if place.is_symlink() or not place.is_dir():
         yield place
         return
@@ -123,44 +119,43 @@ def _files(place: Path) -> Iterator[Path]:
             yield from _files(path)
 
 
-def check_model(folder: Path, again: str) -> None:
-    """Raise a UsageError or LoadError where a folder holds no whole model."""
+def check_model(model: ModelFolder, again: str) -> None:
+    """Raise a UsageError or LoadError unless a folder holds a complete model."""
+    folder = model.path
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; what is pushed is a run's, or one that save_pretrained wrote.")
+        raise UsageError(f"{folder} is not a folder; push the folder of a run, or one that save_pretrained wrote.")
     if folder.resolve().parent.name == "checkpoints":
         run = folder.resolve().parent.parent
         command = again.replace(shlex.quote(str(folder)), shlex.quote(str(run)))
-        raise UsageError(f"{folder} is a checkpoint; the model is its run's: {command}")
+        raise UsageError(f"{folder} is a checkpoint; push the model of its run: {command}")
     if not (folder / MODEL_INDEX).is_file() and (folder / run_folder.ENVIRONMENT).is_file():
         config = shlex.quote(str(folder / run_folder.CONFIG))
         raise UsageError(
-            f"{folder} holds no model: the run is not finished, or its weights are elsewhere.\n"
+            f"{folder} holds no model: the run is not finished, or its weights were moved.\n"
             f"Finish it with --resume_from_checkpoint latest, or repeat it: hfgen train --config {config}"
         )
-    for name, _, _ in component_entries(read_index(folder)):
-        place = component_folder(str(folder), name)
+    for name in model.components:
+        place = model.place(name)
         if not any(place.glob("*config.json")):
-            raise UsageError(f"{folder} is incomplete: {name}/config.json is missing. Save it again.")
-        if (place / "config.json").is_file() and not list(place.glob("*.safetensors")):
+            raise UsageError(f"{folder} is incomplete: {name}/{CONFIG} is missing. Save it again.")
+        if (place / CONFIG).is_file() and not list(place.glob("*.safetensors")):
             raise UsageError(f"{folder} has no weights in {name}/*.safetensors. Save it again, as safetensors.")
         for index in place.glob("*model.safetensors.index*.json"):
-            match = WEIGHTS.fullmatch(f"{name}/{index.name}")
-            saved_shapes(place, match and match["many"], index.name.partition(".")[0])
+            saved_shapes(place, variant_of(index.name), index.name.partition(".")[0])
 
 
 def is_variant(folder: Path, variant: str) -> bool:
-    """Whether weights of a variant lie in a folder, and none other."""
-    found = [WEIGHTS.fullmatch(path.relative_to(folder).as_posix()) for path in folder.glob("*/*")]
-    return {match["one"] or match["many"] for match in found if match} == {variant}
+    """Return True if the folder's weights are those of a variant, and no others."""
+    return {variant_of(path.name) for path in folder.glob("*/*") if WEIGHTS.fullmatch(path.name)} == {variant}
 
 
 def saved_anew(
-    folder: Path, fresh: Path, files: Files, variant: str | None, max_shard_size: str | None
+    model: ModelFolder, fresh: Path, files: Files, variant: str | None, max_shard_size: str | None
 ) -> dict[str, Path | bytes]:
-    """The files, with the model's loaded and saved again as that variant, in shards of that size."""
-    has_variant = any(folder.glob(f"*/*.{variant}[.-]*safetensors"))
-    pipeline = pipeline_class_of(read_index(folder)).from_pretrained(
-        folder, variant=variant if has_variant else None, dtype=_dtypes(folder)
+    """The files, with the model loaded and saved again as a variant, or in shards of another size."""
+    has_variant = any(model.path.glob(f"*/*.{variant}[.-]*safetensors"))
+    pipeline = pipeline_class_of(model.index).from_pretrained(
+        model, variant=variant if has_variant else None, dtype=_dtypes(model.path)
     )
     options = {"variant": variant, "max_shard_size": max_shard_size}
     pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value})
@@ -170,7 +165,7 @@ def saved_anew(
 
 
 def _dtypes(folder: Path) -> dict[str, Any]:
-    """Component -> the floating type that all of its weights are of; others are loaded as float32."""
+    """Component -> dtype of all its floating-point weights; components of mixed dtypes are loaded in float32."""
     import torch
     from safetensors import safe_open
 
@@ -186,16 +181,19 @@ DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float6
 
 
 def changes(ready: Prepared, there: set[str]) -> tuple[Files, Sequence[str]]:
-    """What is added to a repository that holds these names, and what is removed: what the new files replace.
+    """The files to add to a repository, and the names to remove because the new files replace them.
 
-    What somebody else put there stays: no name is touched that hfgen does not write.
+    Files of others stay: only names that hfgen writes are removed.
+
+    Args:
+        there: names in the repository.
     """
     files, gone = dict(ready.files), there - set(ready.files)
-    if ready.variant and _names_code(there) and not _names_code(ready.files):  # it joins a bundle
+    if ready.variant and _names_code(there) and not _names_code(ready.files):  # the variant is added to a bundle
         gone = {name for name in gone if not bundle.NAME.fullmatch(name)}
         files.pop(MODEL_INDEX, None)
     removed = sorted(name for name in gone if _is_replaced(name, ready.variant))
-    if ready.variant and card.CARD in there:  # it tells of the model that is there
+    if ready.variant and card.CARD in there:  # it describes the model that is there
         files = {name: files[name] for name in files if name != card.CARD and not OF_A_RUN.fullmatch(name)}
     elif ready.makeshift and card.CARD in there and not any(OF_A_RUN.fullmatch(name) for name in removed):
         del files[card.CARD]
@@ -203,17 +201,19 @@ def changes(ready: Prepared, there: set[str]) -> tuple[Files, Sequence[str]]:
 
 
 def _names_code(names: Collection[str]) -> bool:
-    """Whether files are those of a bundle."""
+    """Return True if files are those of a bundle."""
     return MODEL_INDEX in names and any(bundle.NAME.fullmatch(name) for name in names)
 
 
 def _is_replaced(name: str, variant: str | None) -> bool:
-    weights = WEIGHTS.fullmatch(name)
-    if weights:
-        return (weights["one"] or weights["many"]) == variant
+    folder, _, file = name.rpartition("/")
+    in_component = bool(folder) and "/" not in folder
+    if in_component and WEIGHTS.fullmatch(file):
+        return variant_of(file) == variant
     if bundle.NAME.fullmatch(name):
         return True  # the new index does not name it
-    return not variant and bool(CONFIGS.fullmatch(name) or OF_A_RUN.fullmatch(name))
+    is_config = in_component and file in (CONFIG, SCHEDULER_CONFIG)
+    return not variant and (is_config or bool(OF_A_RUN.fullmatch(name)))
 
 
 def sizes(ready: Prepared) -> dict[str, int]:

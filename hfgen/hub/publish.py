@@ -1,4 +1,4 @@
-"""A run's folder, or any saved pipeline -> a repository on the Hub, as one commit."""
+"""Publishing a run's folder, or any saved pipeline, in a repository on the Hub, as one commit."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from hfgen import __version__
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
-from hfgen.hub.client import bars_on_a_terminal_only, patiently
+from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
 from hfgen.hub.contents import OF_A_RUN, changes, prepared
 from hfgen.hub.upload import Place, Pushed, upload
 
@@ -50,15 +50,15 @@ def push_pipeline(
         pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
     if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
         warnings.warn(
-            f"What {repo_id} held of a run (card, metrics, results, pictures) told of the weights that were there, "
-            "and was replaced with them. `hfgen push RUN` publishes a run with all of it.",
+            f"The files of a run in {repo_id} (card, metrics, results, images) described the former weights, and were "
+            "removed with them. `hfgen push RUN` publishes a run with all its files.",
             stacklevel=3,
         )
     return pushed
 
 
 def _call(repo_id: str, private: bool | None, place: Place, options: Mapping[str, object]) -> str:
-    """The call that pushes a pipeline once more; a token has to be given again."""
+    """The call that pushes a pipeline again; a token has to be given again."""
     given = {"private": private, "revision": place.revision, "create_pr": place.create_pr, **options}
     given["commit_message"] = None if place.commit_message == default_message() else place.commit_message
     defaults = {"safe_serialization": True}
@@ -79,25 +79,26 @@ def publish(
     again: str | None = None,
     bundle_code: bool = False,
 ) -> Pushed:
-    """Push what a folder holds: the model, and of a run its card, pictures, metrics and config.
+    """Push a folder: the model, and the card, images, metrics and config of a run.
 
-    What an earlier upload holds and this one replaces goes with the same commit: shards, pictures, other components.
+    Files of an earlier upload that this one replaces (shards, images, other components) are removed by the same
+    commit.
 
     Args:
-        variant: the weights are saved as this variant, and join those that are there.
-        max_shard_size: "5GB": larger weights are split.
+        variant: save the weights as this variant, and add them to those in the repository.
+        max_shard_size: split larger weights, for example "5GB".
         again: the command that repeats this, for the messages.
-        bundle_code: add the code by which plain diffusers loads it without hfgen (`hfgen.repository.bundle`).
+        bundle_code: add the code with which plain diffusers loads it without hfgen (`hfgen.repository.bundle`).
 
     Raises:
-        UsageError: the folder is no model, or holds what must not be published (`hfgen.hub.screening`), or its classes
-            cannot be bundled; nothing was sent. Or the repository is public and was to be private.
-        HFGenError: the Hub cannot be reached or refuses. The folder is as it was.
+        UsageError: the folder holds no model, or something that must not be published (`hfgen.hub.screening`), or its
+            classes cannot be bundled; nothing was sent. Or the repository is public, and `private` was asked for.
+        HFGenError: the Hub cannot be reached or refuses. The folder is unchanged.
     """
     again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
     check_place(place)
     if token is False or not (token or get_token()):
-        raise UsageError("To push needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+        raise UsageError("Pushing needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
     with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
         with bars_on_a_terminal_only(), _clear_errors(folder, place, again):
@@ -106,15 +107,15 @@ def publish(
 
 
 def check_place(place: Place) -> None:
-    """Raise a UsageError where a repository cannot have that name, or such a revision cannot be written to."""
+    """Raise a UsageError if a repository cannot have this name, or this revision cannot be written to."""
     try:
         validate_repo_id(place.repo_id)
     except HFValidationError as error:
-        raise UsageError(f"{place.repo_id!r} is no name of a repository, such as org/name: {error}") from error
+        raise UsageError(f"{place.repo_id!r} is not a repository name such as org/name: {error}") from error
     if place.create_pr and place.branch != "main":
         raise UsageError("A pull request is always to main: leave out --revision or --create_pr.")
     if re.fullmatch(r"[0-9a-f]{40}", place.branch):
-        raise UsageError("--revision is a commit, which nothing can be added to; name a branch.")
+        raise UsageError("--revision is a commit, to which nothing can be added; give a branch.")
 
 
 def retry_command(
@@ -124,7 +125,7 @@ def retry_command(
     max_shard_size: str | None = None,
     bundle_code: bool = False,
 ) -> str:
-    """The command line that pushes a folder once more; a token has to be given again."""
+    """The command line that pushes a folder again; a token has to be given again."""
     values = {"--revision": place.revision, "--variant": variant, "--max_shard_size": max_shard_size}
     if not place.commit_message.endswith(f"with hfgen {__version__}"):
         values["--commit_message"] = place.commit_message
@@ -136,7 +137,7 @@ def retry_command(
 
 # --- what can go wrong ------------------------------------------------------------------------------------------
 def _check_metadata(content: Path | bytes) -> None:
-    """The Hub refuses a card whose metadata it cannot read; it is asked before a repository is created."""
+    """Refuse invalid metadata of the card, as the Hub would, before a repository is created."""
     text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
     try:
         patiently(lambda: ModelCard(text).validate())
@@ -146,7 +147,7 @@ def _check_metadata(content: Path | bytes) -> None:
 
 @contextlib.contextmanager
 def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
-    """Turn what is raised on the way into one error that says what to do."""
+    """Turn errors of the upload into one that says what to do."""
     try:
         yield
     except UsageError:
@@ -154,16 +155,14 @@ def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
     except (HfHubHTTPError, httpx2.HTTPError, HFGenError, OSError, ValueError, RuntimeError) as error:
         raise HFGenError(
             f"{folder.resolve().name} was not pushed to {place.repo_id}: {first_line(error)}{_hint(error)}\n"
-            f"Nothing here was changed. Again: {again}"
+            f"Nothing was changed locally. Again: {again}"
         ) from error
 
 
 def _hint(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "\nHF_HUB_OFFLINE is set; unset it."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    hints = {
-        401: "The token is not valid; `hf auth login` stores another.",
-        403: "The token may not write there: it needs the role `write`; to a repository of others, --create_pr.",
-    }
-    return f"\n{hints[status]}" if status in hints else ""
+    return hint(
+        error,
+        forbidden="The token may not write there: it needs the role `write`; for a repository of others, --create_pr.",
+    )

@@ -1,4 +1,4 @@
-"""What must not be published, whoever asks for it: found by name and content before anything is sent."""
+"""Screening of files before they are published: pickles, code, tokens, local paths and user names are refused."""
 
 import getpass
 import json
@@ -19,26 +19,26 @@ from hfgen.repository.weights import is_pickled
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CODE = (".py", ".pyc", ".pyo", ".pyw", ".so")
 IMAGES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
-CONFIGS = (".json", ".yaml", ".yml")
+SETTINGS = (".json", ".yaml", ".yml")
 TOKENS = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,})\b")
 LOCAL_PATH = re.compile(
     r"(?<![\w.:/~-])(?:~|/(?:home|Users|root|tmp|var|mnt|media|data|scratch|private|workspace|opt|srv|Volumes))/[\w.-]+"
     r"|\b[A-Za-z]:\\{1,2}[\w .-]+\\|\bfile:/"
 )
-NO_NAMES = {"root", "user", "admin", "runner", "ubuntu", "debian", "docker", "jovyan", "test", "nobody"}
+COMMON_USERS = {"root", "user", "admin", "runner", "ubuntu", "debian", "docker", "jovyan", "test", "nobody"}
 SHOWN = 4  # so that the message stays short
 
 
 def refuse(
     files: Files, repo_id: str, again: str, token: str | None = None, generated: Mapping[str, bytes] | None = None
 ) -> None:
-    """Stop where a file must not be published.
+    """Refuse to publish files with unsafe or private content.
 
     Args:
-        repo_id: whose own namespace is no secret, even if it is this user's name.
-        again: the command by which it is tried again.
-        token: which must not stand in any file, beside what looks like one.
-        generated: code that hfgen itself has just made: a file of that name and content may be published.
+        repo_id: its namespace may appear in files, even if it is the user's name.
+        again: the command that tries again, for the message.
+        token: must not appear in any file; nor may anything that looks like a token.
+        generated: code that hfgen has just generated: a file with such a name and content may be published.
 
     Raises:
         UsageError: it names the files, and what to do with each.
@@ -47,10 +47,10 @@ def refuse(
     others = [(name, content) for name, content in sorted(files.items()) if name not in own]
     found = [f"{name}: {what}" for name, content in others for what in findings(name, content)]
     secrets = [text for text in (token, get_token()) if text and len(text) >= 8]
-    found += [f"{name}: {what}" for name, content in files.items() for what in told(name, content, repo_id, secrets)]
+    found += [f"{name}: {what}" for name, file in files.items() for what in private_in(name, file, repo_id, secrets)]
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise UsageError("\n".join(["Nothing was sent:", *found[:SHOWN], f"Then again{more}: {again}"]))
+        raise UsageError("\n".join(["Nothing was sent:", *found[:SHOWN], f"Then try again{more}: {again}"]))
 
 
 def _holds(file: Path | bytes, content: bytes) -> bool:
@@ -60,12 +60,12 @@ def _holds(file: Path | bytes, content: bytes) -> bool:
 
 
 def findings(name: str, content: Path | bytes) -> Iterator[str]:
-    """What is wrong with a file for what it is."""
+    """Yield the reasons why a file of this kind must not be published."""
     suffix = Path(name).suffix.lower()
     if isinstance(content, Path) and content.is_symlink():
-        yield "a link, which may lead anywhere; put the file itself in its place"
+        yield "a link, which may lead anywhere; replace it by the file itself"
     elif isinstance(content, Path) and not content.is_file():
-        yield "no plain file; move it away"
+        yield "not a regular file; move it away"
     elif suffix in PICKLES or _is_pickled(content):
         yield "a pickle, which runs code when it is read; save it as safetensors, or move it away"
     elif suffix in CODE:
@@ -85,8 +85,8 @@ def _is_pickled(content: Path | bytes) -> bool:
         return is_pickled(file.read(256))
 
 
-def told(name: str, content: Path | bytes, repo_id: str, secrets: list[str]) -> Iterator[str]:
-    """What a file says that is nobody's business."""
+def private_in(name: str, content: Path | bytes, repo_id: str, secrets: list[str]) -> Iterator[str]:
+    """Yield the private information in a file: tokens, local paths, the user's name."""
     suffix = Path(name).suffix.lower()
     if isinstance(content, Path) and (content.is_symlink() or not content.is_file()):
         return
@@ -94,47 +94,47 @@ def told(name: str, content: Path | bytes, repo_id: str, secrets: list[str]) -> 
         return
     data = content if isinstance(content, bytes) else content.read_bytes()
     lines = data.decode("utf-8", errors="replace").splitlines()
-    user = _user_name(repo_id) if suffix in (*CONFIGS, ".md") else None
+    user = _user_name(repo_id) if suffix in (*SETTINGS, ".md") else None
     if number := _first(lines, lambda line: TOKENS.search(line) or any(secret in line for secret in secrets)):
         yield f"line {number} holds a token; remove it, and revoke it if anybody has seen it"
     if number := _first(lines, _path_in):
-        yield f"line {number} tells a path of this machine, {_path_in(lines[number - 1])}; take it out"
+        yield f"line {number} contains a path of this machine, {_path_in(lines[number - 1])}; remove it"
     if user and (number := _first(lines, _naming(user).search)):
-        yield f"line {number} tells your user name, {user}; take it out"
-    for key, value in _local_values(data, suffix) if suffix in CONFIGS else []:
-        yield f"{key!r} is {value!r}, of this machine; take it out"
+        yield f"line {number} contains your user name, {user}; remove it"
+    for key, value in _local_values(data, suffix) if suffix in SETTINGS else []:
+        yield f"{key!r} is {value!r}, a path of this machine; remove it"
 
 
-def _first(lines: list[str], is_told: Callable[[str], Any]) -> int:
-    """The number of the first such line, counted from 1; 0 where there is none."""
-    return next((number for number, line in enumerate(lines, 1) if is_told(line)), 0)
+def _first(lines: list[str], matches: Callable[[str], Any]) -> int:
+    """Number of the first line that matches, counted from 1; 0 if none does."""
+    return next((number for number, line in enumerate(lines, 1) if matches(line)), 0)
 
 
 def _path_in(line: str) -> str | None:
     home = Path.home()
     if found := LOCAL_PATH.search(line):
         return found[0]
-    is_told = home != Path("/") and re.search(rf"(?<![\w.:/~-]){re.escape(str(home))}(?![\w-])", line)
-    return str(home) if is_told else None
+    is_there = home != Path("/") and re.search(rf"(?<![\w.:/~-]){re.escape(str(home))}(?![\w-])", line)
+    return str(home) if is_there else None
 
 
 def _naming(user: str) -> re.Pattern[str]:
-    """As the owner of a repository, or in an address, a name is public."""
+    """Pattern of a user's name, except as the owner of a repository or in an address, where it is public."""
     return re.compile(rf"(?<![\w/.-]){re.escape(user)}(?![\w/-])")
 
 
 def _user_name(repo_id: str) -> str | None:
-    """This user's, where it is a name that others should not read."""
+    """Name of this user; None if it is a common one, or public anyway."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):
         return None
-    known = name in NO_NAMES or len(name) < 3 or name == repo_id.partition("/")[0]
+    known = name in COMMON_USERS or len(name) < 3 or name == repo_id.partition("/")[0]
     return None if known or re.search(rf"\b{re.escape(name)}\b", TEMPLATE) else name
 
 
 def _local_values(data: bytes, suffix: str) -> list[tuple[str, str]]:
-    """Entries of a config that are absolute paths, or under `_name_or_path` any local one."""
+    """Entries of a config that are absolute paths; under `_name_or_path`, any local path."""
     try:
         config = json.loads(data) if suffix == ".json" else yaml.safe_load(data)
     except (ValueError, yaml.YAMLError, RecursionError):
@@ -155,6 +155,6 @@ def _strings(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _is_local(key: str, value: str) -> bool:
     if LOCAL_PATH.search(value):
-        return False  # told by its line
+        return False  # reported with its line
     absolute = re.fullmatch(r"/[\w. /+@-]*[\w]/?", value) is not None
     return absolute or (key == "_name_or_path" and bool(value) and (value[0] in ".~" or Path(value).exists()))

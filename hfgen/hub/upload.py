@@ -1,4 +1,4 @@
-"""Files -> one commit on the Hub, by huggingface_hub: tried again where that gives up, and never committed twice."""
+"""Uploading files as one commit, by huggingface_hub: tried again if that gives up, and never committed twice."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from hfgen.files import digest, size_of
 from hfgen.hub.client import WAITS, is_transient, patiently, pause, status_of
 
 Files = Mapping[str, Path | bytes]  # name in the repository -> where it lies, or what it holds
-Changes = Callable[[set[str]], tuple[Files, Sequence[str]]]  # names that are there -> what is added, what removed
+Changes = Callable[[set[str]], tuple[Files, Sequence[str]]]  # names in the repository -> files to add, names to remove
 Made = tuple[str | None, str | None]  # id of the commit, address of the pull request
 CONFLICT = 412  # the branch is no longer at `parent_commit`
-TIMEOUT = 60.0  # seconds, of the request that is sent first
+TIMEOUT = 60.0  # seconds, for requests about the repository
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to, and as what."""
+    """The repository and branch to upload to, and the commit's message."""
 
     repo_id: str
     private: bool = False
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of it; the first names are those of huggingface_hub's `CommitInfo`."""
+    """Result of an upload; the first names are those of huggingface_hub's `CommitInfo`."""
 
     repo_id: str
     oid: str | None
@@ -47,12 +47,12 @@ class Pushed:
 
 
 def upload(api: HfApi, place: Place, changes: Changes) -> Pushed:
-    """Create the repository and the branch where there are none, and commit.
+    """Create the repository and the branch if they do not exist, and commit.
 
     Raises:
-        UsageError: it was to be private, and is public.
+        UsageError: `private` was asked for, and the repository is public.
         HFGenError: somebody else changed the branch meanwhile.
-        Exception: what huggingface_hub raised, at once or, where another try may help, at the last of five.
+        Exception: the error of huggingface_hub; a transient one only after five tries.
     """
     url = patiently(lambda: api.create_repo(place.repo_id, private=place.private or None, exist_ok=True))
     repo_id = url.repo_id
@@ -68,17 +68,17 @@ def upload(api: HfApi, place: Place, changes: Changes) -> Pushed:
 
 
 def _commit(api: HfApi, place: Place, repo_id: str, parent: str | None, files: Files, removed: Sequence[str]) -> Made:
-    """Commit on `parent` and on nothing else: (id of the commit, address of the pull request).
+    """Commit on top of `parent`: (id of the commit, address of the pull request).
 
-    An answer that was lost may be that of a commit that was made. So what is there is looked at before another try,
-    and as that names the same parent, a commit that was made even later keeps it from being a second one.
+    If the Hub's answer was lost, the commit may have been made all the same. So the repository is searched for it
+    before another try; and as every try names the same parent, the Hub refuses a second commit.
     """
     find: Callable[[], Made | None] = (
         (lambda: _own_pull_request(api, place, repo_id, files, removed))
         if place.create_pr
         else (lambda: _own_commit(api, place, repo_id, parent, files, removed))
     )
-    found = patiently(find) if place.create_pr else None  # of an earlier call that did not hear of it
+    found = patiently(find) if place.create_pr else None  # opened by an earlier call whose answer was lost
     if found:
         return found
     operations: list[Any] = [CommitOperationDelete(name) for name in removed]
@@ -100,7 +100,7 @@ def _commit(api: HfApi, place: Place, repo_id: str, parent: str | None, files: F
             if found:
                 return found
             if conflict:
-                raise HFGenError(f"somebody changed {place.branch} meanwhile; that was not overwritten.") from error
+                raise HFGenError(f"somebody changed {place.branch} meanwhile; it was not overwritten.") from error
             if wait is None:
                 raise
     raise AssertionError("the last try returns or raises")
@@ -110,7 +110,7 @@ def _commit(api: HfApi, place: Place, repo_id: str, parent: str | None, files: F
 def _own_commit(
     api: HfApi, place: Place, repo_id: str, parent: str | None, files: Files, removed: Sequence[str]
 ) -> Made | None:
-    """The commit that follows `parent`, if it is what was to be committed."""
+    """Find the commit that follows `parent`, if its content is the intended one."""
     ids = [commit.commit_id for commit in api.list_repo_commits(repo_id, revision=place.branch)]
     position = ids.index(parent) if parent in ids else len(ids)
     if position == 0 or not _holds(api, repo_id, ids[position - 1], files, removed):
@@ -119,7 +119,7 @@ def _own_commit(
 
 
 def _own_pull_request(api: HfApi, place: Place, repo_id: str, files: Files, removed: Sequence[str]) -> Made | None:
-    """The open pull request of this title that holds what was to be committed."""
+    """Find the open pull request with this title and the intended content."""
     title = place.commit_message.splitlines()[0]
     for found in api.get_repo_discussions(repo_id, discussion_type="pull_request", discussion_status="open"):
         if found.title == title and _holds(api, repo_id, f"refs/pr/{found.num}", files, removed):
@@ -128,7 +128,7 @@ def _own_pull_request(api: HfApi, place: Place, repo_id: str, files: Files, remo
 
 
 def _holds(api: HfApi, repo_id: str, revision: str, files: Files, removed: Sequence[str]) -> bool:
-    """Whether a revision has these files, byte for byte by their hashes, and none of those that were removed."""
+    """Return True if a revision has these files, by their hashes, and none of the removed ones."""
     listed = api.list_repo_tree(repo_id, recursive=True, revision=revision)
     there: dict[str, Any] = {entry.path: entry for entry in listed}
     if any(name in there for name in removed) or not all(name in there for name in files):

@@ -1,7 +1,7 @@
-"""BatchNorm over the images of all processes, so that two compute what one does.
+"""BatchNorm over the images of all processes, so that two processes compute what one does.
 
-torch's `SyncBatchNorm` runs on accelerators only. This one runs wherever gradients are reduced, at two reductions of
-(C,) each way instead of one.
+torch's `SyncBatchNorm` runs on accelerators only. This one runs wherever gradients are reduced; it reduces two tensors
+(C,) in each direction, instead of one.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose mean and variance, in training, are those of all processes' images (Ioffe and Szegedy 2015).
+    """BatchNorm that trains with mean and variance of the images of all processes (Ioffe and Szegedy 2015).
 
-    Input and output (B, C, ...); each process holds as many images. Statistics are computed in float32.
+    Input and output are (B, C, ...), with the same B in each process. Statistics are computed in float32.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -31,10 +31,10 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         count = torch.distributed.get_world_size() * x.numel() // x.shape[1]
         shape = (1, -1, *[1] * (x.ndim - 2))
         mean = all_reduce(x.sum(axes)) / count
-        centerd = x - mean.view(shape)
-        variance = all_reduce(centerd.square().sum(axes)) / count
+        centered = x - mean.view(shape)
+        variance = all_reduce(centered.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        y = centerd * (variance + self.eps).rsqrt().view(shape)
+        y = centered * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
@@ -50,12 +50,13 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 def batch_norms(models: Iterable[nn.Module]) -> list[nn.Module]:
+    """List the BatchNorm modules of the networks."""
     return [module for model in models for module in model.modules() if type(module) in BATCH_NORMS]
 
 
 @contextlib.contextmanager
 def synchronized(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, these are `GlobalBatchNorm`s: every process must call their networks together."""
+    """Turn the modules into `GlobalBatchNorm` inside the context; every process must call their networks together."""
     classes = [(module, type(module)) for module in modules]
     for module, _ in classes:
         module.__class__ = GlobalBatchNorm

@@ -1,4 +1,4 @@
-"""Facts that a process has of its launcher: `hfgen train --num_processes N` (`processes.launcher`) or another."""
+"""Facts that a process has from its launcher, which is `hfgen train --num_processes N` or another one."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from hfgen.settings.arguments import TrainingArguments
 
 SCRIPT = Path(__file__).parent.parent / "train.py"
 
-# Told by hfgen's launcher: who it is, where errors are left for it, how the processes were started.
+# Set by hfgen's launcher: its process id, the folder for errors, how the processes were started.
 LAUNCHER, ERRORS, CONFIG, PRECISION = (f"HFGEN_LAUNCHER{end}" for end in ("", "_ERRORS", "_CONFIG", "_PRECISION"))
 
 
 def is_launched() -> bool:
-    """Whether this is one of the processes that a launcher started together; hfgen's may start a single one, too."""
+    """Return True in a process that a launcher started, with others or, by hfgen's launcher, alone."""
     together = any(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     return together or os.environ.get(LAUNCHER) == str(os.getppid())
 
 
 def leave_error(message: str, code: int, agreed: bool) -> bool:
-    """Leave an error to hfgen's launcher, which tells the first; False if it is gone, or there is none such."""
+    """Leave an error to hfgen's launcher, which prints the first one; False if there is none or it has ended."""
     folder, rank = os.environ.get(ERRORS), int(os.environ.get("RANK", "0"))
     if folder is None or os.environ.get(LAUNCHER) != str(os.getppid()):
         return False
@@ -40,24 +40,24 @@ def leave_error(message: str, code: int, agreed: bool) -> bool:
 
 
 def tell_error(message: str, code: int, agreed: bool) -> None:
-    """Of several processes one tells what all met; what only one may have met, each tells for itself.
+    """Print an error, once if it is `agreed`: every process has raised it. Others are printed by each process.
 
-    Those that `hfgen train` itself started leave it to that process.
+    Processes that `hfgen train` started leave it to that launcher.
     """
     rank = int(os.environ.get("RANK", "0"))
-    message = "\n".join(printable(line) for line in message.splitlines())  # it may quote what anyone has published
+    message = "\n".join(printable(line) for line in message.splitlines())  # it may quote strangers' files
     if not leave_error(message, code, agreed) and (rank == 0 or not agreed):
         print(f"hfgen: {message}" if rank == 0 else f"hfgen[{rank}]: {message}", file=sys.stderr, flush=True)
 
 
 def tell_now(error: Interrupted) -> None:
-    """Tell that the training was stopped before what may take long: a launcher may not wait for its end."""
+    """Print that the training was stopped, before anything slow: a launcher may not wait for that."""
     tell_error(str(error), error.exit_code, agreed=True)
     error.told = True
 
 
 def follow_launcher() -> None:
-    """End as if told to where hfgen's launcher is killed: the next run would else share its folder with this one."""
+    """End as at SIGTERM when hfgen's launcher is killed; else the next run would share its folder with this one."""
     launcher = os.environ.get(LAUNCHER)
     if launcher != str(os.getppid()):
         return
@@ -71,12 +71,12 @@ def follow_launcher() -> None:
 
 
 def launched_precision() -> str | None:
-    """The mixed precision that a launcher was told; `accelerate launch` says "no" where it was told nothing."""
+    """Return the launcher's mixed precision; `accelerate launch` sets "no" if none was asked for."""
     return os.environ.get(PRECISION, os.environ.get("ACCELERATE_MIXED_PRECISION")) or None
 
 
 def resume_command(arguments: TrainingArguments, folder: Path, num_processes: int) -> str:
-    """The command line by which a run that was stopped goes on."""
+    """Return the command line that resumes a run."""
     words = ["--config", f"{folder}/config.yaml", "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
     for name in ("cache_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo"):
         value = getattr(arguments, name)
@@ -91,6 +91,6 @@ def resume_command(arguments: TrainingArguments, folder: Path, num_processes: in
 
 
 def _needs_its_launcher() -> bool:
-    """Several machines, or weights that are divided: what only the launcher that was called knows."""
+    """Return True for several machines or sharded weights, whose options only the launcher knows."""
     divided = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"))
     return divided or os.environ.get("LOCAL_WORLD_SIZE", "1") != os.environ.get("WORLD_SIZE", "1")

@@ -1,7 +1,7 @@
-"""Starting several processes: `hfgen train --num_processes N`, on a CPU by torchrun, else by `accelerate launch`.
+"""The launcher of several processes, `hfgen train --num_processes N`: torchrun on a CPU, else `accelerate launch`.
 
-The process that was asked to stays behind. It hands signals on to those it started, tells the first error that one of
-them met, once, and exits as they did: several processes look like one.
+The launching process waits for them. It forwards signals, prints the first error once, and exits with their code, so
+several processes behave like one.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ ON_A_CPU = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line says of processes.
+    """Options of the command line about processes.
 
     Attributes:
-        num_processes: of all machines; None leaves it to the configuration, else to the number of accelerators.
+        num_processes: on all machines together; None takes it from the configuration, else one for each accelerator.
         accelerate_config: `single`, `multi_gpu`, `fsdp2` or a file.
-        options: what else `accelerate launch` is told.
+        options: further options for `accelerate launch`.
     """
 
     num_processes: int | None = None
@@ -43,7 +43,7 @@ class Wanted:
     options: Sequence[str] = ()
 
     def here(self) -> bool:
-        """Whether this process is the only one that is wanted, or one of those that were."""
+        """Return True if this process is to train itself: it was launched, or it is the only one."""
         if is_launched():
             return True
         own = self.accelerate_config in ("single", "multi_gpu")
@@ -52,7 +52,7 @@ class Wanted:
 
 
 class ProcessesError(HFGenError):
-    """What the started processes ended with."""
+    """The error with which the started processes ended."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -64,8 +64,8 @@ def launch(words: Sequence[str], wanted: Wanted, script: Path | None = None) -> 
     """Run `hfgen train WORDS`, or WORDS with another script of hfgen's, in several processes, to their end.
 
     Raises:
-        UsageError: what is wanted contradicts itself, the machine, or what Accelerate takes.
-        ProcessesError: they failed or were stopped; with the exit code that one process would have.
+        UsageError: the options contradict each other or the machine, or Accelerate refuses them.
+        ProcessesError: the processes failed or were stopped; it has the exit code that one process would have.
     """
     path, config = read_accelerate_config(wanted.accelerate_config or "multi_gpu")
     count = number_of_processes(wanted, config)
@@ -85,10 +85,10 @@ def launch(words: Sequence[str], wanted: Wanted, script: Path | None = None) -> 
 
 
 def read_accelerate_config(name: str) -> tuple[Path, Any]:
-    """The file of that name, of the package or the user's own, and what Accelerate reads in it.
+    """Find a configuration of that name, hfgen's or the user's own file, and have Accelerate read it.
 
     Raises:
-        UsageError: there is none, or Accelerate does not take it.
+        UsageError: there is none, or Accelerate cannot read it.
     """
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
@@ -96,18 +96,19 @@ def read_accelerate_config(name: str) -> tuple[Path, Any]:
     path = shipped.get(name, Path(name))
     if not path.is_file():
         hint = did_you_mean(name, shipped) if not path.suffix else ""
-        raise UsageError(f"accelerate_config {name!r} is no file and none of {', '.join(sorted(shipped))}.{hint}")
+        known = ", ".join(sorted(shipped))
+        raise UsageError(f"--accelerate_config {name!r} is neither a file nor one of {known}.{hint}")
     try:
         config = load_config_from_file(str(path))
     except (ValueError, TypeError, AttributeError, KeyError, OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is no configuration of Accelerate: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not a configuration of Accelerate: {' '.join(str(error).split())}") from error
     if not isinstance(config, ClusterConfig):
         raise UsageError(f"{path} is for SageMaker; start that with `accelerate launch` itself.")
     return path, config
 
 
 def number_of_processes(wanted: Wanted, config: Any) -> int:
-    """As the command line says, else the configuration, else one for each accelerator."""
+    """Take the number from the command line, else the configuration, else one process for each accelerator."""
     from hfgen.processes.world import launched_processes
 
     count = wanted.num_processes or (config.num_processes if config.num_processes > 0 else _accelerators())
@@ -116,28 +117,28 @@ def number_of_processes(wanted: Wanted, config: Any) -> int:
     above = launched_processes()
     if above not in (None, count):
         raise UsageError(
-            f"`accelerate launch` was told {above} processes, and hfgen {count}; tell only one of the two."
+            f"`accelerate launch` was given {above} processes, and hfgen {count}; give it to only one of them."
         )
     return count
 
 
 def check_kind(config: Any, count: int, on_cpu: bool, wanted: Wanted) -> None:
-    """Raise a UsageError where processes of this number and kind cannot train together on this machine."""
+    """Raise a UsageError if so many processes of this kind cannot train together on this machine."""
     kind, name = str(config.distributed_type.value), wanted.accelerate_config
     if kind == "NO" and count > 1:
-        raise UsageError(f"accelerate_config {name} is for one process, not {count}; there are multi_gpu and fsdp2.")
+        raise UsageError(f"--accelerate_config {name} is for one process, not {count}; use multi_gpu or fsdp2.")
     if on_cpu and kind not in ON_A_CPU:
         raise UsageError(
-            f"accelerate_config {name} is for {kind}, which needs accelerators; there is only a CPU here."
+            f"--accelerate_config {name} is for {kind}, which needs accelerators; there is only a CPU here."
         )
     machines = config.num_machines
     if on_cpu and (machines > 1 or "--num_machines" in wanted.options):
         raise UsageError(
-            "Several machines without accelerators: start torchrun on each of them, with its own options;\n"
+            "For several machines without accelerators, start torchrun on each of them, with its own options:\n"
             f"  torchrun --nnodes ... --nproc_per_node ... {SCRIPT} ..."
         )
     if not on_cpu and "--num_machines" not in wanted.options and count > _accelerators() * machines:
-        raise UsageError(f"{count} processes were asked for; here are {_accelerators()} accelerators for them.")
+        raise UsageError(f"{count} processes were asked for, but this machine has {_accelerators()} accelerators.")
 
 
 def _accelerators() -> int:
@@ -162,11 +163,11 @@ def _parsed(words: Sequence[str]) -> Any:
             return launch_command_parser().parse_args(words)
     except SystemExit as error:
         lines = said.getvalue().strip().splitlines() or ["its help is `accelerate launch --help`"]
-        raise UsageError(f"What stands after -- goes to `accelerate launch`: {lines[-1]}") from error
+        raise UsageError(f"Options after -- go to `accelerate launch`: {lines[-1]}") from error
 
 
 def _shares(count: int, on_cpu: bool) -> dict[str, str]:
-    """Each process its part of the cores; processes of one machine find each other on the loopback device."""
+    """Return variables that give each process its share of the cores and, on a CPU, the loopback device."""
     import socket
 
     import torch
@@ -179,11 +180,15 @@ def _shares(count: int, on_cpu: bool) -> dict[str, str]:
 
 
 def _run(parsed: Any, on_cpu: bool, plain: bool, count: int) -> dict[int, int]:
-    """Start the processes and wait for them; rank -> exit code of those that failed, below 0 a signal's number."""
+    """Run the processes to their end.
+
+    Returns:
+        rank -> exit code of those that failed; minus the number of the signal that ended it.
+    """
     from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    parsed.quiet = False  # where Accelerate would exit with 1, whatever the process's own code
+    parsed.quiet = False  # else Accelerate exits with 1, whatever the process's own code
     try:
         if on_cpu:
             with _environment({} if plain else _of_accelerate(parsed)):
@@ -208,7 +213,7 @@ def _torchrun(count: int, script: str, words: Sequence[str]) -> None:
 
 
 def _of_accelerate(parsed: Any) -> dict[str, str]:
-    """What `accelerate launch` tells its processes; on a CPU it would start but one."""
+    """Return the variables that `accelerate launch` sets for its processes; on a CPU it would start only one."""
     from accelerate.commands.launch import _validate_launch_command
     from accelerate.utils.launch import prepare_multi_gpu_env
 
@@ -231,7 +236,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_launchers() -> Iterator[None]:
-    """torchrun logs each failure of a process at length, and says by what default values it goes; --debug shows it."""
+    """Silence torchrun, which logs its default values and each failure of a process at length; --debug shows it."""
     if os.environ.get("HFGEN_DEBUG", "0") in ("", "0"):
         logging.disable(logging.ERROR)
     try:
@@ -241,9 +246,10 @@ def _quiet_launchers() -> Iterator[None]:
 
 
 class HandedOn:
-    """Within, SIGINT and SIGTERM go on to the processes that were started; `number` is the last one, or None.
+    """A context that forwards SIGINT and SIGTERM to the started processes; `number` is the last signal, or None.
 
-    torchrun would pass them on too, but then kill what has not ended in half a minute, and exit with its own code.
+    torchrun would forward them too, but kill processes that have not ended in half a minute and exit with its own
+    code.
     """
 
     def __init__(self) -> None:
@@ -254,7 +260,7 @@ class HandedOn:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._hand_on)
         self._theirs = os.environ.get("PET_SIGNALS_TO_HANDLE")
-        os.environ["PET_SIGNALS_TO_HANDLE"] = ""  # torchrun's own option, by its variable: no handlers of its own
+        os.environ["PET_SIGNALS_TO_HANDLE"] = ""  # torchrun's option, by its variable: it installs no handlers
         return self
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
@@ -266,7 +272,7 @@ class HandedOn:
             raise ProcessesError("Stopped before the training began.", 128 + number)
         for process in started:
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                # A terminal's Ctrl-C has already come to those of this process's group; torchrun's have their own.
+                # A terminal's Ctrl-C has already reached this process's group; torchrun's processes have their own.
                 if number != signal.SIGINT or os.getpgid(process.pid) != os.getpgrp():
                     process.send_signal(number)
 
@@ -280,7 +286,7 @@ class HandedOn:
 
 
 def _raise_as_one(ended: Mapping[int, int], folder: Path, stopped_by: int | None) -> None:
-    """Raise what happened first: of the others' errors most are that one was gone."""
+    """Raise the error that happened first; most of the others only say that a process was gone."""
     if not ended:
         return
     told = sorted((json.loads(file.read_text()) for file in folder.glob("*.json")), key=lambda error: error["time"])
@@ -288,7 +294,7 @@ def _raise_as_one(ended: Mapping[int, int], folder: Path, stopped_by: int | None
     killed = [(rank, -code) for rank, code in silent.items() if code < 0 and code != -signal.SIGTERM]
     if killed and stopped_by not in [number for _, number in killed]:
         rank, number = killed[0]
-        why = ", as a machine does that has no memory left" if number == signal.SIGKILL else ""
+        why = ", which a machine sends when it runs out of memory" if number == signal.SIGKILL else ""
         raise ProcessesError(
             f"Process {rank} of the training was ended by {signal.Signals(number).name}{why}.\n"
             "Go on from its last checkpoint: the same command with --resume_from_checkpoint latest",
@@ -300,5 +306,5 @@ def _raise_as_one(ended: Mapping[int, int], folder: Path, stopped_by: int | None
         raise ProcessesError(f"{who}{first['message']}", first["code"])
     if stopped_by is not None:
         raise ProcessesError("Stopped; nothing further was saved.", 128 + stopped_by)
-    code = next(iter(ended.values()))
-    raise ProcessesError(f"Process {next(iter(ended))} of the training ended without a word.", abs(code) or 1)
+    rank, code = next(iter(ended.items()))
+    raise ProcessesError(f"Process {rank} of the training ended without an error message.", abs(code) or 1)

@@ -1,4 +1,4 @@
-"""What the processes of one training must agree on; every process calls these functions, in the same order."""
+"""Agreement between the processes of a training; every process must call these functions, in the same order."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from hfgen.errors import HFGenError
 
 
 def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
-    """Give every process the main one's buffers: each has BatchNorm statistics of its own."""
+    """Give every process the main process's buffers: each has BatchNorm statistics of its own."""
     for model in models if num_processes > 1 else ():
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -20,7 +20,7 @@ def share_buffers(models: Iterable[nn.Module], num_processes: int) -> None:
 
 @contextlib.contextmanager
 def unreduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, no gradient of these is reduced over the processes."""
+    """Keep DDP from reducing the gradients of these networks inside the context."""
     with contextlib.ExitStack() as stack:
         for model in models:
             stack.enter_context(accelerator.no_sync(_uncompiled(model)))
@@ -29,9 +29,9 @@ def unreduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator
 
 @contextlib.contextmanager
 def reduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, but for that, those of the next backward pass are.
+    """Reduce the gradients of the next backward pass after all, inside `unreduced`.
 
-    DDP by itself would decide at the forward pass, which may lie before an earlier update.
+    DDP by itself decides that in the forward pass, which may come before an earlier update.
     """
     with contextlib.ExitStack() as stack:
         for model in models:
@@ -40,22 +40,22 @@ def reduced(accelerator: Accelerator, models: Iterable[nn.Module]) -> Iterator[N
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:
-    """What torch.compile stands in front of: only of that does Accelerate see that it is DistributedDataParallel."""
+    """Return the module behind torch.compile; only there Accelerate recognizes DistributedDataParallel."""
     return getattr(model, "_orig_mod", model)
 
 
 def highest(values: Iterable[int], device: torch.device) -> list[int]:
-    """The highest of each number over all processes."""
+    """Return the maximum of each number over all processes."""
     numbers = torch.tensor(list(values), device=device)
     torch.distributed.all_reduce(numbers, op=ReduceOp.MAX)
     return numbers.tolist()
 
 
 def require_equal_gradients(name: str, model: nn.Module, device: torch.device) -> None:
-    """Gradients are averaged over the processes, unless what computes them goes past the wrapper that does it.
+    """Check that DDP has averaged a network's gradients over the processes.
 
     Raises:
-        HFGenError: they differ: `torch.func` transforms, or calls of anything but the network itself, do that.
+        HFGenError: they differ: the objective uses a `torch.func` transform, or calls anything but the network itself.
     """
     parameters = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
     sums = torch.stack([torch.zeros((), device=device) if p.grad is None else p.grad.sum() for _, p in parameters])
@@ -67,6 +67,6 @@ def require_equal_gradients(name: str, model: nn.Module, device: torch.device) -
     if differing:
         raise HFGenError(
             f"The gradients of {name} differ between the processes, first that of {differing[0]}: the objective "
-            "computes them past DistributedDataParallel.\nCall the network itself, once for each loss; torch.func "
-            "transforms and methods other than `forward` are not seen. Or train in one process."
+            "bypasses DistributedDataParallel.\nCall the network itself, once for each loss, instead of torch.func "
+            "transforms or methods other than `forward`. Or train in one process."
         )

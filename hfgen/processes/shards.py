@@ -1,6 +1,6 @@
-"""Networks that FSDP2 holds in shards: their whole tensors, and back.
+"""Networks that FSDP2 holds in shards: gather their whole tensors, and fill them from whole tensors.
 
-A whole tensor is gathered from all processes, so every process calls these functions, in the same order.
+A whole tensor is gathered from all processes, so every process must call these functions, in the same order.
 """
 
 import contextlib
@@ -12,12 +12,17 @@ from torch import Tensor, nn
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or of a shard the tensor that it is part of."""
+    """Return the tensor itself or, for a shard, the tensor that it is part of."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def local(tensor: Any) -> Tensor:
+    """Return the tensor itself, or the shard of it that this process holds."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def fill(target: Any, value: Tensor) -> None:
-    """Copy a whole tensor into `target`, of which this process may hold a shard; no process sends anything."""
+    """Copy a whole tensor into `target`, or its part into a shard; no process sends anything."""
     value = value.detach().to(target.device)
     if hasattr(target, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
@@ -29,7 +34,7 @@ def fill(target: Any, value: Tensor) -> None:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The `state_dict` of whole tensors."""
+    """Return the `state_dict` with whole tensors."""
     return {name: whole(tensor) for name, tensor in model.state_dict().items()}
 
 
@@ -42,15 +47,15 @@ def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def gathered(
-    networks: Mapping[str, nn.Module], whole: Mapping[str, nn.Module], averages: Mapping[str, Any] = {}
+    networks: Mapping[str, nn.Module], whole: Mapping[str, nn.Module], emas: Mapping[str, Any] = {}
 ) -> Iterator[None]:
-    """Within, whole networks of the same names are filled from their `averages`, or else from the shards.
+    """Fill the whole networks of the same names from their EMA, or else from their shards, inside the context.
 
-    Afterwards they lie in the memory of the CPU: where shards are wanted, that of the device is short. Other whole
-    networks, such as one that is not trained and that the objective calls, stay where they are.
+    They are moved to the CPU afterwards: who trains with shards has no device memory to spare. Other whole networks,
+    such as one that is not trained and that the objective calls, stay where they are.
     """
     for name, network in networks.items():
-        tensors = averages[name].state_dict() if averages and name in averages else whole_state(network)
+        tensors = emas[name].state_dict() if name in emas else whole_state(network)
         whole[name].load_state_dict(tensors)
         whole[name].to(next(iter(tensors.values())).device)
     try:

@@ -1,4 +1,4 @@
-"""The processes that train together: whether as many came as were asked for, and their Accelerator."""
+"""The processes that train together: their number is checked, and their Accelerator is made."""
 
 import contextlib
 import os
@@ -24,29 +24,35 @@ from hfgen.processes import zero
 from hfgen.settings.arguments import TrainingArguments
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=6)  # of processes that wait while the main one draws, measures or saves
+PATIENCE = timedelta(hours=6)  # other processes wait so long while the main one draws, measures or saves
 
 
 def join_processes() -> PartialState:
-    """This process's place among those that train together; on a CPU two form one world only if told it is a CPU."""
-    zero.is_wanted()  # of which Accelerate would say less
+    """Join this process to those that train together.
+
+    Accelerate must know that it is on a CPU, else two processes there do not find each other.
+
+    Raises:
+        HFGenError: fewer processes came than were launched.
+    """
+    zero.is_wanted()  # raises a clearer error than Accelerate where DeepSpeed is missing
     state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
 
 
 def on_cpu() -> bool:
-    """Whether there is no accelerator, or Accelerate was told not to use it."""
+    """Return True if there is no accelerator, or Accelerate must not use it."""
     return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def check_world_size(num_processes: int) -> None:
-    """Stop where fewer processes train together than were launched.
+    """Check that as many processes train together as were launched.
 
-    On a CPU `accelerate launch --num_processes 2` starts one process without a word.
+    On a CPU `accelerate launch --num_processes 2` starts one process without a warning.
 
     Raises:
-        HFGenError: with the command that does start them.
+        HFGenError: they are fewer; it names the command that starts them.
     """
     wanted = requested_processes()
     if wanted is None or wanted == num_processes:
@@ -59,19 +65,19 @@ def check_world_size(num_processes: int) -> None:
 
 
 def requested_processes() -> int | None:
-    """What the launcher was told: WORLD_SIZE, else the `--num_processes` of the `accelerate launch` above us."""
+    """Return WORLD_SIZE, else the `--num_processes` of the `accelerate launch` that started this process."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     return launched_processes()
 
 
 def launched_processes() -> int | None:
-    """The `--num_processes` of the `accelerate launch` that started this process, if one did."""
+    """Return the `--num_processes` of the `accelerate launch` that started this process, if one did."""
     return num_processes_of(_parent_command())
 
 
 def num_processes_of(command: list[str]) -> int | None:
-    """The `--num_processes` of an `accelerate launch` command line; None for any other.
+    """Return the `--num_processes` of an `accelerate launch` command line; None for any other.
 
     >>> num_processes_of(["python", "/bin/accelerate", "launch", "--num_processes", "2", "train.py"])
     2
@@ -96,7 +102,11 @@ def _parent_command() -> list[str]:
 
 
 def make_accelerator(arguments: TrainingArguments) -> Accelerator:
-    """Accelerate's view of this machine."""
+    """Make the Accelerator for this machine and these arguments.
+
+    Raises:
+        UsageError: fp16 without an accelerator, or an invalid configuration of DeepSpeed or FSDP.
+    """
     state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
     if arguments.mixed_precision == "fp16" and on_cpu():
@@ -106,7 +116,7 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     accelerator = Accelerator(
         cpu=on_cpu(),
-        mixed_precision=arguments.mixed_precision if plugin is None else "no",  # there it would be of the weights
+        mixed_precision=arguments.mixed_precision if plugin is None else "no",  # DeepSpeed would convert the weights
         deepspeed_plugin=plugin,
         dynamo_backend="inductor" if arguments.torch_compile else None,
         step_scheduler_with_optimizer=False,
@@ -119,20 +129,22 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
 
 
 def _shard_on_cpu(accelerator: Accelerator) -> None:
-    """Accelerate shards on accelerators only and goes by without a word; torch's FSDP2 takes a CPU as well."""
+    """Shard on a CPU too, as torch's FSDP2 can; there Accelerate ignores FSDP without a warning."""
     plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
-        raise UsageError("On a CPU only FSDP2 shards: fsdp_version 2 in Accelerate's config.")
+        raise UsageError("On a CPU weights are sharded by FSDP2 only: set fsdp_version to 2 in Accelerate's config.")
     plugin.cpu_ram_efficient_loading = False
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 
 def _divide_on_cpu(accelerator: Accelerator, plugin: DeepSpeedPlugin) -> None:
-    """As with FSDP: Accelerate gives it accelerators only; DeepSpeed itself, where there are none, takes a CPU."""
+    """Use DeepSpeed on a CPU too, as it can; Accelerate uses it on accelerators only."""
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # which it would compile, for minutes; gloo does
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # compiling it would take minutes; gloo does the same
+    )
     plugin.set_mixed_precision("no")
     plugin.select(_from_accelerator_state=True)
     accelerator.state.distributed_type = DistributedType.DEEPSPEED
@@ -140,7 +152,7 @@ def _divide_on_cpu(accelerator: Accelerator, plugin: DeepSpeedPlugin) -> None:
 
 
 def from_main_process(function: Callable[[], T]) -> T:
-    """What `function` returns, or the error that it raises, in the main process: in every process."""
+    """Call `function` in the main process; return its result, or raise its HFGenError, in every process."""
     state, found = PartialState(), list[Any]([None, None])
     if state.is_main_process:
         try:
@@ -156,7 +168,7 @@ def from_main_process(function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def without_autocast(model: nn.Module) -> Iterator[None]:
-    """Accelerate puts mixed precision into an instance attribute `forward`; without it the class's own is called."""
+    """Call the class's own `forward` inside the context: Accelerate sets one with mixed precision on the instance."""
     wrapped = model.__dict__.pop("forward", None)
     try:
         yield

@@ -1,8 +1,8 @@
-"""A network that DeepSpeed trains: ZeRO stages 0 to 2, where each process holds the weights, in float32, and of the
-optimizer's state (stage 1) and the gradients (stage 2) its part.
+"""Training of a network by DeepSpeed, ZeRO stages 0 to 2.
 
-DeepSpeed's engine averages and clips gradients and steps; when, and on which loss, stays the trainer's to say.
-Optimizer states come out and go in whole, as torch's own do, so a checkpoint does not tell how it was trained.
+Each process holds the weights, in float32, and a part of the optimizer's state (stage 1) and gradients (stage 2).
+DeepSpeed's engine averages and clips gradients and steps; the trainer decides when, and on which loss. Optimizer
+states are saved and loaded whole, as torch's own are, so a checkpoint does not depend on how it was trained.
 """
 
 import logging
@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from hfgen.errors import UsageError
 from hfgen.settings.arguments import TrainingArguments
 
-INSTEAD = "use hfgen's --accelerate_config fsdp2, which divides weights too."
+INSTEAD = "use hfgen's --accelerate_config fsdp2, which shards weights too."
 
 
 def is_wanted() -> bool:
-    """Whether Accelerate's configuration says DeepSpeed.
+    """Return True if Accelerate's configuration asks for DeepSpeed.
 
     Raises:
-        UsageError: and it is not installed.
+        UsageError: it does, and DeepSpeed is not installed.
     """
     wanted = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if wanted and not is_deepspeed_available():
@@ -43,13 +43,13 @@ def is_wanted() -> bool:
 
 
 def make_plugin(arguments: TrainingArguments) -> DeepSpeedPlugin:
-    """What Accelerate's configuration says of DeepSpeed; batches, accumulation and clipping are hfgen's to say.
+    """Make the plugin of Accelerate's configuration; batches, accumulation and clipping come from `arguments`.
 
     Raises:
-        UsageError: it says what hfgen cannot do, or says itself.
+        UsageError: the configuration asks for what hfgen cannot do, or sets what hfgen's options set.
     """
     if arguments.mixed_precision == "fp16":
-        raise UsageError("With DeepSpeed there is no fp16; use --mixed_precision bf16.")
+        raise UsageError("fp16 is not available with DeepSpeed; use --mixed_precision bf16.")
     try:
         plugin = DeepSpeedPlugin(zero3_init_flag=False)
     except (ValueError, OSError) as error:
@@ -67,48 +67,48 @@ def make_plugin(arguments: TrainingArguments) -> DeepSpeedPlugin:
 
 def _require_possible(config: Mapping[str, Any]) -> None:
     if config["zero_optimization"].get("stage", 0) not in (0, 1, 2):
-        raise UsageError(f"hfgen takes DeepSpeed's ZeRO stages 0 to 2. For stage 3 {INSTEAD}")
+        raise UsageError(f"hfgen supports DeepSpeed's ZeRO stages 0 to 2. For stage 3 {INSTEAD}")
     for name in ("optimizer", "scheduler"):
         if name in config:
-            raise UsageError(f"DeepSpeed's configuration has an {name}; take it out: hfgen's options make it.")
+            raise UsageError(f"DeepSpeed's configuration has an {name}; remove it: hfgen's options set it.")
     for name in ("bf16", "fp16"):
         if config.get(name, {}).get("enabled", False) not in (False, "auto"):
             raise UsageError(
-                f"DeepSpeed's configuration enables {name}, half-precision weights; hfgen's stay in float32.\n"
-                f'Say "enabled": "auto" there, and --mixed_precision bf16 to compute in half precision.'
+                f"DeepSpeed's configuration enables {name}, half-precision weights; hfgen keeps them in float32.\n"
+                f'Set "enabled": "auto" there, and --mixed_precision bf16 to compute in half precision.'
             )
 
 
 def require_one_network(accelerator: Accelerator, trained: Sequence[str]) -> None:
-    """Raise a UsageError where DeepSpeed would train several networks."""
+    """Raise a UsageError if DeepSpeed would train several networks."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED and len(trained) > 1:
         raise UsageError(
-            f"With DeepSpeed one network is trained, and here are {len(trained)}: {', '.join(trained)}.\n"
-            f"Accelerate has one of DeepSpeed's engines, whose backward and step are of its own network alone.\n"
-            f"Leave DeepSpeed out, or {INSTEAD}"
+            f"DeepSpeed trains one network, and this family has {len(trained)}: {', '.join(trained)}.\n"
+            "Accelerate keeps one DeepSpeed engine, which does backward and step of one network only.\n"
+            f"Train without DeepSpeed, or {INSTEAD}"
         )
 
 
 def prepare(
     accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer, arguments: TrainingArguments
 ) -> tuple[nn.Module, "ZeroOptimizer"]:
-    """The engine, which is called as the network is, and the optimizer that the trainer steps."""
+    """Return the engine, which is called like the network, and the optimizer to step."""
     import deepspeed  # noqa: F401  # its logger is made here
 
     for handler in logging.getLogger("DeepSpeed").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)  # what hfgen prints is for other programs to read
-    if arguments.mixed_precision == "bf16":  # as Accelerate does for every other kind
+            handler.setStream(sys.stderr)  # standard output is for hfgen's results
+    if arguments.mixed_precision == "bf16":  # as Accelerate does without DeepSpeed
         autocast = torch.autocast(accelerator.device.type, torch.bfloat16)
         network.forward = convert_outputs_to_fp32(autocast(network.forward))
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    accelerator.gradient_accumulation_steps = arguments.gradient_accumulation_steps  # else it notes a difference
+    accelerator.gradient_accumulation_steps = arguments.gradient_accumulation_steps  # else it warns of a difference
     engine, _ = accelerator.prepare(network, optimizer)
     return engine, ZeroOptimizer(engine, parameters)
 
 
 def backward(loss: Tensor, engine: Any, last: bool) -> None:
-    """Accumulate gradients of the loss, divided by the number of micro-batches; after the `last` they are averaged."""
+    """Accumulate gradients, divided by the number of micro-batches; average them over processes after the `last`."""
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss)
 
@@ -117,8 +117,8 @@ class ZeroOptimizer:
     """DeepSpeed's optimizer, with the state of a plain one.
 
     Args:
-        engine: DeepSpeed's.
-        parameters: what it trains, in the order of the plain optimizer.
+        engine: DeepSpeed's engine.
+        parameters: the parameters that it trains, in the order of the plain optimizer.
     """
 
     def __init__(self, engine: Any, parameters: list[nn.Parameter]) -> None:
@@ -128,20 +128,20 @@ class ZeroOptimizer:
         self.plain = engine.optimizer.optimizer if self.divided else engine.optimizer
 
     def step(self) -> None:
-        """Clip and step, on averaged gradients, and forget these."""
+        """Clip the averaged gradients, step and clear them."""
         if self.divided:
             from deepspeed.utils import safe_set_full_fp32_param
 
-            # What is stepped is a copy; a checkpoint or an initialization has changed the weights themselves.
+            # DeepSpeed steps a copy; a checkpoint or an initialization has changed the weights themselves.
             for parameter in self.parameters:
                 safe_set_full_fp32_param(parameter, parameter.detach())
         self.engine.step()
 
     def zero_grad(self) -> None:
-        """The engine has done it."""
+        """Do nothing: the engine has cleared the gradients in its step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As of torch's optimizers, with whole tensors; every process must call it."""
+        """Return the state in the form of torch's optimizers, with whole tensors; every process must call it."""
         if not self.divided:
             return self.plain.state_dict()
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -158,7 +158,7 @@ class ZeroOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over this process's part of whole tensors."""
+        """Load this process's part of whole tensors."""
         if not self.divided:
             self.plain.load_state_dict({**state_dict, "param_groups": self.plain.state_dict()["param_groups"]})
             return

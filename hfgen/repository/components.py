@@ -1,19 +1,20 @@
-"""Where diffusers finds the classes of a repository's components: among installed ones, and nowhere else.
+"""The installed classes that an index names; diffusers finds a repository's components here, and nowhere else.
 
 `HFGenPipeline.load_config` rewrites each entry `[library, class]` of `model_index.json` to
 `["hfgen.repository.components", "library:class"]`, and diffusers then asks this module for that attribute, which
-is there only if `redirect` has found it. It looks the base classes up here too (`getattr(library, "ModelMixin")`).
+exists only after `redirect`. It looks the base classes up here too (`getattr(library, "ModelMixin")`).
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel
 
 from hfgen.errors import LoadError, PluginError
-from hfgen.registry import find_by_class, list_families
+from hfgen.registry import FAMILIES, find_by_class, how_to_enable, left_out, list_families, misspelled_plugins
+from hfgen.repository.index import check_entries, component_entries
 
 CORE_MODULES = ("hfgen.scheduler",)
 COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
@@ -21,15 +22,15 @@ STACK = ("diffusers", "transformers")
 _found: dict[str, type] = {}
 
 
-def redirect(library: str, class_name: str, own_package: str | None = None) -> list[str]:
-    """The entry that sends diffusers here for a class, which has been found; raises as `component_class`."""
+def redirect(library: str, class_name: str, found: type) -> list[str]:
+    """Entry that sends diffusers to this module for a class that `component_class` has found."""
     key = f"{library}:{class_name}"
-    _found[key] = component_class(library, class_name, own_package)
+    _found[key] = found
     return [__name__, key]
 
 
 def class_name_of(index: Mapping[str, Any]) -> str:
-    """The pipeline class that an index names: hfgen's own where it is given, else diffusers' entry."""
+    """Name of the pipeline class: hfgen's own entry if the index has one, else diffusers' entry."""
     return index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
 
 
@@ -44,9 +45,18 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
     if family is None:
         raise PluginError(
             f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
-            "Install the plugin it belongs to, if you trust it; `hfgen list models` shows what is installed."
+            + _way_out("hfgen list models", class_name=class_name)
         )
     return family.load()
+
+
+def _way_out(listing: str, **wanted: str) -> str:
+    """What to do where no enabled family has these attributes: enable the one that has them, or install a plugin."""
+    for family in left_out(FAMILIES):
+        if all(getattr(family, name) == value for name, value in wanted.items()):
+            return f"It belongs to the family {family.name!r} of {family.source}, {how_to_enable(family)}"
+    lines = [f"Install the plugin it belongs to, if you trust it; `{listing}` shows what is installed."]
+    return "\n".join([*lines, *misspelled_plugins()])
 
 
 def _provenance(index: Mapping[str, Any]) -> str:
@@ -56,21 +66,47 @@ def _provenance(index: Mapping[str, Any]) -> str:
     return f", which was saved by the distribution {str(origin['distribution'])!r}"
 
 
-def component_class(library: str, class_name: str, own_package: str | None = None) -> type:
-    """The installed class that an index entry names; never imports a module because the entry names it.
+def component_classes(
+    index: Mapping[str, Any], choices: Mapping[str, Sequence[type]], own_package: str | None = None
+) -> dict[str, type]:
+    """Component -> the installed class that a checked index names. Raises as `component_class`.
 
     Args:
-        own_package: of the pipeline class that its user has imported, registered or not.
+        choices: component -> classes that the pipeline takes; any scheduler may take the place of a scheduler.
 
     Raises:
-        LoadError: the library belongs to no enabled family, or the class is no component.
+        LoadError: an entry is malformed, or names a class that the pipeline does not take.
+    """
+    check_entries(index, choices)
+    entries = component_entries(index)
+    found = {name: component_class(library, class_name, own_package) for name, library, class_name in entries}
+    for name, class_ in found.items():
+        known = tuple(choices.get(name, (class_,)))
+        _check_choice(name, class_, (SchedulerMixin,) if issubclass(known[0], SchedulerMixin) else known)
+    return found
+
+
+def _check_choice(name: str, found: type, choices: tuple[type, ...]) -> None:
+    if not issubclass(found, choices):
+        names = " or ".join(choice.__name__ for choice in choices)
+        raise LoadError(f"The component {name!r} is a {found.__name__}; it must be a {names}.")
+
+
+def component_class(library: str, class_name: str, own_package: str | None = None) -> type:
+    """Return the installed class that an index entry names; never import a module because the entry names it.
+
+    Args:
+        own_package: the package of a pipeline class that the user has imported, registered or not.
+
+    Raises:
+        LoadError: the library belongs to no enabled family, or the class is not a component.
     """
     module = _stack_module(library) if library in STACK else _family_module(library, own_package)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, COMPONENT_BASES)) or found in COMPONENT_BASES:
         raise LoadError(
-            f"No component class {class_name!r} in {library!r}, which the repository names.\n"
-            "Its files were saved by another version of that package, or are not what they claim to be."
+            f"The repository names the component class {class_name!r} of {library!r}, which does not exist.\n"
+            "It was saved by another version of that package, or its files are not what they claim to be."
         )
     return found
 
@@ -83,7 +119,7 @@ def _stack_module(library: str) -> Any:
 
 
 def _family_module(library: str, own_package: str | None) -> Any:
-    """A module of an installed family's package: its entry point's own, or one that this has imported."""
+    """Return a module of an installed family's package: the entry point's, or one that it has imported."""
     families = list_families()
     packages = {own_package, *(family.module.partition(".")[0] for family in families)}
     for family in families:
@@ -93,13 +129,13 @@ def _family_module(library: str, own_package: str | None) -> Any:
         return sys.modules[library]
     raise LoadError(
         f"The repository's components come from {library!r}, which no enabled family provides.\n"
-        "Install the plugin it belongs to, if you trust it; `hfgen plugins` lists what is installed."
+        + _way_out("hfgen plugins", module=library)
     )
 
 
 def __getattr__(name: str) -> Any:
     if name not in _found:
-        raise AttributeError(name)  # diffusers probes for base classes that are not here
+        raise AttributeError(name)  # diffusers also asks for base classes that this module does not have
     return _found[name]
 
 

@@ -1,8 +1,8 @@
-"""How large a thing a saved config may ask for: refused before any memory is spent on it.
+"""Bounds on what a saved config may ask for: configs that ask for more are refused before memory is allocated.
 
-A network's config must ask for the very tensors that its weights hold: it is built without memory (torch's device
-`meta`), its tensors are compared with the headers of the files, and the building stops when it makes far more parts
-than the files have tensors.
+A network's config must ask for exactly the tensors that its files hold. The network is built without memory (on
+torch's device `meta`), its tensors are compared with the headers of the files, and building stops as soon as it has
+far more parts than the files have tensors.
 """
 
 import contextlib
@@ -21,26 +21,26 @@ from hfgen.errors import LoadError
 from hfgen.repository.weights import Shapes
 from hfgen.settings.model_configs import config_class_of
 
-LARGEST = 1 << 20  # of any whole number in a config, but for those that are no sizes:
-NO_SIZES = ("seed", "theta", "warmup_steps", "cycle_steps")
+LARGEST = 1 << 20  # any integer in a config, except those that are not sizes:
+NOT_SIZES = ("seed", "theta", "warmup_steps", "cycle_steps")
 MOST_TIMESTEPS = 100_000
-MOST_PIXELS = 1 << 24  # of an image: 4096 x 4096
-MOST_ELEMENTS = 1 << 26  # of a latent, and of tables that are computed instead of saved
-FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: so many anyway; and some seconds' worth
+MOST_PIXELS = 1 << 24  # an image of 4096 x 4096
+MOST_ELEMENTS = 1 << 26  # in a latent, and in tables that are computed instead of saved
+FEW_PARTS, MOST_PARTS = 2000, 20_000  # modules, parameters and buffers: always allowed; and built in some seconds
 PARTS_PER_TENSOR = 20
 Built = TypeVar("Built")
-WHAT_NOW = "That is damaged, or meant to harm: do not load it, and tell those who published it."
+WHAT_NOW = "The model is damaged, or meant to harm: do not load it, and report it to those who published it."
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise a LoadError where a component's config holds a size that no model has.
+    """Raise a LoadError if a component's config has a size that no model has.
 
     Args:
         where: the name of the file, for the message.
     """
     for key, value in config.items():
-        if any(word in key for word in NO_SIZES):
+        if any(word in key for word in NOT_SIZES):
             continue
         largest = max((abs(number) for number in _whole_numbers(value)), default=0)
         _check(largest, LARGEST, f"{where}: {key} is {_shown(value)}")
@@ -65,7 +65,7 @@ def _product(value: Any, otherwise: int) -> int:
 
 def _check(number: int, most: int, what: str) -> None:
     if number > most:
-        raise LoadError(f"{what}; the most that hfgen takes there is {most:,}.\n{WHAT_NOW}")
+        raise LoadError(f"{what}; hfgen accepts at most {most:,} there.\n{WHAT_NOW}")
 
 
 def _shown(value: Any) -> str:
@@ -75,13 +75,13 @@ def _shown(value: Any) -> str:
 
 # --- networks -------------------------------------------------------------------------------------------------------
 def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, where: str) -> None:
-    """Raise a LoadError where a network of this config would not be made of the tensors that are saved.
+    """Raise a LoadError if a network of this config does not have the saved tensors.
 
     Args:
-        name: of the component.
+        name: the component's name.
         where: the name of its config's file.
         class_: a diffusers `ModelMixin`, or a transformers `PreTrainedModel`.
-        saved: name -> shape of each saved tensor.
+        saved: tensor name -> shape.
     """
     model: nn.Module | None = without_memory(lambda: _as_loaded(class_, config), len(saved), where)
     if model is None:
@@ -95,7 +95,7 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, 
         if tuple(tensor.shape) != saved.get(key, tuple(tensor.shape)):
             raise LoadError(
                 f"The weights of {name!r} do not fit its config: {key!r} is {list(saved[key])} in the file,\n"
-                f"and {list(tensor.shape)} by {where}. The two were not saved together, or one was edited."
+                f"and {list(tensor.shape)} by {where}. They were not saved together, or one was edited."
             )
     unsaved = sum(t.numel() for n, t in [*model.named_buffers(), *model.named_parameters()] if n not in tensors)
     most = max(MOST_ELEMENTS, 4 * sum(map(math.prod, saved.values())))
@@ -103,14 +103,14 @@ def check_fit(name: str, class_: Any, config: Mapping[str, Any], saved: Shapes, 
 
 
 def missing_tensors(model: nn.Module, saved: Shapes) -> set[str]:
-    """Names of tensors that are not saved; of several names of one tensor, one suffices."""
+    """Names of tensors that are not saved under any of their names; tied tensors have several."""
     state = model.state_dict(keep_vars=True)
     tied = {id(state[key]) for key in saved.keys() & state.keys()}
     return {key for key in state.keys() - saved.keys() if id(state[key]) not in tied}
 
 
 def incomplete(name: str, missing: set[str], total: int) -> str:
-    """What is said of weights that lack tensors."""
+    """Message about weights that lack tensors."""
     return (
         f"The weights of {name!r} are incomplete: {len(missing)} of {total} tensors are missing, such as "
         f"{min(missing)!r}.\nThe file {name}/*.safetensors was not saved by this class."
@@ -118,7 +118,7 @@ def incomplete(name: str, missing: set[str], total: int) -> str:
 
 
 def renamed(model: Any, saved: Shapes) -> Shapes:
-    """The saved tensors under the names that diffusers loads them by: it has renamed those of old attention blocks."""
+    """Rename saved tensors as diffusers does when it loads them: those of old attention blocks have new names."""
     rename = getattr(model, "_fix_state_dict_keys_on_load", None)
     saved = dict(saved)
     if rename is not None:
@@ -127,20 +127,20 @@ def renamed(model: Any, saved: Shapes) -> Shapes:
 
 
 def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Built | None:
-    """What is built, on the device `meta`; None where a class needs the values of tensors to build itself.
+    """Build on the device `meta`; return None if a class needs the values of tensors to build itself.
 
     Args:
-        tensors: how many were saved, by which the number of parts is bounded.
-        where: what asks for the parts, for the message.
+        tensors: the number of saved tensors, which bounds the number of parts.
+        where: the file that asks for the parts, for the message.
 
     Raises:
-        LoadError: it has far more parts than were saved.
+        LoadError: there are far more parts than saved tensors.
     """
     most = min(FEW_PARTS + PARTS_PER_TENSOR * tensors, MOST_PARTS)
-    told = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors"
+    message = f"{where} asks for more than {most:,} parts, and the weights hold {tensors:,} tensors.\n{WHAT_NOW}"
     try:
-        with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, f"{told}.\n{WHAT_NOW}"):
-            warnings.simplefilter("ignore")  # what is told is told when it is loaded
+        with torch.device("meta"), warnings.catch_warnings(), _no_more_parts_than(most, message):
+            warnings.simplefilter("ignore")  # they are shown when it is loaded
             return build()
     except (NotImplementedError, RuntimeError, TypeError) as error:
         if "meta" in str(error):
@@ -149,7 +149,7 @@ def without_memory(build: Callable[[], Built], tensors: int, where: str) -> Buil
 
 
 def _as_loaded(class_: Any, config: Mapping[str, Any]) -> Any:
-    """A network as `from_pretrained` builds it; transformers' configs know other names of their options, too."""
+    """Build a network as `from_pretrained` does; transformers' configs accept other names of their options, too."""
     config_class: Any = config_class_of(class_)
     if config_class is not None:
         return class_(config_class.from_dict(dict(config)))
@@ -158,8 +158,8 @@ def _as_loaded(class_: Any, config: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _no_more_parts_than(most: int, told: str) -> Iterator[None]:
-    """Within, this thread registers at most so many modules, parameters and buffers; then a LoadError is raised."""
+def _no_more_parts_than(most: int, message: str) -> Iterator[None]:
+    """Raise a LoadError as soon as this thread has registered more modules, parameters and buffers than `most`."""
     left, thread = most, threading.get_ident()
 
     def count(*_: Any) -> None:
@@ -167,7 +167,7 @@ def _no_more_parts_than(most: int, told: str) -> Iterator[None]:
         if threading.get_ident() == thread:
             left -= 1
         if left < 0:
-            raise LoadError(told)
+            raise LoadError(message)
 
     with contextlib.ExitStack() as stack:
         stack.callback(hooks.register_module_module_registration_hook(count).remove)

@@ -1,4 +1,4 @@
-"""Saving a pipeline into a folder: all of it or nothing; and code beside it only where that is asked for."""
+"""Saving a pipeline into a folder, completely or not at all."""
 
 import contextlib
 import json
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any]) -> Iterator[Path]:
-    """A folder to save into, which takes its place in `folder` when all is written.
+    """Yield a folder to save into; its files are moved into `folder` when all are written.
 
     Args:
-        options: of `save_pretrained`; those that diffusers does not know are taken out.
+        options: those of `save_pretrained`; options that diffusers does not have are removed.
 
     Raises:
         UsageError, OSError: as `HFGenPipeline.save_pretrained`.
@@ -51,9 +51,9 @@ def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any])
 
 
 def refuse_odd_name(variant: str | None) -> None:
-    """Raise a UsageError where a variant's name cannot stand in the names of files."""
+    """Raise a UsageError if a variant's name cannot be part of a file name."""
     if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
-        raise UsageError(f"{variant!r} is no name of a variant: letters, digits, `_` and `-`, such as ema or bf16.")
+        raise UsageError(f"{variant!r} is not a variant's name: use letters, digits, `_` and `-`, as in ema or bf16.")
 
 
 def strip_local_paths(folder: Path) -> None:
@@ -66,10 +66,10 @@ def strip_local_paths(folder: Path) -> None:
 
 @contextlib.contextmanager
 def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
-    """A folder to write into; on success its entries are moved into `folder`, on failure it vanishes.
+    """Yield a folder to write into; on success its entries are moved into `folder`, on failure it is removed.
 
     Args:
-        variant: of the weights: they join those that are in the subfolders, instead of replacing the subfolders.
+        variant: add weights of this variant to those in the subfolders, instead of replacing the subfolders.
     """
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def staged(folder: Path, variant: str | None = None) -> Iterator[Path]:
 
 
 def _restore(killed: Path, folder: Path) -> None:
-    """A save that was killed between its two renames left the former component among what it was writing."""
+    """Move a component back that a save had renamed when it was killed before its second rename."""
     for old in killed.glob("*.old"):
         place = folder / old.name.removesuffix(".old")
         if not place.exists():

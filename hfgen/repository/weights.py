@@ -1,4 +1,4 @@
-"""The files of a component's weights: which there are, that they are safetensors, and what their headers tell."""
+"""The files of a component's weights: their names, the check that they are safetensors, and the shapes in them."""
 
 import re
 from pathlib import Path
@@ -13,22 +13,39 @@ Shapes = dict[str, tuple[int, ...]]
 LONGEST_HEADER = 25_000_000  # bytes; huggingface_hub's bound, too
 POINTER = b"version https://git-lfs"
 AGAIN = "Fetch it again (force_download=True), or save it again."
+# As diffusers and transformers name weights, whole, in shards, or the index of shards; older versions of diffusers put
+# the variant behind the number of the shard.
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:(?:-\d+-of-\d+)?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+    r"|\.(?:safetensors|bin)\.index(?:\.(?P<of_shards>[\w-]+))?\.json)"
+)
+
+
+def variant_of(name: str) -> str | None:
+    """Variant in the name of a file of weights; None if it has none, or is not such a file.
+
+    >>> variant_of("unet/model.bf16-00001-of-00002.safetensors"), variant_of("unet/model-00001-of-00002.safetensors")
+    ('bf16', None)
+    """
+    match = WEIGHTS.fullmatch(name.rpartition("/")[2])
+    return (match["variant"] or match["of_shards"]) if match else None
 
 
 def weights_name(class_: type) -> str:
-    """What a model's class calls its files of weights, without their end."""
+    """Stem of the weight files of a model's class: transformers and diffusers name them differently."""
     return "diffusion_pytorch_model" if config_class_of(class_) is None else "model"  # transformers' name
 
 
 def saved_shapes(folder: Path, variant: str | None, stem: str) -> Shapes:
-    """Name -> shape of each tensor in a component's safetensors files, read from their headers alone.
+    """Tensor name -> shape, read from the headers of a component's safetensors files.
 
     Args:
-        variant: which files, where the folder has them.
+        variant: read the files of this variant, if the folder has them.
         stem: `weights_name` of the component's class.
 
     Raises:
-        LoadError: there are none, one is missing, is something else, or its header does not fit its length.
+        LoadError: there are no files, one is missing or not safetensors, or a header does not fit the file's length.
     """
     files = _weight_files(folder, variant, stem) or _weight_files(folder, None, stem)
     if not files:
@@ -37,7 +54,7 @@ def saved_shapes(folder: Path, variant: str | None, stem: str) -> Shapes:
 
 
 def _header(file: Path) -> Shapes:
-    """safetensors itself refuses tensors that overlap, leave holes, or end elsewhere than the file does."""
+    """Read one header; safetensors itself refuses tensors that overlap, leave holes, or do not end with the file."""
     name = f"{file.parent.name}/{file.name}"
     if not file.exists():
         raise LoadError(f"The weights of {file.parent.name!r} are incomplete: {name} is missing.")
@@ -50,14 +67,14 @@ def _header(file: Path) -> Shapes:
 
 
 def _check_start(file: Path, name: str) -> None:
-    """Refuse what only bears the name of safetensors; safetensors begin with the length of their header."""
+    """Refuse files that are only named safetensors; real ones begin with the length of their header."""
     if not file.is_file():
-        raise LoadError(f"{name} is no plain file.")
+        raise LoadError(f"{name} is not a regular file.")
     with file.open("rb") as opened:
         start = opened.read(256)
     if is_pickled(start):
         raise LoadError(
-            f"{name} is a pickle under the name of safetensors; reading a pickle can run code, and it was not read.\n"
+            f"{name} is a pickle named as safetensors; reading a pickle can run code, so it was not read.\n"
             "Do not load this model unless you trust who made it; if you do, save it again as safetensors."
         )
     if start.startswith(POINTER):
@@ -71,7 +88,7 @@ def _check_start(file: Path, name: str) -> None:
 
 
 def is_pickled(start: bytes) -> bool:
-    """By the first bytes: a pickle of protocol 2 to 5, or torch's archive of one."""
+    """Return True if a file starts as a pickle of protocol 2 to 5, or as torch's archive of one."""
     return bool(re.match(rb"\x80[\x02-\x05][c\x8a}\]\x95(]", start)) or (start[:2] == b"PK" and b"data.pkl" in start)
 
 
@@ -84,7 +101,7 @@ def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
             weight_map = read_json(shards, MOST_TABLE)["weight_map"]
             names = sorted(set(weight_map.values()))
             if not names or not all(name.endswith(".safetensors") and Path(name).name == name for name in names):
-                raise ValueError("it names other files than safetensors beside it")
+                raise ValueError("it names files that are not safetensors beside it")
             return [folder / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LoadError(f"{folder.name}/{shards.name} is damaged: {first_line(error)}") from error
@@ -92,7 +109,7 @@ def _weight_files(folder: Path, variant: str | None, stem: str) -> list[Path]:
 
 
 def check_names(folder: Path, variant: str | None) -> None:
-    """diffusers looks for the variant in the second part of each name."""
+    """Refuse file names without a dot beside a variant: diffusers looks for the variant behind the first dot."""
     undotted = [path.name for path in folder.iterdir() if "." not in path.name]
     if variant and undotted:
         raise LoadError(f"A variant cannot be loaded beside {folder.name}/{undotted[0]}; move that file away.")

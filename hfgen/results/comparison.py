@@ -1,4 +1,4 @@
-"""Which results compare; those side by side, with what is to be known of their values."""
+"""Choose the results that compare, and put them side by side with notes on their values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.results.disagreements import no_common_protocol, no_common_rules, several_protocols, several_rules
-from hfgen.results.metrics import METRICS
+from hfgen.results.metrics import METRICS, QUALITY
 from hfgen.results.protocol import differing_fields, list_protocols, read_protocol
 from hfgen.results.records import Fetch, Result, find, labels
 from hfgen.results.rows import ERRORS, Row, mark
 
-LIBRARIES = ("torchmetrics", "prdc")  # compute the metrics of drawn images
-FORMERLY = ("scikit-learn",)  # too, and recorded by the results of that time alone
-OTHERS = ("hfgen", "torch", "diffusers")  # draw them: told where they differ, no reason to refuse
-QUALITY = tuple(name for name, metric in METRICS.items() if metric.of_samples)
+LIBRARIES = ("torchmetrics", "prdc")  # compute the metrics of sampled images
+OTHERS = ("hfgen", "torch", "diffusers")  # sample them: differences are noted, and do not forbid a comparison
 STEPS = "num_inference_steps"
 
 
@@ -23,9 +21,9 @@ class Comparison:
     """Results of one protocol, side by side.
 
     Attributes:
-        floor: what the metrics of drawn images give of as many real ones.
-        hardware: each on which images were drawn, in a line.
-        notes: what is to be known of the values, a sentence each.
+        floor: the values that the metrics of sampled images give for as many real ones.
+        hardware: each machine that sampled images, in a line.
+        notes: sentences that explain the values.
     """
 
     rows: list[Row]
@@ -41,7 +39,7 @@ class Comparison:
         return {**vars(self), "metric": "comparison", "rows": [row.to_dict() for row in self.rows]}
 
     def measured(self, names: Sequence[str]) -> list[str]:
-        """Those of the metrics that were measured of one model at least."""
+        """The metrics, of these names, that were measured of at least one model."""
         return [name for name in names if any(name in row.values for row in self.rows)]
 
 
@@ -49,7 +47,7 @@ def compare(targets: Sequence[str], protocol: str | None = None, fetch: Fetch | 
     """The targets' results of one protocol, in the order of the targets.
 
     Args:
-        protocol: which, by its name or file; None if it is plain.
+        protocol: its name or file; None where all targets have results of the same one.
         fetch: as of `find`.
 
     Raises:
@@ -65,43 +63,42 @@ def compare(targets: Sequence[str], protocol: str | None = None, fetch: Fetch | 
 # --- which compare ----------------------------------------------------------------------------------------------
 def of_protocol(found: Mapping[str, Sequence[Result]], name: str | None) -> dict[str, list[Result]]:
     """The results of the named protocol, else of the one that all targets have."""
-    names = {t: list(dict.fromkeys(r.record["protocol"]["name"] for r in results)) for t, results in found.items()}
+    names = {t: list(dict.fromkeys(r.protocol["name"] for r in results)) for t, results in found.items()}
     shared = [n for n in next(iter(names.values())) if all(n in others for others in names.values())]
     if name is None and len(shared) > 1:
         raise several_protocols(shared)
     if not shared or name not in (None, *shared):
         raise no_common_protocol(names, name)
     chosen = name or shared[0]
-    return {t: [r for r in results if r.record["protocol"]["name"] == chosen] for t, results in found.items()}
+    return {t: [r for r in results if r.protocol["name"] == chosen] for t, results in found.items()}
 
 
-def rules(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must be equal of two results, flat; of likelihoods alone, nothing that only drawn images depend on."""
-    found = {**record["protocol"], "reference.sha256": record["reference"]["sha256"]}
-    if record["extractor"] is not None:
-        found["extractor.weights_sha256"] = record["extractor"]["weights_sha256"]
-        versions = record["versions"]
-        found |= {f"versions.{name}": versions.get(name) for name in (*LIBRARIES, *(set(FORMERLY) & set(versions)))}
+def rules(result: Result) -> dict[str, Any]:
+    """All that must be equal in two results, flat; without sampled images, extractor and libraries do not count."""
+    found = {**result.protocol, "reference.sha256": result.reference["sha256"]}
+    if result.extractor is not None:
+        found["extractor.weights_sha256"] = result.extractor["weights_sha256"]
+        found |= {f"versions.{name}": result.versions.get(name) for name in LIBRARIES}
     return found
 
 
 def differences(one: Result, other: Result) -> list[str]:
-    """The rules in which two results differ; what one of them has no use for does not differ."""
-    a, b = rules(one.record), rules(other.record)
+    """The rules that differ between two results; a rule that one of them does not need does not count."""
+    a, b = rules(one), rules(other)
     unused = {key for key in {*a, *b} if "." in key and not (key in a and key in b)}
     return [key for key in differing_fields(a, b) if key not in unused]
 
 
 def of_same_rules(found: Mapping[str, Sequence[Result]]) -> tuple[list[Result], int]:
-    """The results that compare, of which each target has one at least; and how many others there are."""
+    """The results that compare, at least one of each target; and how many others there are."""
     every = [result for results in found.values() for result in results]
     kinds: list[Result] = []
-    for result in [r for r in every if r.record["extractor"] is not None] or every:
+    for result in [r for r in every if r.extractor is not None] or every:
         kinds += [result] if all(differences(result, kind) for kind in kinds) else []
     shared = [kind for kind in kinds if not _without(found, kind)]
     if not shared:
         raise no_common_rules(*_nearest(found, kinds))
-    as_written = [kind for kind in shared if _is_as_written(kind.record["protocol"])]
+    as_written = [kind for kind in shared if _is_as_written(kind.protocol)]
     if len(shared) > 1 and len(as_written) != 1:
         raise several_rules(shared[0], shared[1], differences(shared[0], shared[1]))
     kind = (as_written or shared)[0]
@@ -115,14 +112,14 @@ def _without(found: Mapping[str, Sequence[Result]], kind: Result) -> list[str]:
 
 
 def _nearest(found: Mapping[str, Sequence[Result]], kinds: Sequence[Result]) -> tuple[Result, Result, list[str]]:
-    """The kind that most targets have, what comes next to it of a target that has none, and how they differ."""
+    """The kind that most targets have, the nearest result of a target without it, and how they differ."""
     kind = min(kinds, key=lambda kind: len(_without(found, kind)))
     other = min(found[_without(found, kind)[0]], key=lambda result: len(differences(kind, result)))
     return kind, other, differences(kind, other)
 
 
 def _is_as_written(protocol: Mapping[str, Any]) -> bool:
-    """Whether no option of `hfgen evaluate` changed it."""
+    """Tell whether a protocol is one of hfgen's own, unchanged by options of `hfgen evaluate`."""
     name = protocol["name"]
     return name in list_protocols() and not differing_fields(read_protocol(name).to_dict(), dict(protocol))
 
@@ -130,43 +127,40 @@ def _is_as_written(protocol: Mapping[str, Any]) -> bool:
 # --- side by side -----------------------------------------------------------------------------------------------
 def side_by_side(results: Sequence[Result], left_out: int = 0) -> Comparison:
     """Rows with their marks, and the notes, of results that compare."""
-    names, one = labels(results), next((r.record for r in results if r.record["extractor"]), results[0].record)
-    hardware = list(dict.fromkeys(_hardware(r.record) for r in results))
+    names, one = labels(results), next((r for r in results if r.extractor), results[0])
+    hardware = list(dict.fromkeys(map(_hardware, results)))
     samplers = _samplers(results)
     rows = [
         Row(
             result=r,
-            name=names[r.model],
+            name=names[r.key],
             sampler=sampler,
-            values={n: dict(v) for n, v in r.record["values"].items() if n in METRICS},
-            likelihood=r.record.get("likelihood"),
-            hardware=hardware.index(_hardware(r.record)),
+            values={n: dict(v) for n, v in r.values.items() if n in METRICS},
+            likelihood=r.likelihood,
+            hardware=hardware.index(_hardware(r)),
         )
         for r, sampler in zip(results, samplers, strict=True)
     ]
     mark(rows)
-    floors = [r.record["floor"] for r in results]
-    floor = {n: v for values in reversed(floors) for n, v in values.items() if n in QUALITY}
-    versions = {name: str(one["versions"].get(name)) for name in LIBRARIES}
-    comparison = Comparison(
-        rows, one["protocol"], one["reference"], one["extractor"], floor, versions, hardware, notes=[]
-    )
+    floor = {n: v for r in reversed(results) for n, v in r.floor.items() if n in QUALITY}
+    versions = {name: str(one.versions.get(name)) for name in LIBRARIES}
+    comparison = Comparison(rows, one.protocol, one.reference, one.extractor, floor, versions, hardware, notes=[])
     comparison.notes = notes(comparison, left_out)
     return comparison
 
 
-def _hardware(record: Mapping[str, Any]) -> str:
-    h = record["hardware"]
+def _hardware(result: Result) -> str:
+    h = result.hardware
     accelerators = h.get("accelerators") or []
     return ", ".join(map(str, [*accelerators, h.get("processor"), f"{h.get('threads')} threads", h.get("platform")]))
 
 
 def _samplers(results: Sequence[Result]) -> list[str]:
-    """How each result's images were drawn: scheduler, options, and the settings that differ within a model."""
+    """The sampler of each result in words: scheduler, options, and the settings that differ within a model."""
     found = []
     for result in results:
-        sampler = result.record["sampler"]
-        others = [r.record["sampler"] for r in results if r.model == result.model]
+        sampler = result.sampler
+        others = [r.sampler for r in results if r.key == result.key]
         alike = [other["config"] for other in others if other["scheduler"] == sampler["scheduler"]]
         settings = {
             key: value
@@ -181,7 +175,7 @@ def _samplers(results: Sequence[Result]) -> list[str]:
             for name, value in {**settings, **sampler["options"]}.items()
         ]
         found.append(", ".join([sampler["scheduler"], *words]))
-    keys = [(r.model, words) for r, words in zip(results, found, strict=True)]
+    keys = [(r.key, words) for r, words in zip(results, found, strict=True)]
     return [
         f"{words} ({result.path.stem})" if keys.count(key) > 1 else words
         for result, words, key in zip(results, found, keys, strict=True)
@@ -189,11 +183,11 @@ def _samplers(results: Sequence[Result]) -> list[str]:
 
 
 def notes(c: Comparison, left_out: int) -> list[str]:
-    """What is to be known of these values, a sentence each."""
+    """Sentences that explain these values."""
     found = [*_of_errors(c), *_of_directions(c)]
     if c.floor:
-        found.append("real images: the floor, what the metrics give of as many real images in place of a model's.")
-    found += dict.fromkeys(f"Warning: {r.result.record['warning']}." for r in c.rows if "warning" in r.result.record)
+        found.append("real images: the floor, the same metrics of as many real images in place of a model's.")
+    found += dict.fromkeys(f"Warning: {r.result.warning}." for r in c.rows if r.result.warning is not None)
     if any(row.likelihood and row.likelihood["kind"] != "exact" for row in c.rows):
         found.append(
             "<= is of a bound: bits/dim are at most, ln p(x) is at least so much. Likelihoods are ranked only among "
@@ -202,13 +196,13 @@ def notes(c: Comparison, left_out: int) -> list[str]:
     if len(c.hardware) > 1 and c.measured(["seconds_per_image"]):
         on = "; ".join(f"({letter(i)}) {words}" for i, words in enumerate(c.hardware))
         found.append(f"s/image were measured on different hardware and do not compare: {on}.")
-    if len({r.result.record["reference"].get("train_sha256") for r in c.rows} - {None}) > 1:
+    if len({r.result.reference.get("train_sha256") for r in c.rows} - {None}) > 1:
         found.append("Floor and authenticity are of different training images; the floor shown is the first's.")
     for library in OTHERS:
-        of = {str(r.result.record["versions"].get(library)): r.name for r in c.rows}
+        of = {str(r.result.versions.get(library)): r.name for r in c.rows}
         if len(of) > 1:
-            found.append(f"Drawn with different versions of {library}: {', '.join(f'{v} ({of[v]})' for v in of)}.")
-    unknown = sorted({name for r in c.rows for name in r.result.record["values"]} - set(METRICS))
+            found.append(f"Sampled with different versions of {library}: {', '.join(f'{v} ({of[v]})' for v in of)}.")
+    unknown = sorted({name for r in c.rows for name in r.result.values} - set(METRICS))
     found += [f"Not known to this version of hfgen, and left out: {', '.join(unknown)}."] if unknown else []
     return found + ([f"{left_out} results of other rules or other protocols are left out."] if left_out else [])
 

@@ -1,4 +1,4 @@
-"""Why results do not compare, and what to do: which rules differ, between which, and by what commands they agree."""
+"""Errors that say why results do not compare: the rules that differ, and the commands that make them agree."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def no_common_rules(one: Result, other: Result, fields: Sequence[str]) -> UsageE
 
 
 def several_rules(one: Result, other: Result, fields: Sequence[str]) -> UsageError:
-    """All targets have results like either."""
+    """Two sets of rules under which every target has results, one result of each."""
     values = "; ".join(f"{f} {_short(_value(one, f))} or {_short(_value(other, f))}" for f in fields)
     return UsageError(
         "All targets were measured by several rules; which are meant? They differ in\n"
@@ -56,24 +56,24 @@ def several_rules(one: Result, other: Result, fields: Sequence[str]) -> UsageErr
 
 def what_to_do(one: Result, target: str, fields: Sequence[str]) -> str:
     """The command that measures `target` by the rules of `one`, and what must be there before."""
-    protocol = one.record["protocol"]
+    protocol = one.protocol
     name, built_in = protocol["name"], protocol["name"] in list_protocols()
     changed = differing_fields(protocol, read_protocol(name).to_dict()) if built_in else fields
     words = ["hfgen evaluate", target, "--protocol", name if built_in else f"{name}.yaml"]
     if {"dataset", "split", "reference_sha256", "reference.sha256"} & set(fields):
-        words += ["--dataset_name", str(one.record["reference"]["name"])]
+        words += ["--dataset_name", str(one.reference["name"])]
     for field, option in OPTIONS.items():
         words += [f"--{option}", str(protocol[field])] if field in changed and protocol.get(field) is not None else []
     if {"extractor_sha256", "extractor.weights_sha256"} & set(fields):
         words += ["--extractor_weights", "THE-SAME-FILE"]
     libraries = [f.removeprefix("versions.") for f in fields if f.startswith("versions.")]
-    pins = ", ".join(f"{library}=={one.record['versions'].get(library)}" for library in libraries)
+    pins = ", ".join(f"{library}=={one.versions.get(library)}" for library in libraries)
     start = f"With {pins} installed, measure" if pins else "Measure"
     return f"{start} again: {' '.join(words)}{_file(protocol, changed)}"
 
 
 def _file(protocol: Mapping[str, Any], changed: Sequence[str]) -> str:
-    """What a protocol file must say, where no option does."""
+    """The fields that a protocol file must set, because no option does."""
     fixed = [f for f in changed if f in protocol and f not in (*OPTIONS, "dataset", "split")]
     rules = [f"{f}: {protocol[f]}" for f in fixed if not f.endswith("sha256")]
     return f"\nwhere --protocol names a file with {', '.join(rules)}" if rules else ""
@@ -81,7 +81,7 @@ def _file(protocol: Mapping[str, Any], changed: Sequence[str]) -> str:
 
 def _value(result: Result, field: str) -> Any:
     section, _, name = field.partition(".")
-    return result.record[section].get(name) if name else result.record["protocol"].get(field)
+    return getattr(result, section).get(name) if name else result.protocol.get(field)
 
 
 def _short(value: Any) -> str:

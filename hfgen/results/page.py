@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hfgen.results.comparison import QUALITY, Comparison, letter
-from hfgen.results.metrics import METRICS
-from hfgen.results.rows import LIKELIHOOD, Mark, Row
+from hfgen.results.comparison import Comparison, letter
+from hfgen.results.metrics import FACTS, LIKELIHOOD, METRICS, QUALITY, RECONSTRUCTION
+from hfgen.results.rows import Mark, Row
 from hfgen.results.words import shown
 
-COSTS = ("network_evaluations", "seconds_per_image", "parameters")
-RECONSTRUCTION = ("reconstruction_mse", "reconstruction_fid")
 BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
 
 
@@ -31,7 +29,7 @@ class Table(NamedTuple):
 
 def subject(c: Comparison) -> str:
     """`2 models by mnist-v1: 10,000 images of seed 0 on; 10,000 real ones of ylecun/mnist; digitnet-mnist`"""
-    models = len({row.result.model for row in c.rows})
+    models = len({row.result.key for row in c.rows})
     parts = [f"{c.protocol['num_images']:,} images of seed {c.protocol['seed']} on"] if c.extractor else []
     parts += [f"{c.reference['images']:,} real ones of {c.reference['name']}"]
     parts += [f"features of {c.extractor['name']}"] if c.extractor else []
@@ -39,7 +37,7 @@ def subject(c: Comparison) -> str:
 
 
 def tables(c: Comparison) -> list[Table]:
-    """Quality of drawn images, likelihood and reconstruction, cost: those of which anything was measured."""
+    """The tables of quality, of likelihood and reconstruction, and of cost; an empty one is left out."""
     return [table for table in (_quality(c), _likelihood(c), _cost(c)) if table is not None]
 
 
@@ -60,14 +58,14 @@ def _likelihood(c: Comparison) -> Table | None:
         if set(row.values) & {*names, *others}:
             kind = [Cell(_kind(row))] if names else []
             cells = [*(_cell(row, n) for n in names), *kind, *(_cell(row, n) for n in others)]
-            rows.setdefault((row.result.model, *cells), [Cell(row.name), *cells])
+            rows.setdefault((row.result.key, *cells), [Cell(row.name), *cells])
     columns = ["model", *_titles(names), *(["kind"] if names else []), *_titles(others)]
     title = " and ".join(["Likelihood"] * bool(names) + ["Reconstruction"] * bool(others)).capitalize()
     return Table(title, columns, list(rows.values())) if rows else None
 
 
 def _cost(c: Comparison) -> Table | None:
-    names, several = c.measured(COSTS), len(c.hardware) > 1
+    names, several = c.measured(FACTS), len(c.hardware) > 1
     rows = []
     for row in c.rows:
         cells = {name: _cell(row, name) for name in names}
@@ -92,18 +90,18 @@ def _cell(row: Row, name: str) -> Cell:
 
 def _kind(row: Row) -> str:
     """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
-    told = row.likelihood
-    if told is None or not set(row.values) & set(LIKELIHOOD):
+    found = row.likelihood
+    if found is None or not set(row.values) & set(LIKELIHOOD):
         return "-"
-    parts = [told["kind"], *([told["method"]] if told.get("method") else [])]
-    parts += [f"{told['num_importance_samples']} importance samples"] if told.get("num_importance_samples") else []
-    parts += [f"of {told['num_values']} values" if told.get("num_values") else "a density"]
-    return ", ".join(map(str, [*parts, f"{told['images']} images"] if told.get("images") else parts))
+    parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
+    parts += [f"{found['num_importance_samples']} importance samples"] if found.get("num_importance_samples") else []
+    parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
+    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
 
 
 # --- as text ----------------------------------------------------------------------------------------------------
 def markdown(c: Comparison) -> str:
-    """Tables and notes; what others named models and samplers stays plain text."""
+    """The tables and notes in Markdown; names from result files stay plain text."""
     lines = [_plain(subject(c)), ""]
     for table in tables(c):
         lines += [f"### {table.title}", "", _line(map(_plain, table.columns)), _line(["---"] * len(table.columns))]
@@ -160,7 +158,7 @@ li {{ margin: .2rem 0; overflow-wrap: anywhere }}
 
 
 def page(c: Comparison, png: bytes | None) -> str:
-    """One HTML file: no scripts, nothing fetched, everything that came from a file escaped."""
+    """The comparison as one HTML file: it runs and fetches nothing, and all text from files is escaped."""
     parts = [_in_html(table) for table in tables(c)]
     if png is not None:
         source = base64.b64encode(png).decode()

@@ -72,7 +72,7 @@ def _lines(c: Comparison, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """(label, points): those of one model that differ in the number of steps alone, and of one machine."""
     lines: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        lines.setdefault((row.result.model, _sampler_but_steps(row), row.hardware), []).append(row)
+        lines.setdefault((row.result.key, _sampler_but_steps(row), row.hardware), []).append(row)
     models = [model for model, _, _ in lines]
     found = []
     for (model, sampler, hardware), points in lines.items():
@@ -83,7 +83,7 @@ def _lines(c: Comparison, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _number_of_steps(row: Row) -> Any:
-    return row.result.record["sampler"]["options"].get(STEPS)
+    return row.result.sampler["options"].get(STEPS)
 
 
 def _sampler_but_steps(row: Row) -> str:
@@ -116,5 +116,5 @@ def _scale(axes: Any, which: str, values: Sequence[float]) -> None:
 
 
 def _text(words: str) -> str:
-    """Nothing in it is mathematics, and no label is hidden for its underscore."""
+    """Escape a label: matplotlib reads `$` as mathematics, and hides a label that starts with an underscore."""
     return words.replace("$", r"\$") if not words.startswith("_") else f" {words}".replace("$", r"\$")

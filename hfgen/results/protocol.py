@@ -1,9 +1,10 @@
-"""By what rules a model is measured: data, versioned, the same for every family, and part of each result.
+"""Protocols: the rules of a measurement as data, versioned, the same for every family, and part of each result.
 
 Two values compare only where their protocols are equal, field by field.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,23 @@ QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What is compared with what.
+    """The rules of a measurement.
 
     Attributes:
         name: with its version: a changed rule is another name.
         dataset, split: the reference images, all of them, at their native size.
         reference_sha256: of their pixels (`hfgen.evaluation.real_images`), from whatever copy they are read.
-        train_split: what the model may have learned by heart; of the floor, too.
-        extractor, extractor_sha256: in whose features, by which weights.
-        resolution: to what side reference images are brought, as training does; None leaves them as they are.
+        train_split: the images that the model may have memorized; the floor is taken from them, too.
+        extractor, extractor_sha256: the network whose features are compared, and its weights.
+        resolution: side to which reference images are resized, as in training; None leaves them as they are.
         center_crop: whether their center is cropped for that; otherwise the whole image is squeezed.
-        num_images: drawn from the model; image i has seed `seed` + i.
-        batch_size: images drawn together: to rounding it does not matter, to the last bit it does.
-        quantization: how a drawn image in [-1, 1] becomes bytes, of every family alike.
+        num_images: sampled from the model; image i has seed `seed` + i.
+        batch_size: images sampled together: to rounding it does not matter, to the last bit it does.
+        quantization: how a sampled image in [-1, 1] becomes bytes, of every family alike.
         nearest_k, manifold_images: of precision, recall, density and coverage: neighbors, and images of either set.
-        kid_subset_size: of the blocks that tell KID's standard error.
-        bootstraps: draws of the drawn images, with replacement, that tell FID's standard error.
-        floor_draws: draws of training images in place of the model's that tell FID's floor.
+        kid_subset_size: size of the blocks that give KID's standard error.
+        bootstraps: resamples of the sampled images, with replacement, that give FID's standard error.
+        floor_draws: random sets of training images in place of the model's that give FID's floor.
         likelihood_images: evenly spaced reference images whose likelihood is measured.
     """
 
@@ -72,7 +73,7 @@ class Protocol:
 
 
 def list_protocols() -> dict[str, Path]:
-    """Name -> file, of those that come with hfgen."""
+    """Name -> file, of the protocols that come with hfgen."""
     return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
 
 
@@ -80,7 +81,7 @@ def read_protocol(name: str) -> Protocol:
     """A protocol by its name, or from a file of the user's own.
 
     Raises:
-        UsageError: there is none, or it holds what no protocol has.
+        UsageError: there is none, or it holds an unknown key.
     """
     path = list_protocols().get(name, Path(name))
     if not path.is_file():
@@ -88,10 +89,10 @@ def read_protocol(name: str) -> Protocol:
     try:
         settings = read_yaml(path)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no YAML: {error}") from error
+        raise UsageError(f"{path} cannot be read as YAML: {error}") from error
     known = [field.name for field in dataclasses.fields(Protocol)]
     if not isinstance(settings, dict) or "name" not in settings:
-        raise UsageError(f"{path} is no protocol: a YAML dictionary with a name is expected.")
+        raise UsageError(f"{path} is not a protocol: a YAML dictionary with a name is expected.")
     for key in settings:
         if key not in known:
             raise UsageError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
@@ -104,7 +105,7 @@ def protocol_of(reference_sha256: str) -> Protocol:
     return next((p for p in named if p.reference_sha256 == reference_sha256), read_protocol(GENERAL))
 
 
-def differing_fields(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The fields in which two protocols, as results hold them, are not the same; one that an older result does not
     hold has its default value.
 

@@ -1,21 +1,23 @@
-"""The results that `hfgen evaluate` has written, found by what a person names, and read with care.
+"""The results that `hfgen evaluate` has written: one class, one reader, one writer.
 
-They may come from anywhere: their shape is checked, and nothing in them reaches a terminal but printable text.
+They may come from anywhere: their shape is checked, and only printable text in them reaches a terminal.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hfgen.errors import UsageError
 from hfgen.files import printable, read_json, write_text
-from hfgen.results.metrics import METRICS
+from hfgen.results.metrics import LIKELIHOOD, METRICS
 
 Fetch = Callable[[str, list[str]], str]
+Json = Mapping[str, Any]
 FOLDER = "evaluation"
+METRIC = "evaluation"  # what `metric` says in a file of a result
 REQUIRED: dict[str, type] = {
     "protocol.name": str,
     "protocol.num_images": int,
@@ -31,112 +33,114 @@ REQUIRED: dict[str, type] = {
     "versions": dict,
     "hardware": dict,
 }
+OPTIONAL: dict[str, type] = {"warning": str, "command": str, "changed": dict, "likelihood": dict}
 
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement of one model.
+    """A measurement of one model by one protocol; a file in `evaluation/` holds its fields under the same names.
 
     Attributes:
-        target: as the person named it.
-        path: of the file.
-        record: what `hfgen.evaluation.record` made.
+        protocol: `hfgen.results.protocol.Protocol` as a dictionary; one of an older version may lack a field.
+        values: metric -> `value` and, where known, `error` and `error_of`.
+        floor: the same of as many real images in the model's place.
+        likelihood: how `bits_per_dim` and `nats` were found: kind, method, importance samples, images, options.
+        warning: why the values tell little, or None.
+        reference: name, split, number and SHA-256 of the real images.
+        extractor: its declaration; None where no features were compared.
+        model: class of the pipeline and SHA-256 of its weights.
+        sampler: the scheduler with its config, the options of the pipeline's call, the dtype.
+        changed: options of `hfgen evaluate` that changed the model's own way to sample.
+        command: the command that repeats the result.
+        path, target: the file that it was read from, and what the person named; not written.
     """
 
-    target: str
-    path: Path
-    record: Mapping[str, Any]
+    protocol: Json
+    values: Mapping[str, Json]
+    floor: Mapping[str, Json]
+    reference: Json
+    extractor: Json | None
+    model: Json
+    sampler: Json
+    versions: Json
+    hardware: Json
+    name: str
+    likelihood: Json | None = None
+    warning: str | None = None
+    python: str | None = None
+    changed: Json = field(default_factory=dict)
+    command: str = ""
+    path: Path = Path()
+    target: str = ""
 
     @property
-    def model(self) -> tuple[str, str]:
-        """Name and weights: two results of the same are of one model, wherever they lie."""
-        return self.name, self.record["model"]["weights_sha256"]
+    def key(self) -> tuple[str, str]:
+        """Name and weights: two results with the same key are of one model, wherever their files lie."""
+        return self.name, self.model["weights_sha256"]
 
     @property
-    def name(self) -> str:
-        name = self.record.get("name")
-        return name if isinstance(name, str) and name else self.path.stem
+    def choices(self) -> dict[str, Any]:
+        """Options that depart from the model's own sampler, or from the family's own likelihood."""
+        options = (self.likelihood or {}).get("options", {})
+        return {**self.sampler["options"], **self.changed, **{f"likelihood.{k}": v for k, v in options.items()}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of a result file."""
+        record = {"metric": METRIC, **{name: getattr(self, name) for name in KEYS}}
+        absent = [name for name in ("likelihood", "warning", "python") if record[name] is None]
+        return {name: value for name, value in record.items() if name not in absent}
+
+    @classmethod
+    def from_dict(cls, record: Json, path: Path, target: str = "") -> "Result":
+        """Check the shape of a record and return it as a result; keys that this version does not know are dropped.
+
+        Raises:
+            UsageError: keys are missing or of another type; it names them.
+        """
+        wrong = _wrong(record)
+        if wrong:
+            raise UsageError(
+                f"{path} is not a result that this version of hfgen can read; missing, or of another type:\n"
+                f"  {', '.join(dict.fromkeys(wrong))}\nMeasure again with `hfgen evaluate`, or move that file away."
+            )
+        known = {name: record[name] for name in KEYS if record.get(name) is not None}
+        known = {"floor": {}, "extractor": None, **known}
+        name = known.get("name")
+        known["name"] = name if isinstance(name, str) and name else path.stem
+        return cls(**known, path=path, target=target)
 
 
-def find(target: str, fetch: Fetch | None = None) -> list[Result]:
-    """All results of a target; several of one model, as of several numbers of steps, by what they cost.
-
-    Args:
-        target: a run, a checkpoint or a model card's folder, a folder of results, a result, or a repository's id.
-        fetch: downloads a repository's files of these patterns and returns their folder; None: the disk alone.
-
-    Raises:
-        UsageError: there is no such thing, or no result in it, or one that cannot be read.
-        LoadError: the repository cannot be fetched.
-    """
-    for files in _places(target, fetch):
-        records = [(file, _read(file)) for file in files]
-        results = [
-            Result(target, file, _checked(file, record))
-            for file, record in records
-            if isinstance(record, dict) and record.get("metric") == "evaluation"
-        ]
-        if results:
-            return sorted(results, key=_order)
-    what, model = ("is", "TARGET") if Path(target).is_file() else ("holds", target)
-    raise UsageError(
-        f"{target} {what} no result of `hfgen evaluate`: there is nothing to compare. Measure the model:\n"
-        f"  hfgen evaluate {model} --dataset_name NAME"
-    )
+KEYS = (
+    *(
+        "protocol",
+        "values",
+        "floor",
+        "likelihood",
+        "warning",
+        "reference",
+        "extractor",
+        "model",
+        "sampler",
+        "versions",
+    ),
+    *("hardware", "python", "name", "changed", "command"),
+)  # in the order in which a file holds them
 
 
-def _order(result: Result) -> tuple[str, float]:
-    evaluations = result.record["values"].get("network_evaluations", {}).get("value", math.inf)
-    return result.record["sampler"]["scheduler"], evaluations
-
-
-def _places(target: str, fetch: Fetch | None) -> Iterator[list[Path]]:
-    """The JSON files of each place where results of the target may lie, the likeliest first."""
-    path = Path(target)
-    if path.is_dir():
-        yield _in(path / FOLDER) if (path / FOLDER).is_dir() else _in(path)
-    elif path.is_file():
-        yield [path]
-    elif path.exists() or target.startswith((".", "/", "~")) or target.count("/") > 1:
-        raise UsageError(
-            f"There is no {target}. Give the folder of a run, a checkpoint or a model card, a folder of results,\n"
-            "a result file, or a repository id."
-        )
-    else:
-        if fetch is not None:
-            yield _in(Path(fetch(target, [f"{FOLDER}/*.json"])) / FOLDER)
-        yield _in(Path("evaluations") / target / FOLDER)  # where `hfgen evaluate` writes of a repository
-
-
-def _in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))
-
-
-def _read(path: Path) -> Any:
-    try:
-        return printable(read_json(path, finite=True))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}\nMeasure again, or move that file away.") from error
-
-
-def _checked(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The record, its shape that of a result; what stands in it may still be anyone's."""
+# --- checks -----------------------------------------------------------------------------------------------------
+def _wrong(record: Mapping[str, Any]) -> list[str]:
+    """The keys of a record that are missing or of another type; what their values say may still be anyone's."""
     wrong = [name for name, kind in REQUIRED.items() if not _is(_at(record, name), kind)]
+    wrong += [name for name, kind in OPTIONAL.items() if record.get(name) is not None and not _is(record[name], kind)]
     for kind in ("values", "floor"):
-        entries = record.setdefault(kind, {})
-        wrong += [kind] if not isinstance(entries, dict) else _wrong_values(kind, entries)
-    extractor = record.setdefault("extractor", None)
-    if extractor is not None:
+        entries = record.get(kind, {})
+        wrong += _wrong_values(kind, entries) if isinstance(entries, dict) else [kind]
+    if record.get("extractor") is not None:
         wrong += [n for n in ("extractor.name", "extractor.weights_sha256") if not _is(_at(record, n), str)]
-    values = record["values"] if isinstance(record["values"], dict) else {}
-    if {"bits_per_dim", "nats"} & set(values) and not _is(_at(record, "likelihood.kind"), str):
+    values = record["values"] if isinstance(record.get("values"), dict) else {}
+    if set(LIKELIHOOD) & set(values) and not _is(_at(record, "likelihood.kind"), str):
         wrong.append("likelihood.kind")
-    if wrong:
-        raise UsageError(
-            f"{path} is no result that this version of hfgen can read; missing, or of another kind:\n"
-            f"  {', '.join(dict.fromkeys(wrong))}\nMeasure again with `hfgen evaluate`, or move that file away."
-        )
-    return record
+    return wrong
 
 
 def _at(record: Mapping[str, Any], name: str) -> Any:
@@ -162,11 +166,95 @@ def _is_number(value: Any) -> bool:
     return (_is(value, int) or _is(value, float)) and abs(value) < 1e300  # JSON's 1e999 is infinite
 
 
+# --- reading ----------------------------------------------------------------------------------------------------
+def read_results(folder: Path) -> list[Result]:
+    """The results in a folder's `evaluation/`, in the order of their file names; what older versions measured by
+    other tools, under another `metric`, is left out.
+
+    Raises:
+        UsageError: a file there cannot be read, or is damaged.
+    """
+    found = []
+    for path in _in(folder / FOLDER):
+        record = _record(path)
+        if not isinstance(record, dict) or not isinstance(record.get("metric"), str):
+            raise UsageError(f"{path} is not a result of `hfgen evaluate`. Move it away, or measure again.")
+        found += [Result.from_dict(record, path)] if _is_result(record) else []
+    return found
+
+
+def _in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _record(path: Path) -> Any:
+    try:
+        return printable(read_json(path, finite=True))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}\nMeasure again, or move that file away.") from error
+
+
+def _is_result(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("metric") == METRIC
+
+
+def find(target: str, fetch: Fetch | None = None) -> list[Result]:
+    """Find the results of a target; several of one model, as with several numbers of steps, are ordered by cost.
+
+    Args:
+        target: a run, a checkpoint or a model card's folder, a folder of results, a result, or a repository's id.
+        fetch: downloads a repository's files of these patterns and returns their folder; None: the disk alone.
+
+    Raises:
+        UsageError: the target does not exist, holds no result, or one that cannot be read.
+        LoadError: the repository cannot be fetched.
+    """
+    for files in _places(target, fetch):
+        records = [(file, _record(file)) for file in files]
+        results = [Result.from_dict(record, file, target) for file, record in records if _is_result(record)]
+        if results:
+            return sorted(results, key=_order)
+    what, model = ("is not a result", "TARGET") if Path(target).is_file() else ("holds no result", target)
+    raise UsageError(
+        f"{target} {what} of `hfgen evaluate`: there is nothing to compare. Measure the model:\n"
+        f"  hfgen evaluate {model} --dataset_name NAME"
+    )
+
+
+def _order(result: Result) -> tuple[str, float]:
+    evaluations = result.values.get("network_evaluations", {}).get("value", math.inf)
+    return result.sampler["scheduler"], evaluations
+
+
+def _places(target: str, fetch: Fetch | None) -> Iterator[list[Path]]:
+    """The JSON files of each place where results of the target may lie, the likeliest first."""
+    path = Path(target)
+    if path.is_dir():
+        yield _in(path / FOLDER) if (path / FOLDER).is_dir() else _in(path)
+    elif path.is_file():
+        yield [path]
+    elif path.exists() or target.startswith((".", "/", "~")) or target.count("/") > 1:
+        raise UsageError(
+            f"There is no {target}. Give the folder of a run, a checkpoint or a model card, a folder of results,\n"
+            "a result file, or a repository id."
+        )
+    else:
+        if fetch is not None:
+            yield _in(Path(fetch(target, [f"{FOLDER}/*.json"])) / FOLDER)
+        yield _in(folder_of(target) / FOLDER)
+
+
+def folder_of(target: str) -> Path:
+    """The folder whose `evaluation/` takes a target's results: its own, or one below here for a repository."""
+    return Path(target) if Path(target).is_dir() else Path("evaluations") / target
+
+
+# --- names ------------------------------------------------------------------------------------------------------
 def labels(results: Sequence[Result]) -> dict[tuple[str, str], str]:
-    """Model -> what to call it: its name; with more of its target, or of its weights' hash, where two share one."""
+    """Name each model: where two share a name, with more of the target's path or of the weights' hash."""
     targets: dict[tuple[str, str], tuple[str, ...]] = {}
     for result in results:
-        targets.setdefault(result.model, Path(result.target).parts)
+        targets.setdefault(result.key, Path(result.target).parts)
     named = {model: model[0] for model in targets}
     for name in {name for name, _ in targets}:
         same = {model: parts for model, parts in targets.items() if model[0] == name}
@@ -176,7 +264,7 @@ def labels(results: Sequence[Result]) -> dict[tuple[str, str], str]:
 
 
 def _tails(models: Mapping[tuple[str, str], tuple[str, ...]]) -> dict[tuple[str, str], str]:
-    """The shortest ends of the targets' paths that tell them apart: whole paths are nobody else's business."""
+    """The shortest ends of the targets' paths that differ: whole paths are nobody else's business."""
     for length in range(1, max(map(len, models.values())) + 1):
         tails = {model: "/".join(parts[-length:]) for model, parts in models.items()}
         if _distinct(tails.values()):
@@ -189,47 +277,33 @@ def _distinct(words: Iterable[str]) -> bool:
     return len(set(words)) == len(words)
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """What was measured of the model in this folder."""
-    return [read_result(path) for path in sorted((folder / FOLDER).glob("*.json"))]
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """One result.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("metric"), str):
-        raise UsageError(f"{path} is no result of hfgen; move it away.")
-    return found
-
-
-def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
-    """`evaluation/NAME.json` of the folder."""
+# --- writing ----------------------------------------------------------------------------------------------------
+def write(folder: Path, name: str, result: Result) -> Result:
+    """Write `evaluation/NAME.json`, joined with an earlier result of the same rules; return the joined result."""
     path = folder / FOLDER / f"{name}.json"
+    result = replace(_merged(path, result), path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
-    return path
+    write_text(path, json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+    return result
 
 
-def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """With the values of an earlier result that was found in the very same way."""
+def _merged(path: Path, result: Result) -> Result:
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        same = all(earlier[name] == result[name] for name in SAME)
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = Result.from_dict(_record(path), path)
+    except (UsageError, AttributeError):  # none yet, or one that is damaged
         return result
-    if not same:
+    if any(getattr(earlier, name) != getattr(result, name) for name in SAME):
         return result
-    values = {**earlier["values"], **result["values"]}
-    kept = {name: {**earlier[name], **result[name]} for name in ("floor",) if name in earlier}
-    likelihood = {"likelihood": earlier["likelihood"]} if "likelihood" in earlier else {}
-    return {**likelihood, **result, **kept, "values": {name: values[name] for name in METRICS if name in values}}
+    ways = [r.likelihood.get("options") for r in (earlier, result) if r.likelihood is not None]
+    if ways[1:] and ways[0] != ways[1]:
+        return result
+    values = {**earlier.values, **result.values}
+    return replace(
+        result,
+        values={name: values[name] for name in METRICS if name in values},
+        floor={**earlier.floor, **result.floor},
+        likelihood=result.likelihood or earlier.likelihood,
+    )
 
 
 SAME = ("protocol", "reference", "extractor", "model", "sampler", "versions")

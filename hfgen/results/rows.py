@@ -1,21 +1,21 @@
-"""Which results compare; those side by side, with what is to be known of their values."""
+"""The rows of a comparison, and the marks that say which value is best."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hfgen.results.metrics import METRICS
+from hfgen.results.metrics import LIKELIHOOD, METRICS
 from hfgen.results.records import Result
 
 
 @dataclass
 class Row:
-    """One result among others.
+    """A result beside others.
 
     Attributes:
         values: metric -> value, error, error_of and, where there is one, mark.
-        likelihood: of which kind; None where none was measured.
+        likelihood: how it was found; None where it was not measured.
         hardware: index into the comparison's; seconds compare only where it is the same.
     """
 
@@ -30,32 +30,29 @@ class Row:
         return {
             "name": self.name,
             "file": self.result.path.name,
-            "sampler": self.result.record["sampler"],
+            "sampler": self.result.sampler,
             "values": self.values,
             "likelihood": self.likelihood,
             "hardware": self.hardware,
-            "weights_sha256": self.result.model[1],
+            "weights_sha256": self.result.key[1],
         }
 
 
-LIKELIHOOD = ("bits_per_dim", "nats")
 ERRORS = 2  # an interval is value +- so many standard errors
 
 Mark = Literal["best", "not separable"]
 
 
 def mark(rows: Sequence["Row"]) -> None:
-    """Write into the rows' values which is the best, and which cannot be told from it; likelihoods within a kind."""
+    """Mark in the rows' values the best, and those that cannot be separated from it; likelihoods within a kind."""
     for name, metric in METRICS.items():
         kinds: dict[str, list[Row]] = {}
         for row in rows if metric.better else ():
             if name in row.values:
-                kinds.setdefault(json.dumps(row.likelihood, sort_keys=True) if name in LIKELIHOOD else "", []).append(
-                    row
-                )
+                kinds.setdefault(_way(row) if name in LIKELIHOOD else "", []).append(row)
         for alike in kinds.values():
             # equal values of one model are one: its likelihood is the same in however many steps images are drawn
-            keys = [(row.result.model, row.values[name]["value"], row.values[name].get("error")) for row in alike]
+            keys = [(row.result.key, row.values[name]["value"], row.values[name].get("error")) for row in alike]
             distinct = list(dict.fromkeys(keys))
             marks = judge([(value, error) for _, value, error in distinct], metric.better == "lower")
             for row, key in zip(alike, keys, strict=True):
@@ -63,8 +60,14 @@ def mark(rows: Sequence["Row"]) -> None:
                     row.values[name]["mark"] = found
 
 
+def _way(row: Row) -> str:
+    """The facts of a likelihood that must agree in a ranking; the options that led there are not one of them."""
+    found = {name: value for name, value in (row.likelihood or {}).items() if name != "options"}
+    return json.dumps(found, sort_keys=True)
+
+
 def judge(values: Sequence[tuple[float, float | None]], lower: bool) -> list[Mark | None]:
-    """What may be said of (value, standard error): nothing where one has no error, or none is beside it.
+    """Mark each (value, standard error): none is marked where one has no error, or there is only one.
 
     >>> judge([(1.0, 0.1), (2.0, 0.1)], lower=True)
     ['best', None]

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hfgen.results.records import Result
+
 
 def shown(value: Mapping[str, Any]) -> str:
-    """To the digits that its error leaves.
+    """Format a value to the digits that its error leaves.
 
     >>> shown({"value": 1.23456, "error": 0.0321}), shown({"value": 0.0001234}), shown({"value": 81010.0})
     ('1.235 +- 0.032', '0.0001234', '81,010')
@@ -18,15 +20,15 @@ def shown(value: Mapping[str, Any]) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
 
 
-def under(result: Mapping[str, Any]) -> str:
+def under(result: Result) -> str:
     """`mnist-v1, 10,000 images, seeds 0 to 9999, digitnet-mnist, DDIMScheduler, num_inference_steps 50`"""
-    protocol, sampler = result["protocol"], result["sampler"]
+    protocol = result.protocol
     parts = [protocol["name"]]
-    if result["extractor"]:
+    if result.extractor:
         first, count = protocol["seed"], protocol["num_images"]
-        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result["extractor"]["name"]]
-    options = {**sampler["options"], **result.get("changed", {})}
-    parts += [sampler["scheduler"], *(f"{name} {value}" for name, value in options.items() if name != "scheduler")]
+        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result.extractor["name"]]
+    parts += [result.sampler["scheduler"]]
+    parts += [f"{name} {value}" for name, value in result.choices.items() if name != "scheduler"]
     return ", ".join(parts)
 
 

@@ -1,214 +1,381 @@
-"""TrainingArguments; and recipe file + config file + command line -> one resolved config.
+"""Training arguments: the options of `hfgen train`, each with its default, help, range, aliases and resume rule.
 
-Precedence, later wins: the defaults here < the family's `training_defaults` < recipe < `--config` < command line.
 This module imports no torch: the command line's help comes from it.
 """
 
 import dataclasses
 import math
+import operator
 import re
 import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hfgen.errors import UsageError
 
 
-def option(default: Any, help: str, secret: bool = False, **metadata: Any) -> Any:
-    return field(default=default, repr=not secret, metadata={"help": help, **metadata})
+def option(
+    default: Any,
+    help: str,
+    *,
+    resume: Literal["fixed", "reported", "free"],
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    aliases: Sequence[str] = (),
+    saved: bool = True,
+    hidden: bool = False,
+    secret: bool = False,
+) -> Any:
+    """Declare a field of `TrainingArguments`, with everything that is known about the option.
+
+    Args:
+        resume: what a resumed run does with another value than its checkpoint's: "fixed" refuses it, "reported"
+            goes on with it and says so, "free" goes on.
+        at_least, above, below: bounds of a number.
+        aliases: other names on the command line and in files, as transformers and older diffusers scripts have them.
+        saved: whether `config.yaml` holds it: not where a run was written, resumed from or pushed to.
+        hidden: left out of `--help`.
+        secret: left out of `repr`.
+    """
+    rules = {"at_least": at_least, "above": above, "below": below}
+    bounds = {rule: bound for rule, bound in rules.items() if bound is not None}
+    metadata = {"help": help, "resume": resume, "bounds": bounds, "aliases": aliases, "saved": saved, "hidden": hidden}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(kw_only=True)
 class TrainingArguments:
-    """Everything about a run that is not the model. Each field is an option of `hfgen train` of the same name."""
+    """Everything about a run that is not the model. Each field is an option of `hfgen train` of the same name.
+
+    Raises:
+        UsageError: a number is out of its range, or two options contradict each other.
+    """
 
     dataset_name: str | None = option(
-        None, "Built-in name, local folder or file (images, parquet, npz, npy), or id of a Hub dataset."
+        None,
+        "Dataset: a built-in name, a local folder or file (images, parquet, npz, npy), or an id on the Hub.",
+        resume="reported",
     )
-    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
-    dataset_split: str = option("train", "Split to train on.")
-    train_data_dir: str | None = option(None, "A local folder of images; the same as giving it as --dataset_name.")
-    image_column: str | None = option(None, "Column of the images (default: the only one).")
-    label_column: str | None = option(None, "Column of the class labels (default: the only one).")
-    cache_dir: str | None = option(None, "Where Hub datasets are cached.")
-    resolution: int | None = option(None, "Side of the square images, in pixels (default: the data's own).")
+    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.", resume="reported")
+    dataset_split: str = option("train", "Split to train on.", resume="reported")
+    train_data_dir: str | None = option(
+        None, "Local folder of images; the same as giving it as --dataset_name.", resume="free"
+    )
+    image_column: str | None = option(None, "Column of the images (default: the only one).", resume="fixed")
+    label_column: str | None = option(None, "Column of the class labels (default: the only one).", resume="fixed")
+    cache_dir: str | None = option(None, "Where Hub datasets are cached.", resume="free", saved=False)
+    resolution: int | None = option(
+        None,
+        "Side of the square images, in pixels (default: the side of the data's images).",
+        resume="fixed",
+        at_least=1,
+        aliases=("image_size",),
+    )
     center_crop: bool = option(
-        True, "Resize the shorter side, then crop the center; otherwise both sides are resized to the square."
+        True,
+        "Resize the shorter side, then crop the center. Without it, both sides are resized to the square.",
+        resume="fixed",
     )
-    random_flip: bool = option(False, "Flip half of the images horizontally, drawn anew each epoch.")
-    class_conditional: bool = option(False, "Train on the class labels too.")
+    random_flip: bool = option(False, "Flip half of the images horizontally, a new half each epoch.", resume="fixed")
+    class_conditional: bool = option(False, "Train on the class labels too.", resume="fixed")
     streaming: bool = option(
         False,
-        "Read the dataset as it comes, from the Hub or from files, without a copy on the disk. Its length must be "
-        "known, or --max_train_steps given; size and mode are those of its first 200 images.",
+        "Read the dataset from the Hub or from files as it is needed, without a copy on the disk. Its length "
+        "must be known, or --max_train_steps given. Its first 200 images decide size and mode.",
+        resume="fixed",
     )
     shuffle_buffer_size: int = option(
         1000,
-        "Of a streamed dataset: so many undecoded images at a time are held in memory and mixed. Files are read in "
-        "an order drawn anew each epoch, but what is sorted within them is mixed only so far.",
+        "Of a streamed dataset: the number of undecoded images that are held in memory and mixed. Files are "
+        "read in a new order each epoch; images that are sorted within a file are mixed only within this "
+        "number.",
+        resume="free",
+        at_least=1,
     )
     data_memory_limit: float = option(
-        2.0, "GiB up to which decoded images stay in memory; larger or streamed data are decoded as they are needed."
+        2.0,
+        "GiB up to which decoded images stay in memory. Larger or streamed data are decoded when they are needed.",
+        resume="free",
+        at_least=0,
     )
     dataloader_num_workers: int | None = option(
-        None, "Worker processes that decode images as they are needed (default: cores - 1, at most 8)."
+        None,
+        "Worker processes that decode images when they are needed (default: cores - 1, at most 8).",
+        resume="free",
+        at_least=0,
     )
 
     pretrained_model_name_or_path: str | None = option(
-        None, "A run's folder or a repository to train further, instead of a new model."
+        None, "Run folder or repository to train further, instead of a new model.", resume="free"
     )
-    output_dir: str | None = option(None, "Run folder (default: runs/MODEL-DATASET, then -2, -3).")
+    output_dir: str | None = option(
+        None, "Run folder (default: runs/MODEL-DATASET, then -2, -3).", resume="free", saved=False
+    )
     overwrite_output_dir: bool = option(
-        False, "Set a run that lies in --output_dir aside, as NAME.old-1, and start anew."
+        False, "Rename a run that is in --output_dir to NAME.old-1, and start a new one.", resume="free", saved=False
     )
-    seed: int = option(0, "Seed of weights, data order and noise.")
-    train_batch_size: int = option(64, "Images per process and micro-batch.")
-    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.")
-    num_train_epochs: int = option(20, "Passes over the data, unless --max_train_steps is given.")
-    max_train_steps: int | None = option(None, "Optimizer steps in all; overrides --num_train_epochs.")
-    time_limit: str | None = option(None, "Finish after this time, whatever the step: 90s, 30m, 1.5h.")
+    seed: int = option(0, "Seed of weights, data order and noise.", resume="fixed", at_least=0)
+    train_batch_size: int = option(
+        64,
+        "Images per process and micro-batch.",
+        resume="free",
+        at_least=1,
+        aliases=("per_device_train_batch_size", "batch_size"),
+    )
+    gradient_accumulation_steps: int = option(1, "Micro-batches per optimizer step.", resume="free", at_least=1)
+    num_train_epochs: int = option(
+        20,
+        "Passes over the data, unless --max_train_steps is given.",
+        resume="free",
+        at_least=1,
+        aliases=("num_epochs", "epochs"),
+    )
+    max_train_steps: int | None = option(
+        None,
+        "Number of optimizer steps; overrides --num_train_epochs.",
+        resume="free",
+        at_least=1,
+        aliases=("max_steps",),
+    )
+    time_limit: str | None = option(
+        None, "Finish after this time, whatever the step: 90s, 30m, 1.5h.", resume="free", saved=False
+    )
 
-    learning_rate: float = option(1e-4, "Learning rate after the warm-up.")
-    lr_scheduler: str = option("constant", "Schedule by diffusers' name: constant, linear, cosine ...")
-    lr_warmup_steps: int = option(0, "Optimizer steps of warm-up.")
+    learning_rate: float = option(
+        1e-4, "Learning rate after the warm-up.", resume="reported", above=0, aliases=("lr",)
+    )
+    lr_scheduler: str = option(
+        "constant",
+        "Learning rate schedule, by diffusers' name: constant, linear, cosine ...",
+        resume="reported",
+        aliases=("lr_scheduler_type",),
+    )
+    lr_warmup_steps: int = option(
+        0, "Optimizer steps of warm-up.", resume="reported", at_least=0, aliases=("warmup_steps",)
+    )
     lr_step_rules: str | None = option(
-        None, "Of piecewise_constant: factor:step, ..., last factor; `1:1000,0.1` divides by 10 after step 1000."
+        None,
+        "For --lr_scheduler piecewise_constant: factor:step, ..., last factor; `1:1000,0.1` divides by 10 "
+        "after step 1000.",
+        resume="reported",
     )
-    adam_beta1: float = option(0.9, "Adam's decay of the first moment.")
-    adam_beta2: float = option(0.999, "Adam's decay of the second moment.")
-    adam_weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).")
-    adam_epsilon: float = option(1e-8, "Added to Adam's denominator.")
-    max_grad_norm: float | None = option(None, "Clip each component's gradient to this norm (default: no clipping).")
+    adam_beta1: float = option(0.9, "Adam's decay of the first moment.", resume="reported", at_least=0, below=1)
+    adam_beta2: float = option(0.999, "Adam's decay of the second moment.", resume="reported", at_least=0, below=1)
+    adam_weight_decay: float = option(
+        0.0, "Decoupled weight decay (AdamW).", resume="reported", at_least=0, aliases=("weight_decay",)
+    )
+    adam_epsilon: float = option(1e-8, "Added to Adam's denominator.", resume="reported", at_least=0)
+    max_grad_norm: float | None = option(
+        None, "Clip each component's gradient to this norm (default: no clipping).", resume="reported", at_least=0
+    )
 
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.")
-    allow_tf32: bool = option(False, "Let NVIDIA GPUs multiply float32 in TF32: faster, to about 3 digits.")
-    torch_compile: bool = option(False, "Compile the networks: faster steps after a start of minutes.")
-    sync_batch_norm: bool = option(False, "BatchNorm over the images of all processes, so that two compute as one.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.", resume="reported")
+    allow_tf32: bool = option(
+        False, "Let NVIDIA GPUs multiply float32 in TF32: faster, to about 3 digits.", resume="reported"
+    )
+    torch_compile: bool = option(
+        False, "Compile the networks: faster steps after a start of minutes.", resume="reported"
+    )
+    sync_batch_norm: bool = option(
+        False,
+        "Compute BatchNorm over the images of all processes, so that two processes compute the same as one.",
+        resume="reported",
+    )
     channels_last: bool = option(
-        False, "Lay images out channels last: faster or slower by the network. Not in shards."
+        False,
+        "Use the channels-last memory format: faster or slower, depending on the network. Not with sharding.",
+        resume="reported",
     )
-    use_ema: bool = option(True, "Average the weights, and sample from and save the average.")
-    ema_decay: float = option(0.999, "Decay of that average, after a warm-up of (1 + n) / (10 + n).")
+    use_ema: bool = option(
+        True, "Keep an exponential moving average (EMA) of the weights; sample from it and save it.", resume="fixed"
+    )
+    ema_decay: float = option(
+        0.999,
+        "Decay of the EMA, after a warm-up of (1 + n) / (10 + n).",
+        resume="reported",
+        at_least=0,
+        below=1,
+        aliases=("ema_max_decay",),
+    )
     ema_power: float | None = option(
-        None, "Warm the average up by 1 - (1 + n / ema_inv_gamma) ** -ema_power instead.", hidden=True
+        None,
+        "Warm the EMA up by 1 - (1 + n / ema_inv_gamma) ** -ema_power instead.",
+        resume="reported",
+        at_least=0,
+        hidden=True,
     )
-    ema_inv_gamma: float = option(1.0, "Steps in which that other warm-up begins; larger is slower.", hidden=True)
+    ema_inv_gamma: float = option(
+        1.0,
+        "Steps in which the warm-up by --ema_power begins; larger is slower.",
+        resume="reported",
+        above=0,
+        hidden=True,
+    )
 
-    logging_steps: int = option(50, "Optimizer steps between two lines of metrics.")
-    validation_steps: int = option(500, "Optimizer steps between two sample grids; 0 draws the last one only.")
-    validation_epochs: int | None = option(None, "Passes over the data between two, instead of --validation_steps.")
-    num_validation_images: int = option(64, "Images in a sample grid, of seeds 0, 1, 2 ...")
-    validation_split: str | None = option(None, "Split of the data to measure, and not train on, at each validation.")
+    logging_steps: int = option(50, "Optimizer steps between two lines of metrics.", resume="free", at_least=1)
+    validation_steps: int = option(
+        500,
+        "Optimizer steps between two validations with a sample grid; 0 samples the last grid only.",
+        resume="free",
+        at_least=0,
+        aliases=("eval_steps",),
+    )
+    validation_epochs: int | None = option(
+        None, "Passes over the data between two validations, instead of --validation_steps.", resume="free", at_least=1
+    )
+    num_validation_images: int = option(
+        64, "Images in a sample grid, with the seeds 0, 1, 2 ...", resume="free", at_least=1
+    )
+    validation_split: str | None = option(
+        None, "Split of the data to measure at each validation; it is not trained on.", resume="reported"
+    )
     validation_metrics: str | None = option(
-        None, "What is measured on it: fid,kid,coverage ... (default: the likelihoods that the family has)."
+        None,
+        "Metrics on --validation_split: fid,kid,coverage ... (default: the likelihoods that the family has).",
+        resume="reported",
     )
-    num_evaluation_images: int = option(500, "Images of --validation_split that are measured; as many are drawn.")
+    num_evaluation_images: int = option(
+        500, "Images of --validation_split to measure; the same number is sampled.", resume="reported", at_least=1
+    )
     extractor: str | None = option(
-        None, "In whose features drawn images are measured (default: that of the dataset's protocol)."
+        None,
+        "Extractor of the features in which sampled images are measured (default: that of the dataset's protocol).",
+        resume="reported",
     )
-    best_metric: str | None = option(None, "Keep in best/ the model of the best: bits_per_dim, nats, fid ...")
-    early_stopping_patience: int | None = option(None, "End after so many validations without a better --best_metric.")
+    best_metric: str | None = option(
+        None, "Metric by which the best model is kept in best/: bits_per_dim, nats, fid ...", resume="reported"
+    )
+    early_stopping_patience: int | None = option(
+        None, "End the training after this many validations without a better --best_metric.", resume="free", at_least=1
+    )
     num_inference_steps: int | None = option(
-        None, "Steps in which a grid is drawn, of a model that samples in many (default: the model's choice)."
+        None,
+        "Steps in which a grid is sampled, for a model that samples in many steps (default: the model's choice).",
+        resume="free",
+        at_least=1,
     )
-    checkpointing_steps: int = option(500, "Optimizer steps between two checkpoints; 0 writes none but on a signal.")
-    checkpoints_total_limit: int | None = option(2, "How many of the newest checkpoints to keep (0: all).")
-    resume_from_checkpoint: str | None = option(None, "A checkpoint's folder, or `latest` of the output folder.")
-    report_to: str = option("none", "Trackers of Accelerate, comma-separated: tensorboard, wandb ... or all.")
-    license: str | None = option(None, "License of the trained model, for the card; asked, never guessed.")
-    push_to_hub: bool = option(False, "Push the model to the Hub at the end.")
-    hub_model_id: str | None = option(None, "Where to: ORG/NAME (default: your account, the run folder's name).")
+    checkpointing_steps: int = option(
+        500,
+        "Optimizer steps between two checkpoints; 0 writes one on a signal only.",
+        resume="free",
+        at_least=0,
+        aliases=("save_steps",),
+    )
+    checkpoints_total_limit: int | None = option(
+        2, "Number of newest checkpoints to keep (0: all).", resume="free", at_least=0, aliases=("save_total_limit",)
+    )
+    resume_from_checkpoint: str | None = option(
+        None, "Folder of a checkpoint, or `latest` for the newest in the output folder.", resume="free", saved=False
+    )
+    report_to: str = option(
+        "none",
+        "Trackers of Accelerate, comma-separated: tensorboard, wandb ... or all.",
+        resume="free",
+        aliases=("logger",),
+    )
+    license: str | None = option(
+        None, "License of the trained model, for the card; it is never guessed.", resume="free"
+    )
+    push_to_hub: bool = option(False, "Push the model to the Hub at the end.", resume="free", saved=False)
+    hub_model_id: str | None = option(
+        None,
+        "Repository to push to: ORG/NAME (default: your account and the run folder's name).",
+        resume="free",
+        saved=False,
+    )
     hub_strategy: Literal["end", "every_validation"] = option(
-        "end", "When: at the end only, or with every sample grid too, the model of that step."
+        "end",
+        "When to push: at the end only, or also with every sample grid the model of that step.",
+        resume="free",
+        saved=False,
     )
-    hub_private_repo: bool = option(False, "Make the repository a private one; one that is public is refused.")
+    hub_private_repo: bool = option(
+        False, "Create the repository as private; a repository that is public is refused.", resume="free", saved=False
+    )
     hub_token: str | None = option(
-        None, "Token for that. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.", secret=True
+        None,
+        "Token of the Hub. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.",
+        resume="free",
+        saved=False,
+        secret=True,
     )
 
     def __post_init__(self) -> None:
-        for name, low, what in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not (value >= low and math.isfinite(value)):
-                raise UsageError(f"{name} is {value}; it must be {what}.")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
-        for name in ("learning_rate", "ema_inv_gamma"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if self.lr_scheduler in WITHOUT_WARM_UP and self.lr_warmup_steps:
-            raise UsageError(f"lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
-        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
-            raise UsageError("lr_step_rules and lr_scheduler piecewise_constant go together; give both or neither.")
-        if self.validation_metrics and not self.validation_split:
-            raise UsageError("validation_metrics are measured on a --validation_split; say which.")
-        if self.best_metric and not (self.validation_split and (self.validation_steps or self.validation_epochs)):
-            raise UsageError("best_metric is measured on a --validation_split, every --validation_steps; give them.")
-        if self.early_stopping_patience is not None and not self.best_metric:
-            raise UsageError("early_stopping_patience waits for a better --best_metric; say which.")
+        for f in dataclasses.fields(self):
+            _check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
+        self._check_schedule()
+        self._check_validation()
         _ = self.seconds_limit
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
-            raise UsageError("--overwrite_output_dir starts anew, --resume_from_checkpoint goes on; give one of them.")
+            raise UsageError("--overwrite_output_dir starts a new run, --resume_from_checkpoint goes on; give one.")
+
+    def _check_schedule(self) -> None:
+        if self.lr_scheduler in WITHOUT_WARM_UP and self.lr_warmup_steps:
+            raise UsageError(f"--lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
+        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
+            raise UsageError(
+                "--lr_step_rules and --lr_scheduler piecewise_constant need each other; give both or neither."
+            )
+
+    def _check_validation(self) -> None:
+        if self.validation_metrics and not self.validation_split:
+            raise UsageError("--validation_metrics are measured on --validation_split; give it too.")
+        if self.best_metric and not (self.validation_split and (self.validation_steps or self.validation_epochs)):
+            raise UsageError("--best_metric is measured on --validation_split every --validation_steps; give both.")
+        if self.early_stopping_patience is not None and not self.best_metric:
+            raise UsageError("--early_stopping_patience waits for a better --best_metric; give it too.")
 
     @property
     def seconds_limit(self) -> float | None:
-        """`time_limit` in seconds."""
+        """Return `time_limit` in seconds.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
         if self.time_limit is None:
             return None
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", self.time_limit)
         if found is None or not float(found[1]):
-            raise UsageError(f"time_limit is {self.time_limit!r}; expected 90s, 30m or 1.5h.")
+            raise UsageError(f"--time_limit is {self.time_limit!r}; expected 90s, 30m or 1.5h.")
         return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-_RANGES = [
-    *[(n, 1, "at least 1") for n in ("train_batch_size", "gradient_accumulation_steps", "num_train_epochs")],
-    *[(n, 1, "at least 1") for n in ("max_train_steps", "resolution", "logging_steps", "num_validation_images")],
-    *[(n, 1, "at least 1") for n in ("num_evaluation_images", "early_stopping_patience")],
-    *[(n, 1, "at least 1") for n in ("validation_epochs", "num_inference_steps")],
-    *[(n, 0, "at least 0") for n in ("lr_warmup_steps", "checkpointing_steps", "validation_steps", "seed")],
-    ("shuffle_buffer_size", 1, "at least 1"),
-    *[(n, 0, "at least 0") for n in ("checkpoints_total_limit", "dataloader_num_workers", "data_memory_limit")],
-    *[(n, 0, "a number of at least 0") for n in ("learning_rate", "adam_epsilon", "adam_weight_decay")],
-    *[(n, 0, "a number of at least 0") for n in ("max_grad_norm", "ema_power")],
-]
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, float]) -> None:
+    if value is None or not bounds:
+        return
+    finite = math.isfinite(value)
+    if not finite or not all(HOLDS[rule](value, bound) for rule, bound in bounds.items()):
+        expected = ["finite"] * (not finite) + [f"{rule.replace('_', ' ')} {bound}" for rule, bound in bounds.items()]
+        raise UsageError(f"--{name} is {value}; it must be {' and '.join(expected)}.")
+
+
+HOLDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "above": operator.gt, "below": operator.lt}
 WITHOUT_WARM_UP = ("constant", "piecewise_constant")
-
-# Where a run was written, from where it went on, where it was pushed to: no part of what repeats it.
-NOT_SAVED = [
-    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "time_limit"),
-    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_token"),
-]
-
-ALIASES = {  # the names of transformers' TrainingArguments and of the older diffusers scripts
-    "per_device_train_batch_size": "train_batch_size",
-    "batch_size": "train_batch_size",
-    "num_epochs": "num_train_epochs",
-    "epochs": "num_train_epochs",
-    "max_steps": "max_train_steps",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "lr_scheduler",
-    "warmup_steps": "lr_warmup_steps",
-    "weight_decay": "adam_weight_decay",
-    "save_steps": "checkpointing_steps",
-    "save_total_limit": "checkpoints_total_limit",
-    "eval_steps": "validation_steps",
-    "image_size": "resolution",
-    "ema_max_decay": "ema_decay",
-    "logger": "report_to",
-}
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainingArguments)}
 HINTS = typing.get_type_hints(TrainingArguments)
+NOT_SAVED = [name for name, f in FIELDS.items() if not f.metadata["saved"]]
+ALIASES = {alias: name for name, f in FIELDS.items() for alias in f.metadata["aliases"]}
 
 
 def canonical(key: str) -> str:
-    """
+    """Return an option's own name: dashes are underscores, an alias is what it stands for.
+
     >>> canonical("per-device-train-batch-size")
     'train_batch_size'
     """
     key = key.replace("-", "_")
     return ALIASES.get(key, key)
+
+
+def shown(name: str) -> str:
+    """Return a setting as messages name it: an option with its dashes, another fact as it is.
+
+    >>> shown("seed"), shown("num_processes")
+    ('--seed', 'num_processes')
+    """
+    return f"--{name}" if name in FIELDS else name

@@ -1,7 +1,7 @@
-"""Networks that are transformers' `PreTrainedModel`s, beside diffusers' `ModelMixin`s: their options are a config's.
+"""Configs of components: diffusers' `ModelMixin`s, and transformers' `PreTrainedModel`s.
 
-A `ModelMixin` takes its options one by one; a `PreTrainedModel` takes one object, of its `config_class`, and is found
-again by `AutoConfig` and `AutoModel` only where somebody registered it: no library of the stack reads entry points.
+A `ModelMixin` takes its options one by one. A `PreTrainedModel` takes one object of its `config_class`, and
+`AutoConfig` and `AutoModel` find it only if it was registered: no library of the stack reads entry points.
 """
 
 import inspect
@@ -14,13 +14,13 @@ Config = dict[str, Any]
 
 
 def config_class_of(class_: type) -> type | None:
-    """The config's class of a `PreTrainedModel`; None of any other component."""
+    """Return the config class of a `PreTrainedModel`; None for any other component."""
     config_class = getattr(class_, "config_class", None)
     return config_class if isinstance(config_class, type) else None
 
 
 def config_parameters(config_class: type) -> dict[str, inspect.Parameter]:
-    """What a config holds of its own, with evaluated annotations: not what transformers gives every config."""
+    """Return a config's own parameters, with evaluated annotations, without those of every transformers config."""
     from transformers import PreTrainedConfig
 
     everyones, hints = inspect.signature(PreTrainedConfig).parameters, dict[str, Any]()
@@ -32,13 +32,13 @@ def config_parameters(config_class: type) -> dict[str, inspect.Parameter]:
 
 
 def construct(class_: type, options: Mapping[str, Any]) -> Any:
-    """A component of these options."""
+    """Construct a component from its options."""
     config_class = config_class_of(class_)
     return class_(**options) if config_class is None else class_(config_class(**options))
 
 
-def config_of(component: Any) -> Config:
-    """The options of a component, as its saved config has them; none of one that has no config."""
+def component_config(component: Any) -> Config:
+    """Return the options of a component, as its saved config has them; empty for one without a config."""
     config_class = config_class_of(type(component))
     if config_class is None:
         return {name: value for name, value in getattr(component, "config", {}).items() if not name.startswith("_")}
@@ -46,10 +46,11 @@ def config_of(component: Any) -> Config:
 
 
 def load_config(class_: Any, source: str) -> Config:
-    """The config that a component of this class was saved with.
+    """Read the config that a component of this class was saved with.
 
     Raises:
-        OSError, ValueError: there is none, or a transformers model's is of another class.
+        OSError: there is none.
+        ValueError: it is damaged, or a transformers model's config is of another class.
     """
     config_class: Any = config_class_of(class_)
     if config_class is None:
@@ -61,7 +62,7 @@ def load_config(class_: Any, source: str) -> Config:
 
 
 def register_with_auto_classes(model_class: type) -> None:
-    """Make `AutoConfig` and `AutoModel` of this process find a plugin's model; doing it again is harmless.
+    """Register a plugin's model, so that `AutoConfig` and `AutoModel` find it in this process; safe to repeat.
 
     Raises:
         PluginError: its `model_type` is empty, or that of another model.

@@ -1,4 +1,4 @@
-"""From options to components: which classes a pipeline's components can be of, and which one was chosen."""
+"""Options of components: the classes that a component can be of, the one that was chosen, and its options."""
 
 import inspect
 import types
@@ -6,11 +6,8 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen.errors import UsageError, did_you_mean, one_line
 from hfgen.settings.model_configs import config_class_of, config_parameters, load_config
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from hfgen.objective import Objective
@@ -18,11 +15,11 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 CLASS_NAME = "class_name"  # the option that chooses
 FROM_CONFIG = "from_config"  # the option that starts from a saved component's config
-SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # what follows from the data
+SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # options that follow from the data
 
 
 def signature_of(class_: type) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class's `__init__`, or of its config's: its options, with evaluated annotations."""
+    """Return a class's options, with evaluated annotations: the parameters of its `__init__`, or of its config's."""
     config_class = config_class_of(class_)
     if config_class is not None:
         return config_parameters(config_class)
@@ -33,7 +30,7 @@ def signature_of(class_: type) -> dict[str, inspect.Parameter]:
 
 
 def component_choices(pipeline_class: type) -> dict[str, tuple[type, ...]]:
-    """Component name -> the classes that `__init__` annotates, the default first: `X`, `X | Y`, `X | None`."""
+    """Map each component to the classes that `__init__` annotates, the default first: `X`, `X | Y`, `X | None`."""
     return {name: _classes(parameter.annotation) for name, parameter in signature_of(pipeline_class).items()}
 
 
@@ -44,7 +41,7 @@ def _classes(hint: Any) -> tuple[type, ...]:
 
 
 def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any], source: str = "") -> type:
-    """The class that an option `class_name` names, else the default.
+    """Return the class that the option `class_name` names, else the default.
 
     Raises:
         UsageError: the component has no such class.
@@ -60,7 +57,7 @@ def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any
 
 
 def saved_config(class_: type, source: str, name: str) -> Config:
-    """The config that a component of this class was saved with, but for what follows from the data.
+    """Read the config that a component of this class was saved with, without the options that follow from the data.
 
     Args:
         source: a file, a folder or a repository's id.
@@ -71,9 +68,8 @@ def saved_config(class_: type, source: str, name: str) -> Config:
     try:
         loaded = load_config(class_, source)
     except (AttributeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {reason}"
+            f"{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {one_line(error, 200)}"
         ) from error
     if loaded.get("_class_name", class_.__name__) != class_.__name__:
         raise UsageError(f"{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}.")
@@ -81,12 +77,12 @@ def saved_config(class_: type, source: str, name: str) -> Config:
 
 
 def without_class_name(options: Mapping[str, Any]) -> Config:
-    """The options that the class itself takes."""
+    """Return the options that the class itself takes."""
     return {key: value for key, value in options.items() if key != CLASS_NAME}
 
 
 def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
-    """`{"generator.width": 8, "scheduler": {"temperature": 1}}` -> `{"generator": {...}, "scheduler": {...}}`.
+    """Group dotted options by component.
 
     >>> nest_options({"generator.width": 8, "scheduler": {"temperature": 1}})
     {'generator': {'width': 8}, 'scheduler': {'temperature': 1}}
@@ -95,31 +91,31 @@ def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
     for key, value in options.items():
         name, dot, option = key.partition(".")
         if not dot and not isinstance(value, Mapping):
-            raise UsageError(f"{key!r} is no option of the model; write COMPONENT.{key}.")
+            raise UsageError(f"{key!r} is not an option of the model; write COMPONENT.{key}.")
         nested.setdefault(name, {}).update({option: value} if dot else value)
     return nested
 
 
 def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, Config]) -> None:
-    """The networks are for the data's shape; an option cannot say otherwise."""
+    """Raise a UsageError for an option that contradicts the data's shape, which the networks are built for."""
     for name, options in overrides.items():
         for key in SHAPE:
             derived = configs.get(name, {}).get(key, ...)
             if key in options and derived is not ... and options[key] != derived:
                 raise UsageError(
-                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from the\n"
-                    "images, --resolution and --class_conditional, and cannot be set."
+                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from "
+                    "the images,\n--resolution and --class_conditional, and cannot be set."
                 )
 
 
 def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> "Objective":
-    """The objective of a pipeline: it is given the components that its signature names, and its options."""
+    """Build the objective of a pipeline from the components that its signature names, and its options."""
     wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
     return objective_class(**wanted, **options)
 
 
 def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a pipeline's objective: those given, and the defaults of the others."""
+    """Return every option of a pipeline's objective: the given ones, and the defaults of the others."""
     components = pipeline_class.component_classes()
     signature = signature_of(pipeline_class.objective_class).items()
     return {**{name: p.default for name, p in signature if name not in components}, **options}

@@ -1,7 +1,7 @@
-"""TrainingArguments; and recipe file + config file + command line -> one resolved config.
+"""Resolve recipe file, config file and command line to one config of a run.
 
-Precedence, later wins: the defaults here < the family's `training_defaults` < recipe < `--config` < command line.
-This module imports no torch: the command line's help comes from it.
+Precedence, later wins: the defaults of `TrainingArguments` < the family's `training_defaults` < recipe < `--config` <
+command line.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class RunConfig:
     components: dict[str, dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `config.yaml` holds; where it was written, resumed from and pushed to does not belong to it."""
+        """Return what `config.yaml` holds: all but where the run was written, resumed from and pushed to."""
         flat = {name: value for name, value in dataclasses.asdict(self.arguments).items() if name not in NOT_SAVED}
         return {"model": self.model, **flat, **self.components}
 
@@ -42,10 +42,10 @@ class RunConfig:
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
     """Merge layers of settings, each named for error messages, over the family's defaults.
 
-    A layer is flat, but for one dictionary per component and one for the `objective`.
+    A layer is flat, except for one dictionary per component and one for the `objective`.
 
     Raises:
-        UsageError: an unknown key or a value of the wrong type, with the layer's name.
+        UsageError: a key is unknown or a value has the wrong type; the message names the layer.
     """
     flat = dict(family.training_defaults)  # type: ignore[attr-defined]
     components: dict[str, dict[str, Any]] = {}
@@ -63,7 +63,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
 
 
 def _dropped_by(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """What earlier layers said, and cannot go with what this one says."""
+    """Reset options of earlier layers that contradict this one's."""
     given = {canonical(key): value for key, value in layer.items()}
     dropped: dict[str, Any] = {}
     if given.get("lr_scheduler") in WITHOUT_WARM_UP:
@@ -86,7 +86,7 @@ def _known_field(key: str, source: str, family: type) -> str:
 def _typed_block(
     family: type, name: str, options: Mapping[str, Any], source: str, earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a component or the objective, over those of earlier layers where these chose the same class."""
+    """Merge the options of a component or the objective over those of earlier layers that chose the same class."""
     if name == "objective":
         objective_class: type = family.objective_class  # type: ignore[attr-defined]
         hidden = {*component_choices(family)}
@@ -96,7 +96,7 @@ def _typed_block(
         raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
     before = chosen_class(name, choices[name], earlier)
     chosen = chosen_class(name, choices[name], {**earlier, **options}, source)
-    kept = earlier if chosen is before else {}  # another class's options mean nothing here
+    kept = earlier if chosen is before else {}  # options of another class do not apply
     named = {CLASS_NAME: chosen.__name__} if len(choices[name]) > 1 else {}
     own = without_class_name(options)
     if FROM_CONFIG in own:
@@ -107,12 +107,23 @@ def _typed_block(
 def check_options(
     class_: type, options: Mapping[str, Any], prefix: str, hidden: set[str] | None = None
 ) -> dict[str, Any]:
-    """The options, as the types that `class_` annotates.
+    """Return the options, converted to the types that `class_` annotates.
 
     Raises:
         UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
     """
     signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
+    return typed_options(signature, options, prefix)
+
+
+def typed_options(
+    signature: Mapping[str, inspect.Parameter], options: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    """The options, as the types that a signature annotates.
+
+    Raises:
+        UsageError: an option that is not in the signature, or a value of another type.
+    """
     for name in options:
         if name not in signature:
             raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
@@ -120,7 +131,7 @@ def check_options(
 
 
 def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a UsageError of a keyword that `function` does not take."""
+    """Raise a UsageError for a keyword that `function` does not take."""
     known = [name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
     for name in options:
         if name not in known:
@@ -128,7 +139,7 @@ def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> 
 
 
 def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
-    """`value`, if it is of the annotated type (an int passes for a float, a list for a sequence)."""
+    """Return `value` if it has the annotated type; an int passes for a float, a list for a sequence."""
     if isinstance(value, str) and _accepts(hint, 1.0) and not _accepts(hint, value):
         try:
             value = float(value)  # YAML reads 2e-4 as a string

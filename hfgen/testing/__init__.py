@@ -1,4 +1,4 @@
-"""The laws that every family obeys. A plugin's whole test file:
+"""Tests that every family must pass, called laws. The whole test file of a plugin:
 
     from hfgen.testing import FamilyTests
 
@@ -6,7 +6,7 @@
         family = "my-family"
         overrides = {"network.width": 4}  # tiny: the laws build, train and load it many times
 
-Needs pytest. A law that a family cannot obey is declared with its reason in `expected_failures`.
+It needs pytest. List a law that the family cannot obey in `expected_failures`, with the reason.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""The law of bundled code: plain diffusers draws by it what hfgen draws."""
+"""The law of bundled code: with it plain diffusers samples the same images as hfgen."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ from hfgen.repository.components import STACK
 
 
 class BundleLaws:
-    """What `save_pretrained(..., bundle_code=True)` promises."""
+    """Part of `FamilyTests`: the promise of `save_pretrained(..., bundle_code=True)`."""
 
     num_classes: ClassVar[int | None]
 
@@ -21,10 +21,10 @@ class BundleLaws:
         raise NotImplementedError
 
     def test_bundled_code_draws_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It imports nothing of hfgen or of a family; and hfgen loads the same folder without it."""
+        """Plain diffusers loads it, it imports neither hfgen nor the family, and hfgen loads the folder without it."""
         pipeline = self.build(self.num_classes)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that plain diffusers needs no code
+            warnings.simplefilter("ignore")  # saying that plain diffusers needs no code
             pipeline.save_pretrained(tmp_path / "saved", bundle_code=True)
         parts = {type(part).__module__.partition(".")[0] for part in pipeline.components.values() if part is not None}
         code = sorted((tmp_path / "saved").rglob("*.py"))
@@ -46,7 +46,7 @@ class BundleLaws:
 
 
 def load_by_its_code(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What plain diffusers makes of `place / "saved"`; its copies of the code are in `place` too."""
+    """Load `place / "saved"` with plain diffusers, which keeps its copies of the code in `place` too."""
     from diffusers import DiffusionPipeline
     from diffusers.utils import dynamic_modules_utils
 

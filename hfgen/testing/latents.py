@@ -1,4 +1,4 @@
-"""The laws of families that map images to latents, give them a likelihood, or are bijections."""
+"""Laws of families that map images to latents, compute likelihoods, or are bijections."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from hfgen.pipeline import HFGenPipeline
 
 
 class LatentLaws:
-    """Part of `FamilyTests`, which says what its attributes are."""
+    """Part of `FamilyTests`, which documents the attributes."""
 
     sample_size: ClassVar[int]
     in_channels: ClassVar[int]
@@ -26,7 +26,7 @@ class LatentLaws:
         raise NotImplementedError
 
     def test_latents(self) -> None:
-        """Where there is `encode`: an image's latent is its own, decodes to its shape, and to the same each time."""
+        """A latent depends on its image alone, and decodes to the image's shape, the same at each call."""
         if not self._has("encode"):
             pytest.skip("it maps no image to a latent")
         pipeline, images, labels = self._examples()
@@ -40,7 +40,7 @@ class LatentLaws:
         torch.testing.assert_close(decoded, pipeline.reconstruct(images, class_labels=labels))
 
     def test_log_likelihood(self) -> None:
-        """Where there is one: of the image and its seed alone, finite, of a kind that it names."""
+        """A likelihood depends on the image and its seed alone, is finite, and names its kind."""
         if not self._has("log_likelihood"):
             pytest.skip("it defines no density of images")
         pipeline, images, labels = self._examples()
@@ -60,7 +60,7 @@ class LatentLaws:
             assert (found.nats < 0).all(), "the probability of an image is above 1"
 
     def test_wrong_images_are_refused(self) -> None:
-        """Bytes, values beyond [-1, 1], another shape: each is one error, never a number."""
+        """Bytes, values outside [-1, 1] and wrong shapes raise a UsageError."""
         pipeline, images, labels = self._examples()
         for name in ("encode", "log_likelihood"):
             if not self._has(name):
@@ -72,7 +72,7 @@ class LatentLaws:
                 getattr(pipeline, name)(images, labels, seeds=[1])
 
     def test_change_of_variables(self) -> None:
-        """Where latents are the image under a bijection: its log-determinant is the Jacobian's, its inverse is one."""
+        """A bijection's log-determinant equals that of its Jacobian, and its inverse undoes it."""
         if not self._has("to_latents"):
             pytest.skip("its latents are not the image under a bijection")
         pipeline = self.build(self.num_classes)
@@ -94,7 +94,7 @@ class LatentLaws:
             torch.testing.assert_close(log_det[0].double(), expected, rtol=determinant, atol=determinant)
 
     def test_images_come_back_from_their_latents(self) -> None:
-        """Where latents are the image under a bijection, no pixel changes its value on the way there and back."""
+        """A bijection changes no pixel on the way to the latents and back."""
         if not self._has("to_latents"):
             pytest.skip("its latents are not the image under a bijection")
         pipeline = self.build(self.num_classes)
@@ -110,12 +110,12 @@ class LatentLaws:
         return getattr(self.pipeline_class(), method) is not getattr(HFGenPipeline, method)
 
     def _examples(self) -> tuple[HFGenPipeline, Tensor, Tensor | None]:
-        """The tiny pipeline and three black-and-white images, which any likelihood takes."""
+        """Build the tiny pipeline and three black-and-white images, which every likelihood accepts."""
         images, labels = self._images(3)
         return self.build(self.num_classes), images, labels if self.num_classes else None
 
     def _images(self, count: int) -> tuple[Tensor, Tensor]:
-        """Black-and-white images, which any likelihood takes, and labels."""
+        """Make black-and-white images, which every likelihood accepts, and labels."""
         generator = torch.Generator().manual_seed(0)
         shape = (count, self.in_channels, self.sample_size, self.sample_size)
         images = torch.randint(2, shape, generator=generator) * 2.0 - 1
@@ -123,5 +123,5 @@ class LatentLaws:
 
 
 def jacobian_of(function: Any, x: Tensor) -> Tensor:
-    """d function(x) / dx of one image, (D, D)."""
+    """Compute d function(x) / dx of one image, shape (D, D)."""
     return torch.autograd.functional.jacobian(function, x, vectorize=True).reshape(x.numel(), x.numel())

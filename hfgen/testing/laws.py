@@ -1,4 +1,4 @@
-"""The laws, and the state that they compare."""
+"""Test what every family promises (`FamilyTests`), and collect the state that such tests compare."""
 
 import inspect
 import json
@@ -21,12 +21,12 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.batch_norm import BATCH_NORMS
 from hfgen.repository.components import STACK
 from hfgen.run_folder import read_metrics
-from hfgen.settings.model_configs import config_of, construct
+from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import build_objective
 from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.latents import LatentLaws
-from hfgen.testing.processes import TWO_PROCESSES, load_in_subprocess, run_two_processes
+from hfgen.testing.processes import load_in_subprocess, train_in_two_processes
 from hfgen.train import main
 from hfgen.training.checkpoint import list_checkpoints
 from hfgen.training.trainer import Trainer
@@ -35,22 +35,24 @@ BATCH = 4
 
 
 class FamilyTests(LatentLaws, BundleLaws):
-    """Subclass it, say which family, and give it the tiniest config.
+    """Subclass this with the name of a family and its smallest config.
 
     Attributes:
         family: the registered name.
         overrides: options of its components, as `HFGenPipeline.build` takes them.
         sample_size, in_channels: shape of the images.
-        num_classes: of a family that can be class-conditional, else None.
+        num_classes: number of classes, if the family can be class-conditional.
         training: further training arguments.
         objective: options of its objective.
         expected_failures: name of a law -> why this family cannot obey it.
-        in_processes: whether to run the laws that start other processes, half a minute; a further configuration of a
-            family need not.
-        tolerance: how far a latent or a sample may be from itself in another batch or process, of a range of 2.
-        invariance: how far losses and weights after 3 steps on two processes may be from those on one; None of a
-            family whose loss is no mean over images, which changes with how a batch is split.
-        sample_tolerance: the same of samples, where a family rounds them: a step of their values.
+        in_processes: run the laws that start other processes (about half a minute); one configuration of each family
+            is enough.
+        in_shards: train under FSDP2 too, not only under DDP. Set it where sharded parameters could break the family:
+            its training uses them outside a network's `forward`, sets them or its buffers, or freezes a network.
+        tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes.
+        invariance: largest difference of losses and weights after 3 steps between one process and two; None if the
+            loss is not a mean over images, since it then depends on how a batch is split.
+        sample_tolerance: as `tolerance`, for samples that the family rounds: one step of their values.
     """
 
     family: ClassVar[str]
@@ -62,6 +64,7 @@ class FamilyTests(LatentLaws, BundleLaws):
     objective: ClassVar[dict[str, Any]] = {}
     expected_failures: ClassVar[dict[str, str]] = {}
     in_processes: ClassVar[bool] = True
+    in_shards: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-5
     sample_tolerance: ClassVar[float | None] = None
     invariance: ClassVar[float | None] = 1e-6
@@ -76,11 +79,11 @@ class FamilyTests(LatentLaws, BundleLaws):
 
     @pytest.fixture
     def data(self, tmp_path: Path) -> str:
-        """Name of a dataset of 24 images of blobs, with labels."""
+        """Write a dataset of 24 images of blobs, with labels; return its name."""
         return str(make_data(tmp_path / "blobs.npz", self.sample_size, self.in_channels, self.num_classes))
 
     def build(self, num_classes: int | None = None) -> HFGenPipeline:
-        """The tiny pipeline, the same at each call, its weights moved off their initial values."""
+        """Build the tiny pipeline, the same at each call, with weights moved off their initial values."""
         torch.manual_seed(0)
         pipeline = self.pipeline_class().build(self.sample_size, self.in_channels, num_classes, **self.overrides)
         for parameter in (p for model in pipeline.models().values() for p in model.parameters()):
@@ -88,7 +91,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         return self._initialized(pipeline)
 
     def _initialized(self, pipeline: HFGenPipeline) -> HFGenPipeline:
-        """With what the first step of a training sets from its images."""
+        """Initialize what the first training step sets from its images."""
         images, labels = self._images(BATCH)
         batch = {"pixel_values": images, **({} if pipeline.num_classes is None else {"class_labels": labels})}
         with torch.no_grad():
@@ -107,7 +110,7 @@ class FamilyTests(LatentLaws, BundleLaws):
     # --- laws ---------------------------------------------------------------------------------------------------
 
     def test_is_registered(self) -> None:
-        """Under its name and class name; in a module that saved files can name; described, with references."""
+        """Check its names, its description and references, and that saved files can name its components' modules."""
         family, cls = registry.get_family(self.family), self.pipeline_class()
         assert registry.find_by_class(cls.__name__) == family
         assert registry.family_of(cls) == family
@@ -124,11 +127,11 @@ class FamilyTests(LatentLaws, BundleLaws):
         resolve([], self.family, self.pipeline_class())
 
     def test_config_round_trip(self) -> None:
-        """A component built from its own config has that config, before and after JSON."""
+        """A component built from its own config has that config again, also after JSON."""
         for name, component in self.build(self.num_classes).components.items():
-            config = config_of(component)
+            config = component_config(component)
             again = construct(type(component), json.loads(json.dumps(config)))
-            assert config_of(again) == json.loads(json.dumps(config)), name
+            assert component_config(again) == json.loads(json.dumps(config)), name
 
     def test_unknown_options_are_refused(self) -> None:
         name = next(iter(self.pipeline_class().component_classes()))
@@ -138,7 +141,7 @@ class FamilyTests(LatentLaws, BundleLaws):
             self.pipeline_class().build(self.sample_size, self.in_channels, **{"no_such_component.x": 1})
 
     def test_class_conditioning_is_declared_or_refused(self) -> None:
-        """A family that ignored the labels would train, and its card would say class-conditional."""
+        """A family that ignored the labels would train, and its card would call it class-conditional."""
         if self.num_classes is not None:
             assert self.build(self.num_classes).num_classes == self.num_classes
             return
@@ -148,13 +151,13 @@ class FamilyTests(LatentLaws, BundleLaws):
             return
 
     def test_buffers_are_persistent(self) -> None:
-        """A buffer that is not saved comes back as whatever `__init__` makes of it, or as nothing."""
+        """A buffer that is not saved is lost: a loaded model has the value that `__init__` gives it."""
         for name, model in self.build(self.num_classes).models().items():
             unsaved = {n for n, _ in model.named_buffers()} - set(model.state_dict())
             assert not unsaved, f"{name}: {unsaved}"
 
     def test_call_contract(self) -> None:
-        """PIL, numpy, torch; as many images as asked for, of the data's shape, mode and range; the same twice."""
+        """Images are PIL, numpy or torch, of the right number, shape, mode and range, and the same when repeated."""
         pipeline, size = self.build(self.num_classes), self.sample_size
         images = pipeline(batch_size=3, generator=torch.Generator().manual_seed(0)).images
         assert [image.size for image in images] == [(size, size)] * 3
@@ -181,13 +184,13 @@ class FamilyTests(LatentLaws, BundleLaws):
             pipeline(class_labels=[0])
 
     def test_a_seed_is_a_picture(self) -> None:
-        """Whatever the batch size and the order, and whichever images stand beside it."""
+        """A seed gives the same image in every batch size, order and company."""
         pipeline = self.build(self.num_classes)
         seeds = [5, 1, 7, 3]
         together = pipeline(seeds=seeds, output_type="pt").images
         alone = torch.cat([pipeline(seeds=[seed], output_type="pt").images for seed in reversed(seeds)]).flip(0)
         assert (together - alone).abs().max() <= self._of_samples()
-        assert (together[0] - together[1]).abs().max() > self._of_samples(), "different seeds, the same picture"
+        assert (together[0] - together[1]).abs().max() > self._of_samples(), "two seeds give the same image"
 
     def test_image_i_of_a_generator_is_a_picture(self) -> None:
         pipeline = self.build(self.num_classes)
@@ -196,7 +199,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         assert (few - more[:2]).abs().max() <= self._of_samples()
 
     def test_class_labels_matter(self) -> None:
-        """The label changes the picture of a seed; drawn labels are the seed's own; others are refused."""
+        """The label changes a seed's image; a label that is not given follows from the seed; wrong ones are errors."""
         if self.num_classes is None:
             pytest.skip("not a class-conditional family")
         pipeline = self.build(self.num_classes)
@@ -212,7 +215,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         return self.tolerance if self.sample_tolerance is None else self.sample_tolerance
 
     def test_every_parameter_gets_a_gradient(self, data: str) -> None:
-        """And no gradient or loss is anything but finite; each update names a network."""
+        """Every trainable parameter gets a gradient; gradients and losses are finite; each update names a network."""
         trainer = self.trainer(data)
         pipeline, reached = trainer.pipeline, set()
         objective = build_objective(pipeline.objective_class, pipeline.components, self.objective)
@@ -242,11 +245,11 @@ class FamilyTests(LatentLaws, BundleLaws):
         before = weights(trainer)
         trainer.train()
         assert all(not torch.equal(before[name], after) for name, after in weights(trainer).items())
-        for ema in trainer.emas.values():
+        for ema in trainer.networks.emas.values():
             assert all(tensor.isfinite().all() for tensor in ema.state_dict().values())
 
     def test_save_and_load_in_a_fresh_process(self, tmp_path: Path) -> None:
-        """By `HFGenPipeline`, in a process that has imported nothing else: whole, a variant, in shards, as a dtype."""
+        """A process that has imported only hfgen loads it: whole, as a variant, from shards, in another dtype."""
         self._need_processes()
         pipeline = self.build(self.num_classes)
         pipeline.save_pretrained(tmp_path / "whole")
@@ -260,7 +263,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         assert set(report["dtypes"]) == {"torch.float64"}
 
     def test_a_run_leaves_what_it_promises(self, data: str, tmp_path: Path) -> None:
-        """A folder that loads, whose card is filled in, and whose last grid its seeds draw again."""
+        """The folder loads, its card is complete, and the seeds of its last grid give the same images again."""
         from hfgen.training import run
 
         settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}
@@ -277,10 +280,10 @@ class FamilyTests(LatentLaws, BundleLaws):
         loaded = HFGenPipeline.from_pretrained(folder)
         tile = np.asarray(loaded(seeds=[3], **loaded.validation_options).images[0])
         difference = np.abs(grid[self.sample_size :, self.sample_size :].astype(int) - tile).max()
-        assert difference <= 1, "a tile redrawn differs by more than a rounding step"
+        assert difference <= 1, "an image sampled again differs by more than a rounding step"
 
     def test_resume_is_exact(self, data: str, tmp_path: Path) -> None:
-        """Two steps, a checkpoint and two more are bit for bit four steps: weights, averages, optimizers."""
+        """Two steps, a checkpoint and two more equal four steps bit for bit: weights, EMA, optimizers."""
         whole = self.trainer(data, tmp_path / "whole")
         whole.train()
         halted = self.trainer(data, tmp_path / "halted")
@@ -298,11 +301,11 @@ class FamilyTests(LatentLaws, BundleLaws):
         assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
 
     def test_two_processes_train_what_one_does(self, data: str, tmp_path: Path) -> None:
-        """One global batch on two processes, as replicas (DDP) and in shards (FSDP2): losses, weights, averages.
+        """A global batch split over two processes gives the same losses, weights and EMA up to rounding.
 
-        Where no BatchNorm sees the batch, it is accumulated from micro-batches too. Equal up to rounding: the order
-        of sums. A large epsilon keeps Adam from making a whole step of a gradient that is nothing but rounding.
-        In shards the run is stopped and resumed as well, and ends bit for bit as the undisturbed one.
+        It is accumulated from micro-batches too, unless the family has BatchNorm. The large epsilon keeps Adam from
+        making a whole step of a gradient that is only rounding error. Under FSDP2 (`in_shards`) the run is also
+        stopped and resumed, and ends bit for bit like the uninterrupted one.
         """
         self._need_processes()
         normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
@@ -315,17 +318,19 @@ class FamilyTests(LatentLaws, BundleLaws):
             main([*arguments, *whole])
         assert not done.value.code
         arguments += ["--train_batch_size", str(BATCH), *split]
-        run_two_processes(TWO_PROCESSES, arguments, tmp_path)
+        train_in_two_processes(arguments, tmp_path, self.in_shards)
         ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert ranks[0]["world"] == ranks[1]["world"] == 2
         for name, tensor in ranks[0]["weights"].items():
             assert torch.equal(tensor, ranks[1]["weights"][name]), name
-        for name in ("replicas", "shards"):
+        for name in ["ddp", "fsdp2"][: 1 + self.in_shards]:
             if self.invariance is not None:
                 assert_same_training(tmp_path / name, tmp_path / "whole", self.invariance)
             HFGenPipeline.from_pretrained(tmp_path / name)
-        for key, tensor in checkpoint_tensors(tmp_path / "shards").items():
-            assert torch.equal(checkpoint_tensors(tmp_path / "resumed")[key], tensor), f"resumed: {key}"
+        if self.in_shards:
+            resumed = checkpoint_tensors(tmp_path / "resumed")
+            for key, tensor in checkpoint_tensors(tmp_path / "fsdp2").items():
+                assert torch.equal(resumed[key], tensor), f"resumed: {key}"
 
     def _need_processes(self) -> None:
         if not self.in_processes:
@@ -349,7 +354,7 @@ class FamilyTests(LatentLaws, BundleLaws):
 
 
 def make_data(path: Path, size: int, channels: int, num_classes: int | None = None, count: int = 24) -> Path:
-    """An .npz of bright blobs at random places, with labels 0 .. num_classes - 1 in turn."""
+    """Write an .npz of bright blobs at random places, with labels 0 .. num_classes - 1 in turn; return its path."""
     random = np.random.default_rng(0)
     center = random.uniform(0.3, 0.7, (count, 2, 1, 1)) * size
     y, x = np.mgrid[:size, :size]
@@ -361,7 +366,7 @@ def make_data(path: Path, size: int, channels: int, num_classes: int | None = No
 
 
 def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None:
-    """Losses of each step, and weights, buffers and averages of the last checkpoint."""
+    """Compare the losses of each step, and the weights, buffers and EMA of the last checkpoint."""
     for one, two in zip(read_metrics(expected), read_metrics(folder), strict=True):
         for key in (key for key in one if key.endswith(("loss", "per_dim"))):
             assert two[key] == pytest.approx(one[key], rel=tolerance, abs=tolerance), (folder.name, key)
@@ -373,7 +378,7 @@ def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every weight, buffer and average of a run's last checkpoint."""
+    """Read every weight, buffer and EMA tensor of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
     files = [*place.glob("*/*model*.safetensors"), *place.glob("trainer/*.ema.safetensors")]
     found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
@@ -382,7 +387,7 @@ def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    """A copy of each network's trainable parameters."""
+    """Copy the trainable parameters of all networks."""
     return {
         f"{component}.{name}": parameter.detach().clone()
         for component, model in trainer.pipeline.models().items()
@@ -392,13 +397,13 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything that a training leaves behind: weights, buffers, averages, optimizer moments."""
+    """Collect all that a training changes: weights, buffers, EMA, optimizer moments."""
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
-    for component, optimizer in trainer.optimizers.items():
+    for component, optimizer in trainer.networks.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    for component, ema in trainer.emas.items():
+    for component, ema in trainer.networks.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     return found

@@ -1,4 +1,4 @@
-"""What the laws run in other processes."""
+"""Run parts of the laws in other processes: loading in a fresh one, training in two."""
 
 import contextlib
 import json
@@ -26,7 +26,8 @@ dtypes = {str(p.dtype) for model in double.models().values() for p in model.para
 (folder / "loaded.json").write_text(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
 """
 
-TWO_PROCESSES = """
+# Each of two processes trains under DDP, and keeps its weights as the last step left them.
+UNDER_DDP = """
 import os, pathlib, shutil, sys
 import torch
 from accelerate import PartialState
@@ -40,20 +41,26 @@ def run(name, *options):
         if stop.code:
             raise
 
-a_run.plot_run = lambda metrics, folder: None  # seconds for each of the four
+a_run.plot_run = lambda metrics, folder: None  # seconds for each run
 folder, kept = pathlib.Path(sys.argv[1]), []
 leave = trainer.Trainer._leave
 def keep(self):
     kept.append({f"{c}.{n}": t.clone() for c, m in self.pipeline.models().items() for n, t in m.state_dict().items()})
-trainer.Trainer._leave = keep  # the second training needs the process group
-run("replicas")
+    if LAST:
+        leave(self)
+trainer.Trainer._leave = keep
+run("ddp")
 state = PartialState()
 torch.save({"world": state.num_processes, "weights": kept[0]}, folder / f"rank{state.process_index}.pt")
+"""
+
+# Then both train in shards, stop, and resume. All three runs share the process group, which the last one destroys.
+UNDER_FSDP2 = """
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
 trainer.Trainer._leave = lambda self: None
-run("shards", "--checkpointing_steps", "2", "--checkpoints_total_limit", "0")
+run("fsdp2", "--checkpointing_steps", "2", "--checkpoints_total_limit", "0")
 if state.is_main_process:  # as a kill in the third step would leave it
-    shutil.copytree(folder / "shards", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-3", ".*"))
+    shutil.copytree(folder / "fsdp2", folder / "resumed", ignore=shutil.ignore_patterns("checkpoint-3", ".*"))
 state.wait_for_everyone()
 trainer.Trainer._leave = leave
 run("resumed", "--resume_from_checkpoint", "latest")
@@ -61,7 +68,7 @@ run("resumed", "--resume_from_checkpoint", "latest")
 
 
 def load_in_subprocess(folder: Path) -> dict[str, Any]:
-    """What a process says that has imported hfgen and no family, and loads what was saved in `folder`."""
+    """Load the pipelines saved in `folder` in a process that has imported no family; return its report."""
     process = _forks().Process(target=_run, args=(LOAD, [str(folder)], quiet_environment(), folder / "log"))
     process.start()
     _wait([process], time.monotonic() + 240)
@@ -69,9 +76,14 @@ def load_in_subprocess(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "loaded.json").read_text(encoding="utf-8"))
 
 
+def train_in_two_processes(arguments: list[str], folder: Path, in_shards: bool) -> str:
+    """Train in `folder` under DDP and, `in_shards`, under FSDP2 too; return what the processes wrote."""
+    script = f"LAST = {not in_shards}\n{UNDER_DDP}{UNDER_FSDP2 if in_shards else ''}"
+    return run_two_processes(script, arguments, folder)
+
+
 def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
-    """Run a script in two processes that train together on the CPU, as torchrun would start them; return what they
-    wrote."""
+    """Run a script in two processes on the CPU, started as torchrun starts them; return what they wrote."""
     context = _forks()
     address = {
         "MASTER_ADDR": "127.0.0.1",
@@ -97,21 +109,21 @@ def run_two_processes(script: str, arguments: list[str], folder: Path) -> str:
 
 
 def _forks() -> Any:
-    """Starts processes as forks of one that has imported the libraries: importing them takes longer than the laws."""
+    """Start processes as forks of one that has imported the libraries, which takes longer than the laws do."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
 
 
 def _as_rank(rank: int, script: str, words: list[str], environment: dict[str, str], log: Path, ended: Any) -> None:
-    """What each of two processes does: take its place, run the script, and leave with the other one."""
+    """Run the script as one of two processes, and exit together with the other."""
     _run(script, words, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, log)
     with contextlib.suppress(threading.BrokenBarrierError):
-        ended.wait(60)  # one that is gone closes connections that the other may still read
+        ended.wait(60)  # a process that exits closes connections that the other may still read
 
 
 def _run(script: str, words: list[str], environment: dict[str, str], log: Path) -> None:
-    """What each process does: write to its log, run the script."""
+    """Run the script with its output in a log file."""
     import torch
 
     with log.open("w", encoding="utf-8") as file:
@@ -125,7 +137,7 @@ def _run(script: str, words: list[str], environment: dict[str, str], log: Path) 
 
 
 def _wait(started: list[Any], deadline: float) -> None:
-    """Until both have ended; where one fails, the other would wait for it for ever."""
+    """Wait until all have ended; kill the others once one fails, since they would wait for it forever."""
     while any(process.is_alive() for process in started):
         if any(process.exitcode for process in started) or time.monotonic() > deadline:
             started[0].join(5)
@@ -141,6 +153,6 @@ def _free_port() -> int:
 
 
 def quiet_environment() -> dict[str, str]:
-    """This process's environment, for a child on the loopback device and one thread."""
+    """Copy this process's environment for a child: one thread, loopback network, no Hub."""
     extra = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
     return {**os.environ, **extra}

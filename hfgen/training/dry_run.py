@@ -1,9 +1,9 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""A rehearsal of a training run, which reports its time, memory and disk space and writes nothing."""
 
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from hfgen.training.start import build, describe, find_held_out, find_images, fu
 from hfgen.training.trainer import Trainer
 
 
-def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> str:
+def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Callable[[str], Any]) -> str:
     """Build everything and take two steps, writing nothing; return the resolved config as YAML.
 
+    Args:
+        say: called with each line for the user.
+
     Raises:
-        UsageError: what the run itself would refuse.
+        UsageError: the run itself would fail with it.
     """
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
@@ -65,10 +68,10 @@ def _peak_memory(device: torch.device) -> str:
 
 
 def _disk(trainer: Trainer) -> int:
-    """Bytes of the model and as many checkpoints as there are at once; one more while the next is saved."""
+    """Return the bytes of the model and of all checkpoints that exist at once: one more while the next is saved."""
     a = trainer.arguments
     weights = sum(_bytes(model.state_dict()) for model in trainer.pipeline.models().values())
-    others = sum(_bytes(tensors) for tensors in checkpoint.tensors_of(trainer).values())
+    others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
     return weights + kept * (weights + others)

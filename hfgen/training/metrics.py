@@ -1,4 +1,4 @@
-"""A loss or a weight that is not finite ends the training, before it becomes a checkpoint."""
+"""Metrics between two lines of the log, and the check that ends a training when one of them is not finite."""
 
 import math
 import time
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hfgen.errors import CheckError
-from hfgen.processes import replicas
 from hfgen.training.checkpoint import list_checkpoints
 
 
 def require_finite(values: Mapping[str, float], step: int, steps: int, folder: Path | None) -> None:
-    """Raise a CheckError of the first value that is not finite, among those of the `steps` steps up to `step`."""
+    """Raise a CheckError for the first NaN or infinite value among those of the `steps` steps up to `step`."""
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if not broken:
         return
@@ -28,29 +27,15 @@ def require_finite(values: Mapping[str, float], step: int, steps: int, folder: P
     )
 
 
-def finite(network: nn.Module, shards_on: torch.device | None = None) -> bool:
-    """Whether all parameters are: a finite loss may have had a gradient that was not.
-
-    Args:
-        shards_on: the device, where each process sees its own shards only; all must call it then.
-    """
-    here = all(bool(parameter.isfinite().all()) for parameter in _local(network))
-    return here if shards_on is None else not replicas.highest([not here], shards_on)[0]
-
-
-def _local(network: nn.Module) -> list[torch.Tensor]:
-    return [p.to_local() if hasattr(p, "to_local") else p for p in network.parameters()]
-
-
 class Window:
-    """Sums on the device; they are read, and then only, when a line of metrics is due.
+    """Sums of metrics on the device, which are read only when a line of the log is due.
 
     Args:
-        mean_of_processes: makes a tensor the mean of those of all processes.
+        mean_of_processes: averages a tensor over all processes.
 
     Attributes:
         steps: optimizer steps since the last line.
-        seconds: of training up to the last line, interruptions left out.
+        seconds: training time up to the last line, without the time between an interruption and its resume.
     """
 
     def __init__(self, mean_of_processes: Callable[[Tensor], Tensor]) -> None:
@@ -64,7 +49,7 @@ class Window:
         self.clock = time.perf_counter()
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Take in scalars; an objective may yield one name many times in a step."""
+        """Add scalars; an objective may yield one name many times in a step."""
         for name, value in metrics.items():
             self.counts[name] += 1
             if name in self.sums:
@@ -73,20 +58,20 @@ class Window:
                 self.sums[name] = value.detach().to(torch.float32, copy=True)
 
     def means(self) -> dict[str, float]:
-        """The mean of each name since the last line, over all processes, each of which must call it."""
+        """Return the mean of each name since the last line, over all processes; collective."""
         return {name: total / self.counts[name] for name, total in self._totals().items()}
 
     def steps_per_second(self) -> float:
         return self.steps / (time.perf_counter() - self.clock)
 
     def restart(self) -> None:
-        """Begin the next line."""
+        """Start the next line."""
         self.seconds += time.perf_counter() - self.clock
         self.sums, self.counts, self.steps = {}, Counter(), 0
         self.start()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of several processes, the mean of their sums; each of them must call it."""
+        """Return the sums, averaged over the processes; collective."""
         sums = {name: (total, self.counts[name]) for name, total in self._totals().items()}
         return {"sums": sums, "steps": self.steps, "seconds": self.seconds + time.perf_counter() - self.clock}
 

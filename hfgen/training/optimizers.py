@@ -1,6 +1,6 @@
-"""The optimizer and the schedule of each network."""
+"""The optimizer and the learning rate schedule of each network: made, stepped, saved and loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.processes import zero
+from hfgen.processes.shards import fill, whole
 from hfgen.settings.arguments import TrainingArguments
 
 
 def make_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay, which without weight decay is Adam; fused, one kernel for all tensors."""
+    """Make AdamW, which without weight decay is Adam; fused, so that one kernel updates all tensors."""
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=arguments.learning_rate,
@@ -28,7 +29,7 @@ def make_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.opti
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer inside Accelerate's wrapper, where the trainer itself does what the wrapper would do.
+    """Return the optimizer inside Accelerate's wrapper; the trainer itself does what the wrapper would do.
 
     In each step the wrapper searches the import path for `lomo_optim`, twice: 0.2 ms. And with a loss scaler each
     wrapper's `step` ends the scaler's round, so that a second optimizer would step by another scale.
@@ -39,7 +40,7 @@ def unwrapped(optimizer: Any) -> Any:
 def prepare(
     accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer, arguments: TrainingArguments
 ) -> tuple[Any, Any]:
-    """As Accelerate prepares them: what is called as the network is, and the optimizer that the trainer steps."""
+    """Return the network as Accelerate prepares it, called like the network, and the optimizer that is stepped."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return zero.prepare(accelerator, network, optimizer, arguments)
     prepared, wrapped = accelerator.prepare(network, optimizer)
@@ -47,10 +48,12 @@ def prepare(
 
 
 def backward(loss: Tensor, accelerator: Accelerator, last: bool = True) -> None:
-    """Accelerate divides by the number of micro-batches; where it would only call `backward`, it costs 60 us.
+    """Add the gradients of a loss, divided by the number of micro-batches, as Accelerate does it.
+
+    Its `backward` is skipped where it would only call the loss's own: that saves 60 us.
 
     Args:
-        last: of the micro-batches, which DeepSpeed must be told.
+        last: whether this is the last micro-batch, which DeepSpeed must know.
     """
     engine = getattr(accelerator, "deepspeed_engine_wrapped", None)
     if engine is not None:
@@ -64,7 +67,7 @@ def backward(loss: Tensor, accelerator: Accelerator, last: bool = True) -> None:
 
 
 class _Together:
-    """Several optimizers as the one that a loss scaler steps, or skips, as a whole."""
+    """Several optimizers in the form of one, which a loss scaler steps or skips as a whole."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers, self.stepped = optimizers, False
@@ -77,13 +80,13 @@ class _Together:
 
 
 def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float | None) -> bool:
-    """One step of each optimizer, on gradients clipped each to `max_grad_norm`.
+    """Step each optimizer, after clipping the norm of its own gradients to `max_grad_norm`.
 
     Args:
-        scaler: of the loss, with fp16; None without.
+        scaler: the loss scaler with fp16; None otherwise.
 
     Returns:
-        whether they stepped: a gradient that overflowed skips all of them, and lowers the scale.
+        whether they stepped: one gradient that overflowed skips all of them and lowers the scale.
     """
     together: Any = _Together(optimizers)
     if scaler is not None:
@@ -100,11 +103,15 @@ def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float |
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, last_step: int) -> Any:
-    """Counted in optimizer steps, whatever the number of processes."""
+    """Make the schedule; it counts optimizer steps, whatever the number of processes.
+
+    Raises:
+        UsageError: `--lr_scheduler` or `--lr_step_rules` is invalid.
+    """
     name = arguments.lr_scheduler
     names = {kind.value for kind in SchedulerType}
     if name not in names:
-        raise UsageError(f"lr_scheduler is {name!r}.{did_you_mean(name, names)}")
+        raise UsageError(f"--lr_scheduler is {name!r}.{did_you_mean(name, names)}")
     try:
         return get_scheduler(
             name,
@@ -115,12 +122,42 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArgum
         )
     except ValueError as error:
         raise UsageError(
-            f"lr_step_rules is {arguments.lr_step_rules!r}; expected factor:step, ..., last factor: 1:1000,0.1"
+            f"--lr_step_rules is {arguments.lr_step_rules!r}; expected factor:step, ..., last factor: 1:1000,0.1"
         ) from error
 
 
+def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
+    """Return an optimizer's state as whole tensors named `<index of the parameter>.<key>`; collective."""
+    return {
+        f"{index}.{key}": whole(torch.as_tensor(value))
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+
+
+def load_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `optimizer_tensors` gave; learning rate and other settings stay those of this run."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entry in state.items():
+        entry.update({key: _laid_out_like(parameters[number], value) for key, value in entry.items()})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Give a moment its parameter's strides, because fused optimizers walk through memory, and its shards."""
+    if value.shape != parameter.shape:
+        return value
+    moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    fill(moment, value)
+    return moment
+
+
 def set_step(lr_scheduler: Any, step: int) -> None:
-    """Put a schedule where it is after so many steps, with this run's learning rate."""
+    """Set a schedule to where it is after `step` steps, with this run's learning rate."""
     lr_scheduler.last_epoch = step
     groups = lr_scheduler.optimizer.param_groups
     for group, base, factor in zip(groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True):

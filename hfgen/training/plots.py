@@ -1,4 +1,4 @@
-"""Pictures of a run's metrics: its curves, and the bars of what its last diagnosis lists."""
+"""Plots of a run's metrics: curves over its steps, and bars of the lists in its last diagnosis."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ NO_CURVE = {"step", "epoch", "learning_rate", "images_per_second", "seconds", "d
 
 
 def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """`loss.png`, and `<name>.png` of each list in the last diagnosis."""
+    """Write `loss.png`, and `<name>.png` for each list in the last diagnosis."""
     plot_curves(metrics, folder / "loss.png")
     for name, values in listed(metrics[-1]).items():
         plot_bars(name, values, folder / f"{name}.png")
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Over the optimizer steps: the losses, then other metrics, then each number that the diagnoses saw change."""
+    """Plot losses, then other metrics, then each number of the diagnoses that changed, over the optimizer steps."""
     names = sorted({name for line in metrics for name in line} - NO_CURVE)
     lines = [{**line, **{f"{name}, diagnosis": value for name, value in scalars(line).items()}} for line in metrics]
     found = sorted({name for line in lines for name in line if name.endswith(", diagnosis")})
@@ -42,7 +42,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
-    """One bar for each number, in its order."""
+    """Plot one bar for each number, in order."""
     figure = _figure(3.2)
     axes = figure.add_subplot()
     axes.bar(range(len(values)), values, width=0.8)

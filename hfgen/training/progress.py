@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line per report elsewhere."""
+"""Progress on stderr: a bar on a terminal, otherwise a line per report."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows nothing where `visible` is False (all processes but the main one)."""
+    """The progress of a training; `visible` is False on all processes but the main one, which show nothing."""
 
     def __init__(self, visible: bool = True) -> None:
         self.visible = visible
@@ -17,14 +17,14 @@ class Progress:
         self.bar: tqdm[Any] | None = None
 
     def decoding(self, items: Sequence[int]) -> Iterable[int]:
-        """The items, with a bar where there are many."""
+        """Iterate over the items, with a bar if that takes more than a second."""
         return tqdm(
             items, "decoding", unit="image", disable=not (self.visible and self.terminal), leave=False, delay=1
         )
 
     @contextlib.contextmanager
     def training(self, first: int, last: int) -> Iterator[None]:
-        """Within, `advance` moves the bar."""
+        """Show the bar that `advance` moves, inside the context."""
         self.bar = tqdm(
             total=last, initial=first, desc="training", unit="step", disable=not (self.visible and self.terminal)
         )
@@ -40,12 +40,12 @@ class Progress:
             self.bar.update(step - self.bar.n)
 
     def note(self, text: str) -> None:
-        """A line that the user should read, above the bar."""
+        """Print a line that the user should read, above the bar."""
         if self.visible:
             tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def report(self, line: Mapping[str, Any]) -> None:
-        """The metrics of a step."""
+        """Show the metrics of a step."""
         losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith(("loss", "bits_per_dim"))}
         if self.bar is None or not self.visible:
             return

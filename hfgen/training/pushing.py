@@ -1,15 +1,16 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""Push a run to the Hub: at its end, or at steps on the way."""
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import get_token
 
 from hfgen import __version__, run_folder
 from hfgen.cards import card
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.contents import KEPT_HERE
 from hfgen.hub.publish import check_place, publish
 from hfgen.hub.upload import Place
@@ -18,29 +19,25 @@ from hfgen.settings.arguments import TrainingArguments
 from hfgen.training.plots import plot_run
 from hfgen.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from hfgen.pipeline import HFGenPipeline
 
-
-def push_on_the_way(trainer: Trainer, folder: Path, say: Any) -> None:
-    """Push the model of a step at which a grid was drawn, if asked to; should it fail, the training goes on."""
+def push_on_the_way(trainer: Trainer, folder: Path, say: Callable[[str], Any]) -> None:
+    """Push the model of a step with a sample grid, if asked to; the training goes on if that fails."""
     a, every = trainer.arguments, trainer.validation_steps
     if not a.push_to_hub or a.hub_strategy == "end" or not every or trainer.step % every:
         return
     if trainer.step == trainer.last_step:
         return  # it is pushed with the finished run
-    with trainer.averaged() as pipeline:
+    with trainer.networks.averaged() as pipeline:
         if trainer.accelerator.is_main_process:
             try:
                 say(f"step {trainer.step} pushed to {push_step(folder, pipeline, trainer.arguments, trainer.step)}")
             except (HFGenError, OSError) as error:
-                say(f"step {trainer.step} was not pushed; the training goes on: {str(error).splitlines()[0]}")
+                say(f"step {trainer.step} was not pushed; the training goes on: {first_line(error)}")
     trainer.accelerator.wait_for_everyone()
 
 
 def require_place(arguments: TrainingArguments, folder: Path) -> None:
-    """Raise a UsageError where something is to be pushed and nobody is logged in, or no repository can have that
-    name: before the training, not after."""
+    """Raise a UsageError before the training if its push must fail: without a token, or with an invalid name."""
     if not arguments.push_to_hub:
         return
     if not (arguments.hub_token or get_token()):
@@ -52,15 +49,18 @@ def require_place(arguments: TrainingArguments, folder: Path) -> None:
 
 
 def push(folder: Path, arguments: TrainingArguments) -> str:
-    """Push a run as its training's arguments say; return the address. Raises as `publish`."""
+    """Push a run as its training's arguments say; return the address. Raises what `publish` raises."""
     name = arguments.hub_model_id or folder.resolve().name
     place = Place(name, arguments.hub_private_repo, commit_message=f"Trained with hfgen {__version__}")
     return publish(folder, place, token=arguments.hub_token).commit_url
 
 
-def push_step(folder: Path, pipeline: "HFGenPipeline", arguments: TrainingArguments, step: int) -> str:
-    """Push what a run is after a step, with the model of that step, which its folder does not hold; return the
-    address. Raises as `publish`."""
+def push_step(folder: Path, pipeline: HFGenPipeline, arguments: TrainingArguments, step: int) -> str:
+    """Push a run as it is after a step, with the model of that step, which its folder does not hold.
+
+    Returns:
+        the address. Raises what `publish` raises.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / folder.resolve().name
         shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))

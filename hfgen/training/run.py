@@ -1,14 +1,14 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""A whole training run, from a resolved config to a finished run folder."""
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hfgen import run_folder
 from hfgen.cards.card import write_card
-from hfgen.errors import HFGenError
+from hfgen.errors import clear
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process, join_processes
 from hfgen.settings.resolve import RunConfig
@@ -20,8 +20,8 @@ from hfgen.training.start import Facts, build, describe, facts, find_held_out, f
 from hfgen.training.trainer import Trainer
 
 
-def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Any) -> Facts:
-    """Train, and leave a run folder that `HFGenPipeline.from_pretrained` reads.
+def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, say: Callable[[str], Any]) -> Facts:
+    """Train, and write a run folder that `HFGenPipeline.from_pretrained` reads.
 
     Args:
         say: called with each line for the user.
@@ -30,7 +30,7 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         the summary of the run: folder, steps and, on the main process, seconds and last metrics.
 
     Raises:
-        UsageError: another process trains in the folder; or what is asked for contradicts itself, the data or the
+        UsageError: another process trains in the folder; or the settings contradict each other, the data or the
             machine.
     """
     join_processes()
@@ -42,7 +42,9 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
         lock.release()
 
 
-def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Any) -> Facts:
+def _train(
+    config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Callable[[str], Any]
+) -> Facts:
     require_place(config.arguments, folder)
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
@@ -71,8 +73,8 @@ def _train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path,
     return summary(trainer, folder)
 
 
-def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Any) -> None:
-    """Write what a run's folder holds from the start, after a run that is to be overwritten was set aside."""
+def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Callable[[str], Any]) -> None:
+    """Set aside a run that is to be overwritten, and write what a run's folder holds from the start."""
     folder, a = trainer.folder, trainer.arguments
     assert folder is not None
     with writable(folder):
@@ -85,7 +87,7 @@ def begin(trainer: Trainer, config: Facts, lock: RunLock, say: Any) -> None:
 
 
 def summary(trainer: Trainer, folder: Path) -> Facts:
-    """What the run came to; the metrics on the main process, which has written them: no other may see that disk."""
+    """Return folder and steps and, on the main process, seconds and last metrics: others may not see its disk."""
     found = {"output_dir": str(folder), "steps": trainer.step}
     if not trainer.accelerator.is_main_process:
         return found
@@ -93,10 +95,6 @@ def summary(trainer: Trainer, folder: Path) -> Facts:
     return {**found, "seconds": last["seconds"], "metrics": last}
 
 
-@contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Within, what keeps the run folder from being written is one clear error."""
-    try:
-        yield
-    except OSError as error:
-        raise HFGenError(f"The run folder {folder} cannot be written: {error}") from error
+def writable(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise one error where the run folder cannot be written."""
+    return clear((OSError,), lambda found: f"The run folder {folder} cannot be written: {found}")

@@ -1,4 +1,4 @@
-"""One process trains in a run folder at a time: two would write over each other's checkpoints and metrics."""
+"""A lock on a run folder: two processes training in it would overwrite each other's checkpoints and metrics."""
 
 import os
 import time
@@ -14,11 +14,11 @@ except ImportError:  # on Windows; there nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"  # names with a dot in front do not reach the Hub
-PATIENCE_SECONDS = 5.0  # for one that was just killed and has much memory to give back
+PATIENCE_SECONDS = 5.0  # a process that was just killed may need time to free its memory
 
 
 class RunLock:
-    """The lock of one folder, from `take` to `release` or to the end of this process, however it ends."""
+    """The lock of one folder, held from `take` to `release` or until this process ends, however it ends."""
 
     def __init__(self) -> None:
         self.file: IO[str] | None = None
@@ -26,7 +26,7 @@ class RunLock:
             os.register_at_fork(after_in_child=self.release)
 
     def take(self, folder: Path) -> None:
-        """Lock a folder that holds a run, and let go of the one before; a file system without locks is no obstacle.
+        """Lock a folder that holds a run and release the one before; do nothing on a file system without locks.
 
         Raises:
             UsageError: another process holds it.
@@ -46,12 +46,12 @@ class RunLock:
 
 
 def _locked(path: Path) -> IO[str] | None:
-    """The open file that holds the lock; None where files cannot be locked, such as on some networks' disks."""
+    """Return the open file that holds the lock; None where it cannot be opened. Some disks have no locks."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         file = path.open("a")
     except OSError:
-        return None  # what the run writes first will tell why
+        return None  # the first file that the run writes raises an error that says why
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
-"""One training run, from a resolved config to a finished run folder."""
+"""The start of a training run: find the data, build the pipeline, describe both."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 import torch
 
 from hfgen.cards.parts import component_rows
-from hfgen.data.images import ImageFacts, load_images
+from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
+from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.registry import family_of
-from hfgen.settings.model_configs import config_of
+from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
@@ -24,33 +26,28 @@ Facts = dict[str, Any]
 
 
 def find_images(config: RunConfig) -> ImageFacts:
-    """The dataset that the arguments name."""
-    a = config.arguments
-    name = a.dataset_name or a.train_data_dir
-    if not name:
-        raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-    find = stream_images if a.streaming else load_images
-    return find(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+    """Find the dataset that the arguments name."""
+    source = DataSource.of(config.arguments)
+    return stream_images(source) if config.arguments.streaming else images_from(source)
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
-    """What is measured on the images that `validation_split` names.
+    """Find the images of `--validation_split` and what is measured on them; None without that option.
 
     Raises:
-        UsageError: they are no such images as those that are trained on, or cannot be measured as asked.
+        UsageError: they differ in mode or size from the training images, or cannot be measured as asked.
     """
     a = config.arguments
     if a.validation_split is None:
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
-    where = a.dataset_config_name, a.image_column, a.label_column, a.cache_dir
-    images = load_images(a.dataset_name or a.train_data_dir or "", a.validation_split, *where)
+    images = images_from(dataclasses.replace(DataSource.of(a), split=a.validation_split))
     refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """The untrained pipeline for these images; the same weights in every process."""
+    """Build the untrained pipeline for these images, with the same weights in every process."""
     a = config.arguments
     if a.class_conditional and images.num_classes is None:
         raise UsageError(no_labels(images))
@@ -65,11 +62,11 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageF
 def pretrained(
     config: RunConfig, pipeline_class: type[HFGenPipeline], shape: tuple[int, int], num_classes: int | None
 ) -> HFGenPipeline:
-    """A published or finished model, to be trained further.
+    """Load a published or finished model, to be trained further.
 
     Raises:
-        UsageError: it is of another family, its images have another shape or other classes, or options were given
-            that would make another network of it.
+        UsageError: it is of another family, its images have another shape or other classes, or the given options
+            would change its networks.
     """
     name = str(config.arguments.pretrained_model_name_or_path)
     pipeline = HFGenPipeline.from_pretrained(name)
@@ -78,7 +75,7 @@ def pretrained(
     changed = changed_options(pipeline, config.components)
     if changed:
         raise UsageError(
-            f"Other options than its own do not go with --pretrained_model_name_or_path {name}:\n"
+            f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
@@ -92,7 +89,7 @@ def pretrained(
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
-    """The options that are not a model's own, as `encoder.width is 8, not 4`."""
+    """List the options that differ from a model's own, as `encoder.width is 8, not 4`."""
     changed = []
     for name, options in components.items():
         part = pipeline.components.get(name)
@@ -104,13 +101,13 @@ def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) ->
 
 
 def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
-    """Side, channels and classes of what is trained on."""
+    """Return side, channels and number of classes of the training images."""
     a = config.arguments
     return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
 
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
-    """The config with the options of components and objective spelled out, so that it outlives changed defaults."""
+    """Return the config with all options of components and objective, so that it outlives changed defaults."""
     choices, components = component_choices(type(pipeline)), pipeline.components
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
     overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
@@ -125,14 +122,14 @@ def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) 
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
-    """What a scheduler's config holds of the networks: the shapes of latents, and options that a network has too."""
-    networks = {key for model in pipeline.models().values() for key in config_of(model)}
+    """Name the options of a scheduler that follow from the networks: shapes of latents, options of a network."""
+    networks = {key for model in pipeline.models().values() for key in component_config(model)}
     return {key for key in scheduler.config if key.endswith("_shape") or key in networks}
 
 
 def _options_of(component: Any, derived: Facts) -> Facts:
-    """Its config, without what follows from the data and the networks."""
-    options = {k: _plain(v) for k, v in config_of(component).items()}
+    """Return a component's config, without what follows from the data and the networks."""
+    options = {k: _plain(v) for k, v in component_config(component).items()}
     return {k: v for k, v in options.items() if k not in derived or derived[k] != v}
 
 
@@ -141,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
-    """What was inferred from the data, and what is trained."""
+    """Yield lines that say what was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
     notes = "".join(f"; {note}" for note in images.notes)
     labels = f", {images.num_classes} classes" if images.num_classes else ""
@@ -153,7 +150,7 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
 
 
 def facts(trainer: Trainer) -> Facts:
-    """What env.json says beside versions and hardware."""
+    """Return what env.json holds beside versions and hardware."""
     images = trainer.batches.images
     return {
         "global_batch_size": trainer.layout.global_batch_size,
@@ -166,7 +163,7 @@ def facts(trainer: Trainer) -> Facts:
             "dataset_id": images.dataset_id,
             "count": images.count,
             "channels": images.channels,
-            "resolution": trainer.batches.resolution,
+            "resolution": trainer.batches.decoding.resolution,
             "class_names": images.label_names,
         },
     }

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask the training to stop after the current step, a second one at once; so does a time limit."""
+"""SIGINT, SIGTERM or a time limit ask the training to stop after the current step; a second signal stops at once."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ from typing import Any, Self
 
 
 class StopSignal:
-    """Within, `number` is the signal that came, or None.
+    """A context in which signals are noted: `number` is the signal that came, or None.
 
     Args:
-        seconds: after which `time_is_up`; None for no limit.
+        seconds: seconds after which `time_is_up`; None for no limit.
     """
 
     def __init__(self, seconds: float | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Trackers, such as TensorBoard, trackio and wandb: scalars, pictures and the config of a run, shown elsewhere.
+"""Trackers such as TensorBoard, trackio and wandb, which receive scalars, pictures and the config of a run.
 
-They are Accelerate's own, each in a thread of its own: one that cannot start, fails or hangs costs a warning, and the
-training goes on without it. What a resumed run needs to go on in the same place, the run's id in each tracker, is kept
-in `logs/trackers.json` of the run folder; it holds no secret.
+They are Accelerate's, each in a thread of its own: if one cannot start, fails or hangs, a warning is printed and the
+training goes on without it. The run's id in each tracker, by which a resumed run goes on in the same place, is kept in
+`logs/trackers.json` of the run folder, which holds no secret.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 from PIL import Image
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import read_config_file, write_text
 from hfgen.run_folder import CONFIG
 
 PROJECT = "hfgen"
 LOGS, IDS = "logs", "trackers.json"
-START_SECONDS = 20.0  # that the training waits for trackers to start; one that takes longer starts beside it
-FINISH_SECONDS = 60.0  # that it waits for them to send the rest
-WAITING = 1000  # reports that may wait for a tracker, and then
-PATIENCE_SECONDS = 10.0  # how long the training waits for it, once, before it is given up
+START_SECONDS = 20.0  # the training waits so long for trackers to start; a slower one starts meanwhile
+FINISH_SECONDS = 60.0  # it waits so long for them to send the rest
+WAITING = 1000  # reports that may wait for a tracker; when they are more,
+PATIENCE_SECONDS = 10.0  # the training waits so long, once, before it gives the tracker up
 Scalar = bool | int | float | str
 
 
 def tracker_names(report_to: str) -> list[str]:
-    """The trackers of a comma-separated list; `all` are those that are installed, `none` are none.
+    """Return the trackers of a comma-separated list; `all` means those that are installed, `none` none.
 
     Raises:
         UsageError: one is unknown or not installed.
@@ -54,18 +54,18 @@ def tracker_names(report_to: str) -> list[str]:
     for name in wanted:
         if name not in installed:
             hint = f"pip install {name}" if name in known else did_you_mean(name, [*known, "all", "none"]).strip()
-            raise UsageError(f"report_to: the tracker {name!r} is not installed here. {hint}")
+            raise UsageError(f"--report_to: the tracker {name!r} is not installed here. {hint}")
     return list(dict.fromkeys(wanted))
 
 
 class Trackers:
-    """The trackers of one run. They belong to the main process; on the others make them without names.
+    """The trackers of one run; only the main process has any.
 
     Args:
         names: as `tracker_names` gives them.
         folder: the run folder.
-        config: the resolved config; see `public_config` for what of it is sent.
-        step: the step that the training goes on from; what a tracker holds beyond it is replaced where it can be.
+        config: the resolved config; `public_config` says which part of it is sent.
+        step: the step from which the training goes on; later values in a tracker are replaced if it can do that.
         warn: called with a line for the user, from other threads too.
     """
 
@@ -91,7 +91,7 @@ class Trackers:
                 tracker.ready.wait(max(0.0, deadline - time.monotonic()))
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Report the scalars of a line of metrics, whose `step` says where."""
+        """Report the scalars of a line of metrics at its `step`."""
         values, step = scalars(line), line["step"]
         for tracker in self.running:
             tracker.do(lambda it: it.log(values, step=step))
@@ -103,7 +103,7 @@ class Trackers:
                 tracker.do(functools.partial(show, tracker.title, title, image, step))
 
     def close(self, seconds: float = FINISH_SECONDS) -> None:
-        """Let them send what waits, and close them; further reports are lost."""
+        """Send the waiting reports and close the trackers; later reports are lost."""
         running, self.running = self.running, []
         with _unattended() if running else contextlib.nullcontext():
             for tracker in running:
@@ -116,7 +116,7 @@ class Trackers:
 
 
 def start_trackers(report_to: str, folder: Path, step: int, warn: Callable[[str], None]) -> Trackers:
-    """The trackers of the run in `folder`, with its config, from `step` on."""
+    """Start the trackers of the run in `folder`, with its config, from `step` on."""
     config = folder / CONFIG
     settings = read_config_file(config) if config.is_file() else {}
     return Trackers(tracker_names(report_to), folder, settings, step, warn)
@@ -124,12 +124,13 @@ def start_trackers(report_to: str, folder: Path, step: int, warn: Callable[[str]
 
 @dataclass(frozen=True)
 class Run:
-    """What a tracker is told of the run when it starts.
+    """The facts of a run with which a tracker starts.
 
     Attributes:
-        logs: the folder for what a tracker keeps on disk.
-        step: that the training goes on from.
-        id: of this run in that tracker, where it was there before.
+        name: the name of the run folder.
+        logs: the folder for files of the tracker.
+        step: the step from which the training goes on.
+        id: the run's id in the tracker, if it has been there before.
     """
 
     name: str
@@ -139,7 +140,7 @@ class Run:
 
 
 class _Tracker(threading.Thread):
-    """One tracker: its calls are made in this thread, in order; the first that fails is the last."""
+    """A thread that makes the calls of one tracker, in order; the first that fails is the last."""
 
     def __init__(self, title: str, place: Run, config: dict[str, Scalar], warn: Callable[[str], None]) -> None:
         super().__init__(name=f"tracker {title}", daemon=True)
@@ -148,7 +149,7 @@ class _Tracker(threading.Thread):
         self.ready, self.lock, self.given_up = threading.Event(), threading.Lock(), False
 
     def do(self, call: Callable[[Any], Any] | None) -> None:
-        """Have `call` made with Accelerate's tracker, soon; None closes it."""
+        """Queue a call of Accelerate's tracker; None closes it."""
         try:
             if not self.given_up:
                 self.calls.put(call, timeout=PATIENCE_SECONDS)
@@ -162,9 +163,8 @@ class _Tracker(threading.Thread):
             while (call := self.calls.get()) is not None:
                 call(tracker)
             tracker.finish()
-        except BaseException as error:  # of a library that is none of the training's business; SystemExit too
-            lines = str(error).strip().splitlines() or [""]
-            self.give_up(f"failed: {type(error).__name__}: {without_secrets(lines[0])}")
+        except BaseException as error:  # whatever a tracker raises, SystemExit too, must not end the training
+            self.give_up(f"failed: {type(error).__name__}: {without_secrets(first_line(error))}")
         finally:
             self.ready.set()
 
@@ -177,7 +177,7 @@ class _Tracker(threading.Thread):
 
 @contextlib.contextmanager
 def _unattended() -> Iterator[None]:
-    """Within, a library that wants a login cannot wait for an answer, and what it prints goes to stderr.
+    """Keep libraries from waiting for a login and send what they print to stderr, inside the context.
 
     Standard output is for the result of the command.
     """
@@ -191,7 +191,7 @@ def _unattended() -> Iterator[None]:
 
 # --- what is sent -----------------------------------------------------------------------------------------------
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a line of metrics, but for the step; of a nested one as `diagnosis/active_units`.
+    """Return the finite numbers of a line of metrics without the step; nested ones as `diagnosis/active_units`.
 
     Lists, such as one number for each latent dimension, and texts are left out: they are in `metrics.jsonl`.
 
@@ -208,9 +208,9 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def public_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """The config without levels, and without what is nobody's business: tokens, and where a path lies.
+    """Return the config without nesting and without private parts: tokens, and the folders of a path.
 
-    Unset options are left out, lists become text.
+    Unset options are left out; lists become text.
 
     >>> public_config({"seed": 0, "generator": {"dims": [4, 8]}, "train_data_dir": "/home/me/faces", "hub_token": "x"})
     {'seed': 0, 'generator.dims': '[4, 8]', 'train_data_dir': 'faces'}
@@ -233,20 +233,20 @@ USER = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def harmless(text: str) -> str:
-    """Of a path that tells of this machine the last name; any other text without secrets."""
+    """Return the last name of an absolute path, which would describe this machine; other text without secrets."""
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(("~", "file:")):
         text = PureWindowsPath(text).name  # which knows both separators
     return without_secrets(text)
 
 
 def without_secrets(text: str) -> str:
-    """A text without Hugging Face's tokens and the users and passwords of addresses."""
+    """Return a text without Hugging Face tokens and without the users and passwords of URLs."""
     return TOKEN.sub("***", USER.sub("", text))
 
 
 # --- each tracker's own way -------------------------------------------------------------------------------------
 def begin(name: str, run: Run, config: dict[str, Scalar]) -> Any:
-    """Start Accelerate's tracker, in the run that it had before where there is one; keep that run's id."""
+    """Start Accelerate's tracker, in the run that it had before if there is one, and keep that run's id."""
     run.logs.mkdir(parents=True, exist_ok=True)
     tracker_class = LOGGER_TYPE_TO_CLASS[name]
     place = [str(run.logs)] if tracker_class.requires_logging_directory else []
@@ -302,7 +302,7 @@ ID: dict[str, Callable[[Any], Any]] = {  # of the run, in the tracker
 
 
 def _store_hparams(writer: Any, config: dict[str, Scalar]) -> None:
-    """In the run's own file; `add_hparams`, which Accelerate calls, makes a second run of each start."""
+    """Write the config into the run's own file; `add_hparams`, which Accelerate calls, would start a second run."""
     from torch.utils.tensorboard.summary import hparams
 
     for summary in hparams(config, {}):
@@ -310,7 +310,7 @@ def _store_hparams(writer: Any, config: dict[str, Scalar]) -> None:
 
 
 def show(name: str, title: str, image: Image.Image, step: int, tracker: Any) -> None:
-    """Report a picture; Accelerate's trackers differ in what they take, four take none, a registered one may not."""
+    """Report a picture; Accelerate's trackers differ in what they accept, and some accept none."""
     if name == "tensorboard":
         tracker.log_images({title: np.asarray(image.convert("RGB"))[None]}, step=step, dataformats="NHWC")
     elif name == "trackio":

@@ -1,14 +1,13 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, broadcast_object_list
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from hfgen.data.images import ImageFacts
 from hfgen.data.layout import Layout
@@ -18,24 +17,22 @@ from hfgen.evaluation.held_out import HeldOut
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
 from hfgen.pipeline import HFGenPipeline, drawing_options
-from hfgen.processes import replicas, zero
-from hfgen.processes.batch_norm import batch_norms, synchronized
+from hfgen.processes import replicas
 from hfgen.processes.child import resume_command, tell_now
-from hfgen.processes.shards import fill_state, gathered
-from hfgen.processes.world import make_accelerator, without_autocast
+from hfgen.processes.world import make_accelerator
 from hfgen.run_folder import Metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.options import build_objective, objective_options
 from hfgen.training import checkpoint, resume_settings
-from hfgen.training.ema import ModelEMA
-from hfgen.training.metrics import Window, finite, require_finite
-from hfgen.training.optimizers import backward, make_lr_scheduler, make_optimizer, prepare, set_step, step_together
+from hfgen.training.metrics import Window, require_finite
+from hfgen.training.networks import Networks
+from hfgen.training.optimizers import backward
 from hfgen.training.progress import Progress
 from hfgen.training.stop_signal import StopSignal
 from hfgen.training.trackers import Trackers, start_trackers, tracker_names
 from hfgen.training.validation import EXAMPLES, Best, pictures, validate
 
-STEPS_TO_AGREE = 10  # on accelerators, between two looks at whether another process was told to stop
+STEPS_TO_AGREE = 10  # on accelerators, between two checks whether another process was asked to stop
 
 
 class Trainer:
@@ -43,19 +40,20 @@ class Trainer:
 
     Args:
         pipeline: as `HFGenPipeline.build` makes it; trained in place.
-        images: the data, as `load_images` found them.
+        images: the dataset, as `load_images` found it.
         arguments: the training arguments.
         folder: the run folder; None trains without writing anything.
-        options: of the family's objective.
-        held_out: what is measured, at each validation, on images that are not trained on.
+        options: options of the family's objective.
+        held_out: validation images and what is measured on them.
 
     Attributes:
-        networks: what is trained: the pipeline's own components, or their shards.
-        models: the same as Accelerate prepared them; the objective calls these.
+        networks: the trained networks, with their optimizers, schedules and EMA.
+        step: optimizer steps taken so far.
+        last_step: the step with which the training ends.
 
     Raises:
         UsageError: the arguments contradict the data or the machine.
-        HFGenError: another number of processes than was asked for.
+        HFGenError: fewer processes train together than were asked for.
     """
 
     def __init__(
@@ -71,8 +69,6 @@ class Trainer:
         self.objective_options = objective_options(type(pipeline), options or {})
         tracker_names(arguments.report_to)  # an unknown one is refused before anything is trained
         self.accelerator = make_accelerator(arguments)
-        self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        self.replicated = not self.sharded and self.accelerator.distributed_type != DistributedType.DEEPSPEED
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
         self.batches = make_batches(
@@ -81,50 +77,19 @@ class Trainer:
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
         self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps
-        self._prepare_models()
-        self.emas = {
-            name: ModelEMA(self.networks[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
-            for name in pipeline.ema_components
-            if arguments.use_ema and name in self.networks
-        }
+        self.networks = Networks(pipeline, self.accelerator, arguments, self.scheduled_steps)
+        components = self.networks.components()
+        self.objective = build_objective(pipeline.objective_class, components, self.objective_options)
         self.metrics: Metrics | None = None
         self.trackers, self.best = Trackers(), Best.of(arguments)
         self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
-        self.saved_step, self.skipped_steps, self.checked = -1, 0, set[str]()
+        self.saved_step, self.skipped_steps = -1, 0
         self.stopped_by: int | None = None
-
-    def _prepare_models(self) -> None:
-        """Each network is prepared on its own: one DDP wrapper round two would expect both to step together."""
-        components = dict(self.pipeline.components)
-        self.networks: dict[str, nn.Module] = {}
-        self.models: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, Any] = {}
-        self.lr_schedulers: list[Any] = []
-        models = self.pipeline.models()
-        trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
-        zero.require_one_network(self.accelerator, trained)
-        for name, model in models.items():
-            if name not in trained:
-                model.to(self.accelerator.device)  # a network that is used as it is
-                continue
-            # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
-            network: nn.Module = copy.deepcopy(model) if self.sharded else model
-            last = self.arguments.channels_last and self.replicated
-            network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
-            network.train()
-            optimizer = make_optimizer(network, self.arguments)
-            self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, self.scheduled_steps))
-            self.networks[name] = network
-            prepared, self.optimizers[name] = prepare(self.accelerator, network, optimizer, self.arguments)
-            self.models[name] = components[name] = prepared
-        synchronize = self.arguments.sync_batch_norm and self.layout.num_processes > 1
-        self.synchronized = batch_norms(self.networks.values()) if synchronize else []
-        self.objective = build_objective(self.pipeline.objective_class, components, self.objective_options)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def train(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Train to the last step, with a call after each; then draw the final grid and save the pipeline.
+        """Train to the last step, calling `on_step` after each one, and save the pipeline.
 
         Raises:
             CheckError: a loss is not finite.
@@ -134,7 +99,7 @@ class Trainer:
             with self.progress.training(self.step, self.last_step):
                 for _ in self.steps():
                     on_step()
-            with StopSignal():  # what is finished is saved whole, signal or not
+            with StopSignal():  # a signal does not keep what is finished from being saved
                 self._save_pipeline()
                 self._leave()
         except Interrupted as error:
@@ -146,7 +111,7 @@ class Trainer:
                 self.trackers.close()  # last: a slow one may take a minute
 
     def steps(self) -> Generator[int, None, None]:
-        """The loop itself: yields the number of each optimizer step after it was taken and accounted for."""
+        """Run the loop; yield the number of each optimizer step when its metrics, grid and checkpoint are written."""
         self.window.start()
         if self.folder is not None and self.accelerator.is_main_process:
             self.metrics = Metrics(self.folder, resumed_step=self.step)
@@ -154,7 +119,7 @@ class Trainer:
         with StopSignal(self.arguments.seconds_limit) as stop:
             alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
             for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
-                with synchronized(self.synchronized):
+                with self.networks.synchronized():
                     self.train_step(micro_batches)
                 self.step += 1
                 self._look_at(stop)
@@ -167,7 +132,7 @@ class Trainer:
             self._stop_if_asked()
 
     def train_step(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        """One step of every optimizer that the objective yields.
+        """Step every optimizer that the objective yields.
 
         The micro-batches advance together: each optimizer steps on the mean gradient of all of them before any goes
         on to its next loss. So k accumulated micro-batches equal one batch, for alternating objectives too.
@@ -184,61 +149,43 @@ class Trainer:
         self.objective.step = self.step
         running = [self.objective.training_step(batch) for batch in micro_batches]
         while components := self._backward(running, noises):
-            self._optimize(components)
+            self.skipped_steps += not self.networks.step(components)
         self.window.add(self.objective.finish_step())
-        for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
-            lr_scheduler.step()
-        for ema in self.emas.values():
-            ema.step()
+        self.networks.finish_step()
 
     def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
-        """What depends on data before the first step; averages start from there."""
+        """Initialize what depends on data, from all micro-batches of the first step together."""
         device = self.accelerator.device
         batch = {name: torch.cat([micro[name] for micro in micro_batches]) for name in micro_batches[0]}
         noise = StepNoise(self.arguments.seed, 0, self.layout.all_rows(device), self.layout.global_batch_size, device)
-        with contextlib.ExitStack() as stack, torch.no_grad():
-            for model in self.pipeline.models().values():
-                stack.enter_context(without_autocast(model.to(device)))
-            self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
-        for name, network in self.networks.items() if self.sharded else ():
-            fill_state(network, self.pipeline.models()[name].state_dict())
-        for ema in self.emas.values():
-            ema.restart()
+        self.networks.initialize(batch, noise)
 
     def _backward(self, running: list[Iterator[Update]], noises: list[StepNoise]) -> tuple[str, ...]:
-        """Advance each micro-batch to its next loss, accumulate gradients; the components to step, none at the end."""
+        """Advance each micro-batch to its next loss and accumulate gradients.
+
+        Returns:
+            the components to step; none when the objective has yielded its last loss.
+        """
         components: tuple[str, ...] = ()
-        delayed = len(running) > 1 and self.replicated  # the reduction of DDP, up to the last micro-batch
+        accumulating = len(running) > 1  # DDP reduces gradients once, in the backward pass of the last micro-batch
         for micro, training_step in enumerate(running):
             self.objective.noise = noises[micro]
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(replicas.unreduced(self.accelerator, self.models.values() if delayed else ()))
+            last = micro == len(running) - 1
+            with self.networks.unreduced(accumulating):
                 update = next(training_step, None)
                 if update is None:
                     continue
-                update.require_known(self.optimizers)
-                names = update.components if delayed and micro == len(running) - 1 else ()
-                stack.enter_context(replicas.reduced(self.accelerator, [self.models[name] for name in names]))
-                backward(update.loss, self.accelerator, last=micro == len(running) - 1)
+                update.require_known(self.networks.optimizers)
+                with self.networks.reduced(update.components if accumulating and last else ()):
+                    backward(update.loss, self.accelerator, last)
             components = update.components
             self.window.add({update.loss_name: update.loss, **update.metrics})
         return components
 
-    def _optimize(self, components: tuple[str, ...]) -> None:
-        if self.layout.num_processes > 1 and self.replicated:
-            for name in (name for name in components if name not in self.checked):  # once: at the start
-                replicas.require_equal_gradients(name, self.networks[name], self.accelerator.device)
-                self.checked.add(name)
-        optimizers = [self.optimizers[name] for name in components]
-        stepped = step_together(optimizers, self.accelerator.scaler, self.arguments.max_grad_norm)
-        self.skipped_steps += not stepped
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-
     # --- what is due after a step -------------------------------------------------------------------------------
 
     def _account(self) -> None:
-        """Metrics, sample grid, checkpoint, each when it is due; nothing is written of a loss that is not finite."""
+        """Write metrics, sample grid and checkpoint, each when it is due, after a check that the values are finite."""
         a = self.arguments
         self.window.steps += 1
         last = self.step == self.last_step
@@ -269,7 +216,7 @@ class Trainer:
             "step": self.step,
             "epoch": round(self.batches.epochs(self.step), 4),
             **values,
-            "learning_rate": self.lr_schedulers[0].get_last_lr()[0],
+            "learning_rate": self.networks.learning_rate,
             "images_per_second": round(speed, 2),
             "seconds": round(self.window.seconds, 3),
             **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
@@ -282,14 +229,14 @@ class Trainer:
         self.progress.report(line)
 
     def _require_finite_weights(self) -> None:
-        for name, network in self.networks.items():
-            if not finite(network, self.accelerator.device if self.sharded else None):
-                require_finite({f"a weight of the {name}": float("nan")}, self.step, self.window.steps, self.folder)
+        name = self.networks.not_finite()
+        if name is not None:
+            require_finite({f"a weight of the {name}": float("nan")}, self.step, self.window.steps, self.folder)
 
     def _validate(self) -> dict[str, Any]:
-        """Pictures, diagnosis and measurements, on the main process; the others wait for what it found."""
+        """Draw, diagnose and measure on the main process; the others wait for what it found."""
         found: list[dict[str, Any]] = [{}]
-        with self.averaged() as pipeline:
+        with self.networks.averaged() as pipeline:
             if self.folder is not None and self.accelerator.is_main_process:
                 found = [self._look(pipeline, self.folder)]
         if self.layout.num_processes > 1:
@@ -312,31 +259,15 @@ class Trainer:
                 pipeline.save_pretrained(folder / "best")
         return found
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[HFGenPipeline]:
-        """Within, the pipeline is the one to sample from: averaged weights, their statistics, full precision.
-
-        Every process must enter it: shards are gathered. The statistics are the main process's.
-        """
-        with contextlib.ExitStack() as stack:
-            for model in self.pipeline.models().values():
-                stack.enter_context(without_autocast(model))
-            stack.enter_context(gathered(self.networks if self.sharded else {}, self.pipeline.models(), self.emas))
-            for ema in () if self.sharded else self.emas.values():
-                stack.enter_context(ema.applied())
-            if self.emas and self.accelerator.is_main_process:
-                self.pipeline.objective_class.refresh_statistics(self.pipeline)
-            yield self.pipeline
-
     # --- saving and resuming ------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
         if self.folder is None or self.saved_step == self.step:
             return
         self.saved_step = self.step
-        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
-        with gathered(self.networks if self.sharded else {}, self.pipeline.models()):
-            tensors, state = checkpoint.tensors_of(self), self.state()
+        self.networks.share_buffers()
+        with self.networks.gathered():
+            tensors, state = self.networks.tensors(), self.state()
             if self.accelerator.is_main_process:
                 with self._saving("checkpoint"):
                     written = checkpoint.save_checkpoint(self.folder, self.pipeline, tensors, state)
@@ -345,22 +276,30 @@ class Trainer:
 
     def _save_pipeline(self) -> None:
         self._require_finite_weights()
-        replicas.share_buffers(self.networks.values(), self.layout.num_processes)
-        with self.averaged() as pipeline:
+        self.networks.share_buffers()
+        with self.networks.averaged() as pipeline:
             if self.folder is not None and self.accelerator.is_main_process:
                 with self._saving("model"):
                     pipeline.save_pretrained(self.folder)
         self.accelerator.wait_for_everyone()
 
     def _leave(self) -> None:
-        """Let go of DDP's wrappers before the process group is destroyed: what still holds it can hang at exit."""
-        self.models, self.objective = {}, Objective()
+        """Release DDP's wrappers before the process group is destroyed: one that still holds it can hang at exit."""
+        self.networks.release()
+        self.objective = Objective()
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def resume(self, place: Path) -> None:
-        """Go on from a checkpoint: weights, averages, optimizers, step. Data order and noise follow from the step."""
-        for line in checkpoint.load_checkpoint(place, self):
+        """Go on from a checkpoint: weights, EMA, optimizers, step. Data order and noise follow from the step.
+
+        Raises:
+            HFGenError: the checkpoint is damaged.
+            UsageError: it is of another model, other settings, or beyond the last step.
+        """
+        state, changed = checkpoint.load_checkpoint(place, self.networks, self.state())
+        self.load_state(state)
+        for line in changed:
             self.progress.note(line)
         if self.best.is_hopeless and self.step < self.last_step:
             self._end_here(self.best.why_hopeless)
@@ -376,11 +315,13 @@ class Trainer:
         return resume_command(self.arguments, self.folder or Path(), self.layout.num_processes)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside tensors; every process must call it."""
-        scaler = self.accelerator.scaler
+        """Return what a checkpoint keeps beside tensors; every process must call it."""
+        scaler, images = self.accelerator.scaler, self.batches.images.count
         return {
             "step": self.step,
-            "settings": resume_settings.settings_of(self),
+            "settings": resume_settings.settings_of(
+                self.arguments, self.pipeline, self.objective_options, self.layout, images, self.scheduled_steps
+            ),
             "window": self.window.state_dict(),
             "skipped_steps": self.skipped_steps,
             "best": self.best.state_dict(),
@@ -389,25 +330,23 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a checkpoint's `state()`."""
+        """Take over the `state()` of a checkpoint, whose tensors the networks hold already."""
         self.step, self.skipped_steps = state["step"], state["skipped_steps"]
         self.window.load_state_dict(state["window"], self.accelerator.device)
         self.best.load_state_dict(state["best"])
         self.batches.load_state_dict(state["data"])
-        for lr_scheduler in self.lr_schedulers:
-            set_step(lr_scheduler, self.step)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     # --- stopping early -----------------------------------------------------------------------------------------
 
     def _look_at(self, stop: StopSignal) -> None:
-        """Whether a signal came or the time is up, in any process: all must stop after the same step."""
+        """Note if a signal came or the time is up, in any process: all must stop after the same step."""
         number, time_is_up = stop.number or 0, int(stop.time_is_up)
         if self.layout.num_processes > 1:
             device = self.accelerator.device
             if device.type != "cpu" and self.step % STEPS_TO_AGREE:
-                return  # to agree waits for the device
+                return  # agreeing would wait for the device in every step
             number, time_is_up = replicas.highest([number, time_is_up], device)
         self.stopped_by = number or None
         if time_is_up and self.step < self.last_step:

@@ -1,4 +1,4 @@
-"""What a training shows of itself on the way: sample grid, reconstructions, the family's own diagnosis."""
+"""Validation during a training: sample grid, reconstructions, the family's diagnosis, and the best metric."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from hfgen.errors import CheckError, UsageError
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, drawing_options, evaluating, reconstructs
+from hfgen.pipeline import HFGenPipeline, drawing_options, eval_mode, reconstructs
 from hfgen.results.metrics import METRICS
 from hfgen.settings.arguments import TrainingArguments
 
@@ -23,16 +23,19 @@ COLUMNS = 8
 def validate(
     pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, arguments: TrainingArguments
 ) -> dict[str, Any]:
-    """Draw the pictures of a step; return what the family's diagnosis found, or what is wrong with a picture.
+    """Draw the pictures of a step and run the family's diagnosis.
 
     Args:
-        examples: always the same training images.
+        examples: training images, the same at every step.
+
+    Returns:
+        the diagnosis, with its `warnings`, or a warning that sampled images are invalid.
     """
     try:
         _draw(pipeline, examples, folder / "samples", step, arguments)
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
-    except CheckError as error:  # of a picture; losses and weights are checked elsewhere
+    except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
         return {"warnings": [str(error)]}
     return {**values, **({"warnings": list(warnings)} if warnings else {})}
 
@@ -42,25 +45,25 @@ def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, ar
     images = image.draw(pipeline, range(arguments.num_validation_images), **options)
     image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
     if reconstructs(pipeline):
-        with evaluating(pipeline.models().values()):
+        with eval_mode(pipeline.models().values()):
             reconstructions = reconstruction_grid(pipeline, examples)
         image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
 
 
 def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
-    """The pictures of a step, as they were drawn: sample grid and, where there are any, reconstructions."""
+    """Read the pictures that were drawn at a step: sample grid and, if there are any, reconstructions."""
     names = {"samples": "step", "reconstructions": "reconstructions"}
     files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
     return {title: image.read_image(file) for title, file in files.items() if file.is_file()}
 
 
 class Best:
-    """The best value of one metric up to now, and for how many validations it has stood.
+    """The best value of one metric so far, and the number of validations since.
 
     Args:
-        metric: as `hfgen.results.metrics` calls it; None keeps no account.
-        patience: validations without a better value after which the training `is_hopeless`; None never.
-        measured: how, in words that JSON knows: values that were measured otherwise do not compare.
+        metric: a name of `hfgen.results.metrics`; None if there is none to follow.
+        patience: validations without a better value after which the training `is_hopeless`; None for no limit.
+        measured: how it is measured, as JSON; values that were measured differently are not compared.
     """
 
     def __init__(self, metric: str | None, patience: int | None, measured: Mapping[str, Any] = {}) -> None:
@@ -70,22 +73,24 @@ class Best:
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "Best":
-        """As a run's arguments say."""
+        """Make it for a run's arguments."""
         metric, names = arguments.best_metric, ["validation_split", "num_evaluation_images"]
         names += ["extractor", "num_inference_steps"] if metric and METRICS[metric].of_samples else []
         return cls(metric, arguments.early_stopping_patience, {name: getattr(arguments, name) for name in names})
 
     def would_be(self, found: Mapping[str, Any]) -> bool:
-        """Whether this is better than all before; a UsageError where the metric was not measured."""
+        """Return True if this is better than all before; raise a UsageError if the metric is missing."""
         if self.metric is None:
             return False
         if f"validation_{self.metric}" not in found:
-            raise UsageError(f"best_metric {self.metric} was not measured of this model, though its family has it.")
+            raise UsageError(
+                f"--best_metric {self.metric} was not measured for this model, although its family has it."
+            )
         sign = -1 if METRICS[self.metric].better == "higher" else 1
         return self.value is None or sign * found[f"validation_{self.metric}"] < sign * self.value
 
     def take(self, step: int, found: Mapping[str, Any]) -> None:
-        """Account for the measurements of a step."""
+        """Update with the measurements of a step."""
         if self.would_be(found):
             assert self.metric is not None
             self.value, self.step, self.waited = found[f"validation_{self.metric}"], step, 0
@@ -105,13 +110,13 @@ class Best:
         return {"value": self.value, "step": self.step, "waited": self.waited, **of}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, if it is of the same metric, measured in the same way; else start afresh."""
+        """Go on from a saved state of the same metric, measured in the same way; ignore any other."""
         if (state.get("metric"), state.get("measured")) == (self.metric, self.measured):
             self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
 def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, rows: int = 4) -> Any:
-    """Rows of training images, each above the row of their reconstructions."""
+    """Draw rows of training images, each above the row of their reconstructions."""
     count = min(rows * COLUMNS, len(examples["pixel_values"]))
     shown = list(evenly_spaced(len(examples["pixel_values"]), count))  # folders are sorted by class
     labels: Tensor | None = examples["class_labels"][shown] if "class_labels" in examples else None

@@ -1,4 +1,4 @@
-"""Folders and repositories of diffusers whose weights are pickles, or that lack a scheduler."""
+"""Reading folders and repositories of diffusers whose weights are pickles, or that lack a scheduler."""
 
 import json
 import re
@@ -12,7 +12,6 @@ from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 
 from hfgen import (
-    MODEL_INDEX,
     Conversion,
     Converter,
     ConverterOptions,
@@ -20,18 +19,16 @@ from hfgen import (
     HFGenError,
     HFGenPipeline,
     LoadError,
+    ModelFolder,
     StateDict,
     UsageError,
     check_options,
     component_choices,
-    component_entries,
-    config_of,
+    component_config,
     did_you_mean,
     find_by_class,
     find_by_component,
     get_family,
-    read_index,
-    single_component,
 )
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
@@ -52,19 +49,20 @@ class Diffusers(Converter):
     @classmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
         """By its index, or by the class that a config names."""
-        return source.has(MODEL_INDEX) or (source.path.is_dir() and single_component(source.path) is not None)
+        return source.has(HFGenPipeline.config_name) or ModelFolder(source.path).single is not None
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
         """The same folder with safetensors under today's names, loaded as any other."""
+        folder = ModelFolder(source.path, source.name)
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "model"
-            weights = copy(source, place, options, model)
+            weights = copy(source, folder, place, options, model)
             try:
                 pipeline = HFGenPipeline.from_pretrained(place)
             except HFGenError as error:
                 raise type(error)(str(error).replace(str(place), source.name)) from error
-        single = single_component(source.path)
+        single = folder.single
         alone = [name for name, part in pipeline.components.items() if type(part).__name__ == single]
         weights = {name or alone[0]: tensors for name, tensors in weights.items()}
         pipeline = _with_options(pipeline, options)
@@ -76,7 +74,7 @@ def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
     notes = []
     for name, part in pipeline.components.items():
         if isinstance(part, SchedulerMixin):
-            settings = (f"{key} = {value!r}" for key, value in config_of(part).items() if value is not None)
+            settings = (f"{key} = {value!r}" for key, value in component_config(part).items() if value is not None)
             notes.append(
                 f"The source is a single {single}, without a {name}: that of its training is not known, and a "
                 f"{type(part).__name__} with {', '.join(settings)} is taken. Images are right only if it was such; "
@@ -85,20 +83,24 @@ def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
     return notes
 
 
-def copy(source: ForeignFiles, place: Path, options: ConverterOptions, model: str | None) -> dict[str, StateDict]:
+def copy(
+    source: ForeignFiles, folder: ModelFolder, place: Path, options: ConverterOptions, model: str | None
+) -> dict[str, StateDict]:
     """Write configs and safetensors to `place`; return the tensors of each component, of a single model under "".
 
+    Args:
+        folder: the source's.
+
     Raises:
-        UsageError: it is hfgen's already, or of no family; a single model that needs a family, or says its own.
+        UsageError: it was saved by hfgen, or no family has its class; or it is a single model and `model` is missing.
         LoadError: a component has no config or no weights.
     """
-    single = single_component(source.path)
+    single = folder.single
     wrapper = find_by_component(single)
     if single is None:
-        index = read_index(source.path)
+        index: Mapping[str, Any] = folder.index
         _refuse(source, index, model)
-        entries = {name: source.path / name for name, _, _ in component_entries(index)}
-        entries = {name: folder if folder.is_dir() else source.path for name, folder in entries.items()}
+        entries = {name: folder.place(name) for name in folder.components}
     elif wrapper is not None and model in (None, wrapper.name):
         return _copy_component(source, source.path, place, "")
     elif model is None:
@@ -107,9 +109,9 @@ def copy(source: ForeignFiles, place: Path, options: ConverterOptions, model: st
         name, index = _indexed(single, model, options, place)
         entries = {name: source.path}
     weights: dict[str, StateDict] = {}
-    for name, folder in entries.items():
-        weights |= _copy_component(source, folder, place / name, name)
-    (place / MODEL_INDEX).write_text(json.dumps(index), encoding="utf-8")
+    for name, part in entries.items():
+        weights |= _copy_component(source, part, place / name, name)
+    (place / HFGenPipeline.config_name).write_text(json.dumps(index), encoding="utf-8")
     return weights
 
 
@@ -166,10 +168,8 @@ def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path
     choices = component_choices(family.load())
     names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]
     if not names:
-        classes = {c.__name__ for several in choices.values() for c in several}
-        raise UsageError(
-            f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, classes)}"
-        )
+        known = {c.__name__ for several in choices.values() for c in several}
+        raise UsageError(f"--model {model} has no component that is a {class_name}.{did_you_mean(class_name, known)}")
     index: dict[str, Any] = {"_class_name": family.class_name, names[0]: ["diffusers", class_name]}
     for name, classes in choices.items():
         scheduler: Any = classes[0]

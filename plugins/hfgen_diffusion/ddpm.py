@@ -24,11 +24,11 @@ from hfgen import (
     check_images,
     check_latents,
     did_you_mean,
-    evaluating,
-    great_circle,
+    eval_mode,
+    images_to_levels,
     labels_for,
-    levels_of,
     noise_for,
+    slerp,
 )
 from hfgen_diffusion import likelihoods, sampling
 from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
@@ -244,7 +244,7 @@ class DDPMPipeline(HFGenPipeline):
         noise_for(len(images), seeds, self._execution_device)
         rising = [END, *reversed(self._levels(num_inference_steps))]
         x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
 
     @torch.no_grad()
@@ -258,13 +258,13 @@ class DDPMPipeline(HFGenPipeline):
         """
         check_latents(latents, self.image_shape)
         x, labels = latents.to(self._execution_device, torch.float32), self._labels_of(latents, class_labels)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             way = steps(self._levels(num_inference_steps))
             return sampling.ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, way, "none")
 
     def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
         """The latent a fraction t of the way, along the great circle."""
-        return great_circle(start, end, t)
+        return slerp(start, end, t)
 
     def _levels(self, num_inference_steps: int | None) -> list[int]:
         given, names = self.scheduler.config, ("num_train_timesteps", "timestep_spacing", "steps_offset")
@@ -307,11 +307,11 @@ class DDPMPipeline(HFGenPipeline):
         """
         check_images(images, self.image_shape)
         self._check_method(method, num_timesteps, num_ode_steps, clip_sample)
-        levels_of(images, 256, strict=True)
+        images_to_levels(images, 256, strict=True)
         x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
         noise = noise_for(len(images), seeds, self._execution_device)
         process = ForwardProcess(self.scheduler)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             parts = self.parts(x, labels, noise, process)
             if method == "probability_flow":
                 return likelihoods.probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)

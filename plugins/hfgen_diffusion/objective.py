@@ -112,7 +112,10 @@ class DDPMObjective(Objective):
         process = ForwardProcess(pipeline.scheduler)
         noise = SeededNoise.from_seeds(range(len(images)), images.device)
         clip, dimensions = process.default_clip, images[0].numel()
-        parts = [bound_terms(*part, LEVELS, clip) for part in pipeline.parts(images, labels, noise, process)]
+        parts = [
+            bound_terms(denoise, process, x0, own_noise, LEVELS, clip)
+            for denoise, process, x0, own_noise in pipeline.parts(images, labels, noise, process)
+        ]
         terms = {name: torch.cat([getattr(part, name) for part in parts]) for name in BoundTerms._fields}
         values = {name: float(bits_per_dim(-term.mean(), dimensions)) for name, term in terms.items()}
         total = sum(values.values())

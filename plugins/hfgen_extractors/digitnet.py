@@ -36,6 +36,8 @@ class DigitNet(FeatureExtractor):
     num_classes: ClassVar[int | None] = 10
     preprocessing: ClassVar[str] = "pixels / 255 - 0.1307; features standardized on MNIST's training images"
     citation: ClassVar[str] = "hfgen's own; trained on MNIST (LeCun et al. 1998)"
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,13 +9,14 @@ last 10,000 training images are left out and tell the accuracy of validation, by
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hfgen import decode_all, load_images
+from hfgen import UsageError, decode_images, load_images
 from hfgen_extractors.digitnet import DigitNet
 
 TRAINED, EPOCHS, BATCH = 50_000, 8, 128
@@ -61,12 +62,18 @@ def accuracy(model: DigitNet, images: Tensor, labels: Tensor) -> float:
     return float((found == labels).double().mean())
 
 
+def _labels(images: Any) -> Tensor:
+    if images.labels is None:
+        raise UsageError("The dataset has no labels to learn; give one with a column of classes.")
+    return images.labels
+
+
 def main(dataset: str, output: str) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     sets = {split: load_images(dataset, split) for split in ("train", "test")}
-    pixels = {split: decode_all(images, 28, center_crop=True) for split, images in sets.items()}
-    labels = {split: images.labels for split, images in sets.items()}
+    pixels = {split: decode_images(images, 28, center_crop=True) for split, images in sets.items()}
+    labels = {split: _labels(images) for split, images in sets.items()}
     model = train(pixels["train"], labels["train"])
     standardize(model, pixels["train"])
     print(f"validation {accuracy(model, pixels['train'][TRAINED:], labels['train'][TRAINED:]):.4f}")

@@ -3,7 +3,7 @@ compare natural images: the Fréchet distance is then called FD-DINOv2."""
 
 import hashlib
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,11 +31,13 @@ class DINOv2(FeatureExtractor):
     repository: ClassVar[str]
     revision: ClassVar[str]
     hidden_size: ClassVar[int]
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.num_features = model.config.hidden_size  # type: ignore[union-attr]
+        self.num_features = model.config.hidden_size
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(STD)[:, None, None])
 

@@ -102,6 +102,8 @@ class ActNorm(nn.Module):
         UsageError: `inverse` before that.
     """
 
+    initialized: Tensor
+
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(num_channels, dtype=torch.float32))
@@ -190,6 +192,9 @@ class InvertibleConv1x1(nn.Module):
     Raises:
         UsageError: no such parametrization.
     """
+
+    permutation: Tensor
+    sign: Tensor
 
     def __init__(self, num_channels: int, parametrization: str = "lu") -> None:
         super().__init__()

@@ -17,7 +17,23 @@ from hfgen_flow.splines import inverse_spline, spline
 MakeNetwork = Callable[[int, int], nn.Module]  # input channels, output channels
 
 
-class AdditiveTransform(nn.Module):
+class Transform(nn.Module):
+    """Base class: an invertible function of each element of x, given the parameters h that a network gives for it.
+
+    `forward(x, h)` returns y and ln|dy/dx| of each element, both of x's shape.
+
+    Attributes:
+        parameters_per_channel: h has so many channels for each of x's.
+    """
+
+    parameters_per_channel: int
+
+    def inverse(self, y: Tensor, h: Tensor) -> Tensor:
+        """Return the x that `forward` maps to y."""
+        raise NotImplementedError
+
+
+class AdditiveTransform(Transform):
     """y = x + t: of unit determinant (Dinh et al. 2015, NICE, arXiv:1410.8516, section 3.2)."""
 
     parameters_per_channel = 1
@@ -29,7 +45,7 @@ class AdditiveTransform(nn.Module):
         return y - h
 
 
-class AffineTransform(nn.Module):
+class AffineTransform(Transform):
     """y = x e^s + t, s = scale tanh(...), scale learned for each channel (Dinh et al. 2017, eq. 7 and section 4.1)."""
 
     parameters_per_channel = 2
@@ -51,7 +67,7 @@ class AffineTransform(nn.Module):
         return (y - t) * torch.exp(-s)
 
 
-class SigmoidTransform(nn.Module):
+class SigmoidTransform(Transform):
     """y = (x + t) sigmoid(s + 2): it only contracts (Kingma & Dhariwal 2018, code).
 
     Here s is kept within (-LIMIT, LIMIT) by a tanh of slope 1 at 0: without it, inverses grow without bound, and
@@ -74,7 +90,7 @@ class SigmoidTransform(nn.Module):
         return y * torch.exp(-log_scale) - t
 
 
-class SplineTransform(nn.Module):
+class SplineTransform(Transform):
     """A monotone rational-quadratic spline on [-bound, bound], the identity outside (Durkan et al. 2019)."""
 
     def __init__(self, num_bins: int = 8, bound: float = 3.0) -> None:
@@ -111,12 +127,14 @@ class CheckerboardCoupling(nn.Module):
         context_channels: of images of the same size that the network sees too.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         num_channels: int,
         sample_size: int,
         parity: int,
-        transform: nn.Module,
+        transform: Transform,
         make_network: MakeNetwork,
         context_channels: int = 0,
     ) -> None:
@@ -148,7 +166,7 @@ class ChannelCoupling(nn.Module):
     """
 
     def __init__(
-        self, num_channels: int, transform: nn.Module, make_network: MakeNetwork, num_kept: int, reverse: bool = False
+        self, num_channels: int, transform: Transform, make_network: MakeNetwork, num_kept: int, reverse: bool = False
     ) -> None:
         super().__init__()
         moved = num_channels - num_kept

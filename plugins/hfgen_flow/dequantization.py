@@ -86,6 +86,11 @@ class VariationalDequantizer(FlowModel):
         return to_unit(levels, u, num_values), -(log_det + term)
 
 
+def quantize(v: Tensor, num_values: int) -> Tensor:
+    """The level of each v in [0, 1), floor(n v), where values outside are cut off; the inverse of dequantization."""
+    return (v * num_values).floor().clamp(0, num_values - 1)
+
+
 def to_unit(levels: Tensor, u: Tensor, num_values: int) -> Tensor:
     """(x + u) / n, below 1 also where the sum rounds to n.
 

@@ -27,16 +27,16 @@ from hfgen import (
     check_images,
     check_latents,
     check_num_samples,
-    evaluating,
+    eval_mode,
+    images_to_levels,
     importance_weighted_bound,
     labels_for,
-    levels_of,
     levels_to_images,
     noise_for,
-    quantize,
     signature_of,
 )
 from hfgen_flow.bijections import initialize, is_initialized, require_initialized
+from hfgen_flow.dequantization import quantize
 from hfgen_flow.precision import full_precision, without_half
 
 ELEMENTS = 2**19  # image elements in one pass, of many importance samples or images
@@ -74,7 +74,7 @@ class FlowObjective(Objective):
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """One update of the flow, and of a dequantizer that learns."""
         images = batch["pixel_values"]
-        levels = levels_of(images, self.num_values)
+        levels = images_to_levels(images, self.num_values)
         v, log_q = self.dequantizer(levels, self.noise.uniform(*images.shape[1:]))
         latents, log_det = self.flow(v, batch.get("class_labels"))
         nats = log_probability(self.scheduler.log_prob(latents), log_det, log_q, v[0].numel(), self.num_values)
@@ -86,7 +86,7 @@ class FlowObjective(Objective):
         if is_initialized(pipeline.flow) and is_initialized(pipeline.dequantizer):
             return
         images = batch["pixel_values"]
-        levels = levels_of(images, pipeline.num_values)
+        levels = images_to_levels(images, pipeline.num_values)
         uniform = noise.uniform(*images.shape[1:])
         initialize(pipeline.dequantizer, levels, uniform)
         initialize(pipeline.flow, pipeline.dequantizer(levels, uniform)[0], batch.get("class_labels"))
@@ -273,7 +273,7 @@ class FlowPipeline(HFGenPipeline):
         require_initialized(self.flow)
         require_initialized(self.dequantizer)
         check_images(images, self.image_shape)
-        return levels_of(images.to(self._execution_device), self.num_values, strict=True)
+        return images_to_levels(images.to(self._execution_device), self.num_values, strict=True)
 
     def _checked(self, latents: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         check_latents(latents, [math.prod(self.image_shape)])
@@ -289,7 +289,7 @@ class FlowPipeline(HFGenPipeline):
     def _exactly(self) -> Iterator[None]:
         """Within, nothing is computed in half precision, nor in training mode."""
         models = list(self.models().values())
-        with evaluating(models), without_half(models), full_precision(self._execution_device):
+        with eval_mode(models), without_half(models), full_precision(self._execution_device):
             yield
 
     # --- likelihood -------------------------------------------------------------------------------------------------

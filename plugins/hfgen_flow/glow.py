@@ -1,7 +1,7 @@
 """Glow (Kingma & Dhariwal 2018, arXiv:1807.03039): actnorm, invertible 1x1 convolution, coupling; multi-scale, with
 learned priors of what each level factors out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -115,7 +115,8 @@ class Glow(FlowModel):
         require_initialized(self)
         *factored_out, z = split_latents(latents.to(self.computing_dtype), self.latent_shapes)
         x = self.top.inverse(z, class_labels)
-        for level, eps in zip(reversed(self.levels), [None, *reversed(factored_out)], strict=True):
+        levels: Iterable[Any] = reversed(self.levels)
+        for level, eps in zip(levels, [None, *reversed(factored_out)], strict=True):
             x = level.inverse(x, eps)
         return self.preprocess.inverse(x)
 
@@ -184,8 +185,12 @@ class Level(nn.Module):
         return x, eps, log_det + term
 
     def inverse(self, y: Tensor, eps: Tensor | None) -> Tensor:
-        x = y if self.split is None else self.split.inverse(y, eps)
-        for step in reversed(self.steps):
+        x = y
+        if self.split is not None:
+            assert eps is not None  # what the split factored out
+            x = self.split.inverse(y, eps)
+        steps: Iterable[Any] = reversed(self.steps)
+        for step in steps:
             x = step.inverse(x)
         return self.squeeze.inverse(x)
 

@@ -68,7 +68,8 @@ _NOTHING = contextlib.nullcontext()
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
     """Within, CUDA does not round the inputs of float32 convolutions to 10 bits, as it does by default."""
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    cudnn: Any = torch.backends.cudnn  # torch's types do not have its switches
+    switches = (cudnn.conv, torch.backends.cuda.matmul)
     kept = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

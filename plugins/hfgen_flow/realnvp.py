@@ -113,7 +113,8 @@ class RealNVP(FlowModel):
         require_initialized(self)
         *factored_out, x = split_latents(latents.to(self.computing_dtype), self.latent_shapes)
         x = _inverse(self.last, x)
-        for scale, z in zip(reversed(self.scales), reversed(factored_out), strict=True):
+        scales: Iterable[Any] = reversed(self.scales)
+        for scale, z in zip(scales, reversed(factored_out), strict=True):
             x = scale.inverse(x, z)
         return self.preprocess.inverse(x)
 
@@ -138,14 +139,14 @@ class Scale(nn.Module):
             for number in range(num_couplings)
         ]
         self.boards, self.by_channels = nn.ModuleList(boards), nn.ModuleList(_with_actnorms(by_channels, 2 * half))
-        self.squeeze, self.alternate, self.half = Squeeze(), AlternateSqueeze(), half
+        self.squeeze, self.alternate, self.num_kept = Squeeze(), AlternateSqueeze(), half
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What goes on, what was factored out, and the log-determinant."""
         x, log_det = _forward(self.boards, x)
         x, term = _forward(self.by_channels, self.squeeze(x)[0])
         y, _ = self.alternate(self.squeeze.inverse(x))
-        return y[:, : self.half], y[:, self.half :], log_det + term
+        return y[:, : self.num_kept], y[:, self.num_kept :], log_det + term
 
     def inverse(self, y: Tensor, z: Tensor) -> Tensor:
         x = self.alternate.inverse(torch.cat([y, z], dim=1))

@@ -13,8 +13,8 @@ from hfgen import (
     ConverterOptions,
     ForeignFiles,
     UsageError,
+    describe_shapes,
     rename_tensors,
-    shapes_of,
 )
 from hfgen_gan.dcgan import DCGANPipeline
 
@@ -179,7 +179,7 @@ class StudioGAN(Converter):
         backbone = "deep_conv" if any(".deconv0." in name for name in tensors) else "resnet"
         raise UsageError(
             f"{source.name} is a StudioGAN checkpoint ({backbone} blocks), whose architecture no family has here:\n"
-            f"{shapes_of(tensors, odd)} have no place.\n"
+            f"{describe_shapes(tensors, odd)} have no place.\n"
             "Its generators start with a linear layer without BatchNorm and end in a 3x3 convolution; a DCGAN has\n"
             "transposed convolutions there."
         )

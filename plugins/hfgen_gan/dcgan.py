@@ -4,7 +4,7 @@ The networks are those that "DCGAN" means today (the Torch and PyTorch versions 
 100 latents, no biases. At 64x64 they are exactly 100-512-256-128-64-C and its mirror.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, StepNoise, Update, UsageError, frozen
 
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2)}
 
 
 class DCGANGenerator(ModelMixin, ConfigMixin):
@@ -64,7 +64,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         """Latents (B, latent_dim) -> images (B, C, H, W) in [-1, 1]."""
         x = latents
         if self.config.num_classes:
-            x = torch.cat([x, one_hot(class_labels, self.config.num_classes).to(x.dtype)], dim=1)
+            x = torch.cat([x, _one_hot(class_labels, self.config.num_classes).to(x.dtype)], dim=1)
         x = x[:, :, None, None]
         for block in self.blocks:
             x = block(x)
@@ -107,7 +107,7 @@ class DCGANDiscriminator(ModelMixin, ConfigMixin):
         """Images (B, C, H, W) in [-1, 1] -> logits (B,) that they are real."""
         x = pixel_values
         if self.config.num_classes:
-            planes = one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
+            planes = _one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
             x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], dim=1)
         x = self.from_image(x)
         for block in self.blocks:
@@ -135,6 +135,12 @@ def split_size(sample_size: int) -> tuple[int, int]:
         f"DCGAN cannot make {sample_size}x{sample_size} images: the side must be 4, 5, 6 or 7 times a power of two.\n"
         f"Near sizes: {', '.join(map(str, near))}. Choose one with --resolution."
     )
+
+
+def _one_hot(class_labels: Tensor | None, num_classes: int) -> Tensor:
+    if class_labels is None:
+        raise UsageError("This model is class-conditional; give class_labels, one for each image.")
+    return one_hot(class_labels, num_classes)
 
 
 def _block(layer: nn.Module, activation: nn.Module, momentum: float) -> nn.Sequential:

@@ -10,7 +10,6 @@ belong to a diffusion model on the latents, and latents here are the posterior's
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -18,22 +17,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from hfgen import (
-    DOWNLOAD_OPTIONS,
-    MODEL_INDEX,
-    Batch,
-    Diagnosis,
-    LoadError,
-    Noise,
-    Objective,
-    PriorScheduler,
-    Update,
-    UsageError,
-    check_component,
-    clear_errors,
-    local_folder,
-    read_config,
-)
+from hfgen import Batch, Diagnosis, Noise, Objective, PriorScheduler, Update, UsageError, load_model, local_folder
 from hfgen_vae.beta import BetaScheduler
 from hfgen_vae.bounds import elbo_loss, kl_divergence
 from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood
@@ -42,7 +26,6 @@ from hfgen_vae.variational import VariationalPipeline, diagnose
 SMALL = 32  # side up to which the default network is one that a CPU trains
 SMALL_CHANNELS, LARGE_CHANNELS = (16, 32, 64), (64, 128, 256, 256)
 CHANNELS_PER_GROUP = 4  # at least, as in Stable Diffusion's; with one, GroupNorm would remove each channel's mean
-HOW = ("dtype", "variant", "low_cpu_mem_usage")
 
 # --- objective ------------------------------------------------------------------------------------------------------
 
@@ -216,12 +199,12 @@ class AutoencoderKLPipeline(VariationalPipeline):
         Raises:
             LoadError: it is missing, incomplete, damaged, pickled, or no AutoencoderKL.
         """
-        target, subfolder = str(pretrained_model_name_or_path), kwargs.pop("subfolder", None)
-        if subfolder is None and not _is_bare(local_folder(target, **kwargs)):
-            return super().from_pretrained(target, **kwargs)
+        folder, subfolder = local_folder(pretrained_model_name_or_path, **kwargs), kwargs.pop("subfolder", None)
+        if subfolder is None and not folder.is_single:
+            return super().from_pretrained(folder, **kwargs)
         given = {name: kwargs.pop(name) for name in _PARTS if name in kwargs}
-        with clear_errors(target):
-            return cls.from_vae(load_bare(target, subfolder, **kwargs), **given)
+        with folder.clear_errors():
+            return cls.from_vae(load_model(folder, AutoencoderKL, **kwargs), **given)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -302,52 +285,4 @@ def _check_side(sample_size: int, num_blocks: int) -> None:
         raise UsageError(
             f"AutoencoderKL cannot make {sample_size}x{sample_size} images: its {num_blocks} blocks halve the side "
             f"{num_blocks - 1} times.\nTry --resolution {near}, or fewer --vae.block_out_channels."
-        )
-
-
-# --- a bare model of plain diffusers --------------------------------------------------------------------------------
-
-
-def _is_bare(folder: str) -> bool:
-    return not (Path(folder) / MODEL_INDEX).is_file() and (Path(folder) / "config.json").is_file()
-
-
-def load_bare(target: str, subfolder: str | None = None, **options: Any) -> AutoencoderKL:
-    """The AutoencoderKL of a folder or repository, from safetensors, whole.
-
-    Raises:
-        UsageError: an option that loading takes not, such as one that would run the repository's code.
-        LoadError: it is another class's, its weights are incomplete or pickled.
-        OSError: what diffusers says that it could not fetch or read.
-    """
-    for name, value in options.items():
-        if name not in (*DOWNLOAD_OPTIONS, *HOW) and (name, value) != ("use_safetensors", True):
-            raise UsageError(f"A bare AutoencoderKL is loaded without {name!r}.")
-    if not isinstance(options.get("dtype", torch.float32), torch.dtype):
-        raise UsageError(f"dtype is {options['dtype']!r}; it must be a torch.dtype, such as torch.bfloat16.")
-    folder = Path(local_folder(target, subfolder=subfolder, **options)) / (subfolder or "")
-    options = {name: value for name, value in options.items() if name not in DOWNLOAD_OPTIONS}
-    _check_files(folder)
-    class_name = read_config(folder / "config.json").get("_class_name")
-    if class_name != AutoencoderKL.__name__:
-        raise LoadError(f"It holds a model of class {class_name!r}, not an AutoencoderKL.")
-    check_component(str(folder), "vae", AutoencoderKL, options.get("variant"), folder)
-    options |= {"use_safetensors": True, "output_loading_info": True}
-    vae, info = AutoencoderKL.from_pretrained(str(folder), **options)
-    if info["missing_keys"]:
-        raise LoadError(
-            f"The weights are incomplete: {len(info['missing_keys'])} of {len(vae.state_dict())} tensors are missing, "
-            f"such as {min(info['missing_keys'])!r}."
-        )
-    return vae.eval()
-
-
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise LoadError(f"{folder} holds no config.json.")
-    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-        raise LoadError(
-            "Its weights are pickled, and reading a pickle can run code; hfgen reads safetensors only.\n"
-            "If you trust them, save them again with plain diffusers:\n"
-            "  AutoencoderKL.from_pretrained(..., use_safetensors=False).save_pretrained(...)"
         )

@@ -13,10 +13,10 @@ from hfgen import (
     ConverterOptions,
     ForeignFiles,
     UsageError,
+    describe_shapes,
     is_state_dict,
     plain_state_dict,
     rename_tensors,
-    shapes_of,
 )
 from hfgen_vae.vae import VAEPipeline
 
@@ -107,11 +107,13 @@ def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found:
     """Before networks of these sizes are built."""
     odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
     if odd:
-        raise UsageError(f"{source.name}: these are no linear layers: {shapes_of(found, odd)}.")
+        raise UsageError(f"{source.name}: these are no linear layers: {describe_shapes(found, odd)}.")
     for part in ("weight", "bias"):
         pair = [f"encoder:{head}.{part}" for head in ("mean", "logvar")]
         if found[pair[0]].shape != found[pair[1]].shape:
-            raise UsageError(f"{source.name}: mean and log variance are of different sizes: {shapes_of(found, pair)}.")
+            raise UsageError(
+                f"{source.name}: mean and log variance are of different sizes: {describe_shapes(found, pair)}."
+            )
     inputs, shape = found["encoder:layers.0.weight"].shape[1], config["input_dim"]
     if inputs != math.prod(shape):
         raise UsageError(f"{source.name}: input_dim is {shape}, but the encoder takes {inputs} values.")
@@ -134,7 +136,9 @@ def _build(
     derived["decoder"]["bounded"] = is_gaussian
     derived["likelihood"] = {"class_name": likelihood, **({"sigma": 2.0} if is_gaussian else {})}
     derived["beta_scheduler"] = {"beta": config.get("beta", 1.0)} if config["name"] == "BetaVAEConfig" else {}
-    merged = {name: {**derived.get(name, {}), **options.get(name, {})} for name in {**derived, **options}}
+    merged: dict[str, Any] = {
+        name: {**derived.get(name, {}), **options.get(name, {})} for name in {**derived, **options}
+    }
     channels, side, _ = config["input_dim"]
     return VAEPipeline.build(side, channels, **merged)
 

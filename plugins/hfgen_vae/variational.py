@@ -16,7 +16,7 @@ from hfgen import (
     check_images,
     check_latents,
     check_num_samples,
-    evaluating,
+    eval_mode,
     importance_weighted_bound,
     labels_for,
     noise_for,
@@ -72,7 +72,7 @@ class VariationalPipeline(HFGenPipeline):
             seeds: of the binarization of each image, where the likelihood draws one; default 0, 1, 2 ...
         """
         x = self.observe(images, self._image_noise(images, seeds))
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             return self.posterior(x, self._labels_of(x, class_labels))[0]
 
     def observe(self, images: Tensor, noise: SeededNoise) -> Tensor:
@@ -120,7 +120,7 @@ class VariationalPipeline(HFGenPipeline):
         x = self.observe(images, noise)
         self.likelihood.check(x)
         given = self._labels_of(x, class_labels)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             nats = [
                 importance_weighted_bound(self._weights_of(x[rows], labels, part), num_importance_samples)
                 for rows, labels, part in _parts(x, given, noise, num_importance_samples)
@@ -149,7 +149,7 @@ class VariationalPipeline(HFGenPipeline):
         noise = self._image_noise(images, seeds)
         x = self.observe(images, noise)
         labels = self._labels_of(x, class_labels)
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             mean, logvar = self.posterior(x, labels)
             z = draw(mean, logvar, noise.normal(1, *mean.shape[1:]))[:, 0]
             parameters = self.likelihood_parameters(z, labels)

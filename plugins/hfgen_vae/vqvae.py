@@ -11,31 +11,28 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from accelerate.utils import gather, reduce
 from diffusers import ConfigMixin, ModelMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad, relu
 
 from hfgen import (
-    Batch,
-    Diagnosis,
     HFGenPipeline,
     LogLikelihood,
     Noise,
-    Objective,
     SeededNoise,
-    Update,
     UsageError,
     check_images,
-    evaluating,
+    eval_mode,
     labels_for,
     noise_for,
 )
-from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood, Likelihood
+from hfgen_vae.codebook import as_rows, smoothed
+from hfgen_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood
+from hfgen_vae.vqvae_layers import check_codes, residual_blocks, sides, widths
+from hfgen_vae.vqvae_objective import VQVAEObjective
 
 ROWS = 100  # images that pass the networks together, outside training
-LOW_USAGE = 0.25  # fraction of the codes in use below which a user is warned
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
@@ -69,9 +66,9 @@ class VQEncoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         sides(sample_size, num_halvings)
-        widths = [in_channels, *_widths(hidden_channels, num_halvings)]
-        self.halvings = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
-        self.blocks = _residual_blocks(hidden_channels, residual_channels, num_residual_blocks)
+        channels = [in_channels, *widths(hidden_channels, num_halvings)]
+        self.halvings = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
+        self.blocks = residual_blocks(hidden_channels, residual_channels, num_residual_blocks)
         self.to_latents = nn.Conv2d(hidden_channels, latent_dim, 1)
         nn.init.kaiming_normal_(self.to_latents.weight, nonlinearity="relu")  # about as wide as the first codebook
         self.to_latents.bias.data.zero_()  # type: ignore[union-attr]
@@ -109,10 +106,10 @@ class VQDecoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.sides = sides(sample_size, num_halvings)[::-1]
-        widths = [*_widths(hidden_channels, num_halvings)[::-1], out_channels]
+        channels = [*widths(hidden_channels, num_halvings)[::-1], out_channels]
         self.from_latents = nn.Conv2d(latent_dim + (num_classes or 0), hidden_channels, 3, 1, 1)
-        self.blocks = _residual_blocks(hidden_channels, residual_channels, num_residual_blocks)
-        self.doublings = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
+        self.blocks = residual_blocks(hidden_channels, residual_channels, num_residual_blocks)
+        self.doublings = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(channels))
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """z_q (B, D, h, w) -> parameters (B, out_channels, H, W)."""
@@ -128,49 +125,6 @@ class VQDecoder(ModelMixin, ConfigMixin):
             raise UsageError("This model is class-conditional; give class_labels, one for each image.")
         planes = one_hot(class_labels, self.config.num_classes).to(latents.dtype)[:, :, None, None]
         return torch.cat([latents, planes.expand(-1, -1, *latents.shape[2:])], dim=1)
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, channels: int, residual_channels: int) -> None:
-        super().__init__()
-        self.conv3 = nn.Conv2d(channels, residual_channels, 3, 1, 1)
-        self.conv1 = nn.Conv2d(residual_channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv1(relu(self.conv3(relu(x))))
-
-
-def _residual_blocks(channels: int, residual_channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_ResidualBlock(channels, residual_channels) for _ in range(count)))
-
-
-def _widths(hidden_channels: int, num_halvings: int) -> list[int]:
-    """Channels after each halving.
-
-    >>> _widths(128, 2)
-    [64, 128]
-    """
-    return [max(1, hidden_channels >> i) for i in reversed(range(num_halvings))]
-
-
-def sides(sample_size: int, num_halvings: int) -> list[int]:
-    """The image's side and that after each halving, rounded up.
-
-    >>> sides(28, 2), sides(13, 2)
-    ([28, 14, 7], [13, 7, 4])
-
-    Raises:
-        UsageError: no halving, or more than the side allows.
-    """
-    found = [sample_size]
-    for _ in range(num_halvings):
-        found.append(math.ceil(found[-1] / 2))
-    if num_halvings < 1 or found[-2] < 2:
-        raise UsageError(
-            f"num_halvings is {num_halvings} for images of side {sample_size}; it must be at least 1, and leave at "
-            "least a side of 2 to halve."
-        )
-    return found
 
 
 # --- codebook -------------------------------------------------------------------------------------------------------
@@ -273,31 +227,6 @@ class VectorQuantizer(ModelMixin, ConfigMixin):
         return restarted.sum()
 
 
-def as_rows(z_e: Tensor) -> Tensor:
-    """(B, D, h, w) -> (B * h * w, D)"""
-    return z_e.movedim(1, -1).flatten(0, -2)
-
-
-def smoothed(counts: Tensor, epsilon: float) -> Tensor:
-    """Laplace smoothing of (K,) counts, which keeps their sum.
-
-    >>> smoothed(torch.tensor([0.0, 2.0]), 1.0)
-    tensor([0.5000, 1.5000])
-    """
-    total = counts.sum()
-    return (counts + epsilon) / (total + len(counts) * epsilon) * total
-
-
-def perplexity(counts: Tensor) -> Tensor:
-    """e to the entropy of how often each code was used: K where all are used alike, 1 where one is used alone.
-
-    >>> perplexity(torch.tensor([5, 5, 5, 5])), perplexity(torch.tensor([0, 7, 0, 0]))
-    (tensor(4.0000), tensor(1.))
-    """
-    shares = counts.float() / counts.sum()
-    return torch.special.entr(shares).sum().exp()
-
-
 class CodeScheduler(SchedulerMixin, ConfigMixin):
     """Draws codes from the uniform prior of section 3.1; one step, so `timesteps == [0]`.
 
@@ -338,116 +267,6 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
         raise UsageError("A VQ-VAE has no walk through latent space: its latents are codes, and no path joins two.")
 
 
-# --- objective ------------------------------------------------------------------------------------------------------
-
-
-class VQVAEObjective(Objective):
-    """-ln p(x|z_q) + commitment_cost |z_e - sg[e]|^2, eq. 3 of the paper without the term that the averages replace.
-
-    Both terms are sums over one image, over its pixels and over all its h w D latent elements, and means over the
-    batch. So the second is, like the first, in nats: z_e is held near e as by N(z_e; e, 1 / (2 commitment_cost)),
-    whatever the image's size and the likelihood.
-
-    Args:
-        commitment_cost: beta; the paper's 0.25.
-
-    Raises:
-        UsageError: a negative commitment_cost.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        quantizer: VectorQuantizer,
-        decoder: nn.Module,
-        likelihood: Likelihood,
-        commitment_cost: float = 0.25,
-    ) -> None:
-        if not (commitment_cost >= 0 and math.isfinite(commitment_cost)):
-            raise UsageError(f"objective.commitment_cost is {commitment_cost}; it must be at least 0.")
-        self.encoder, self.quantizer, self.decoder, self.likelihood = encoder, quantizer, decoder, likelihood
-        self.commitment_cost = commitment_cost
-        likelihood.statistics = []  # of a step that did not end
-        self.usages: list[Tensor] = []
-        self.candidates: list[tuple[Tensor, Tensor]] = []
-
-    def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of both networks."""
-        x, labels = self.likelihood.observe(batch["pixel_values"], self.noise), batch.get("class_labels")
-        z_e = self.encoder(x)
-        z_q, codes = self.quantizer(z_e)
-        parameters = self.decoder(z_q, labels)
-        reconstruction = self.likelihood.log_prob(parameters, x).mean()
-        commitment = commitment_loss(z_e, z_q.detach()).mean()
-        self._remember(z_e.detach().float(), codes)
-        self.likelihood.remember(parameters, x)
-        rate = codes[0].numel() * math.log(self.quantizer.config.num_embeddings)
-        metrics = {"elbo": reconstruction.detach() - rate, "commitment_loss": commitment.detach()}
-        loss = self.commitment_cost * commitment - reconstruction
-        yield Update(("encoder", "decoder"), loss, metrics)
-
-    def _remember(self, z_e: Tensor, codes: Tensor) -> None:
-        """Of a micro-batch: n and s of each code; vectors for codes that may have died."""
-        vectors, num_codes = as_rows(z_e), self.quantizer.config.num_embeddings
-        columns = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
-        usage = columns.new_zeros(num_codes, columns.shape[1])
-        self.usages.append(usage.index_add_(0, codes.flatten(), columns))
-        self.candidates.append(lowest(self._lots(codes), vectors, num_codes))
-
-    def _lots(self, codes: Tensor) -> Tensor:
-        """A random number for each vector, from the global batch's noise: by them vectors are chosen, so that the
-        same are on any number of processes. Of two draws, since numbers of 24 bits would often be equal."""
-        high, low = self.noise.uniform(2, codes[0].numel()).double().unbind(1)
-        return (high + low * 2**-24).flatten()
-
-    def finish_step(self) -> dict[str, Tensor]:
-        """The codebook's and the optimal sigma's averages take in all micro-batches and processes."""
-        usage = reduce(torch.stack(self.usages).sum(0), "sum")
-        lots, vectors = (gather(torch.cat(parts)) for parts in zip(*self.candidates, strict=True))
-        candidates = lowest(lots, vectors, self.quantizer.config.num_embeddings)[1]
-        restarted = self.quantizer.update(usage[:, 0], usage[:, 1:], candidates)
-        self.likelihood.finish_step()
-        self.usages, self.candidates = [], []
-        return {"perplexity": perplexity(usage[:, 0]), "restarted_codes": restarted.float()}
-
-    @classmethod
-    def diagnose(cls, pipeline: "VQVAEPipeline", examples: Batch) -> Diagnosis:
-        """How many codes the examples use, the perplexity of that, and the reconstructions' mean squared error."""
-        counts = torch.zeros(pipeline.quantizer.config.num_embeddings, dtype=torch.int64)
-        errors = []
-        for x, labels in pipeline._parts(examples["pixel_values"], examples.get("class_labels"), None):
-            codes = pipeline._codes(x)
-            counts += torch.bincount(codes.flatten(), minlength=len(counts)).cpu()
-            errors.append((pipeline.decode(codes, labels) - x).square().flatten(1).mean(1))
-        usage = float((counts > 0).float().mean())
-        possible = min(1.0, int(counts.sum()) / len(counts))  # few images cannot use many codes
-        values: dict[str, float | list[float]] = {
-            "codebook_usage": usage,
-            "perplexity": float(perplexity(counts)),
-            "reconstruction_mean_squared_error": float(torch.cat(errors).mean()),
-            "restarts": int(pipeline.quantizer.num_restarts),
-        }
-        return Diagnosis(values, [UNUSED.format(usage, len(counts))] if usage < LOW_USAGE * possible else [])
-
-
-UNUSED = (
-    "low codebook usage: the example images use {:.0%} of the {} codes.\n"
-    "Try a longer training, a lower --quantizer.num_embeddings or --encoder.latent_dim, or a higher "
-    "--quantizer.restart_threshold."
-)
-
-
-def commitment_loss(z_e: Tensor, e: Tensor) -> Tensor:
-    """|z_e - e|^2 of each image, (B,), summed over its latents."""
-    return (z_e - e).float().square().flatten(1).sum(1)
-
-
-def lowest(lots: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The at most `count` lowest of (V,) lots in their order, and their vectors: a random sample of (V, D) vectors."""
-    lots, order = lots.topk(min(count, len(lots)), largest=False, sorted=True)
-    return lots, vectors[order]
-
-
 # --- pipeline -------------------------------------------------------------------------------------------------------
 
 
@@ -484,7 +303,7 @@ class VQVAEPipeline(HFGenPipeline):
     ) -> None:
         super().__init__()
         likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
-        _check_codes(encoder, quantizer, decoder, scheduler)
+        check_codes(encoder, quantizer, decoder, scheduler)
         self.register_modules(
             encoder=encoder, quantizer=quantizer, decoder=decoder, likelihood=likelihood, scheduler=scheduler
         )
@@ -525,7 +344,7 @@ class VQVAEPipeline(HFGenPipeline):
         Raises:
             UsageError: images of another shape or range.
         """
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             return torch.cat([self._codes(x) for x, _ in self._parts(images, None, seeds)])
 
     @torch.no_grad()
@@ -558,7 +377,7 @@ class VQVAEPipeline(HFGenPipeline):
         """
         check_images(images, self.image_shape)
         given, nats = labels_for(len(images), class_labels, self.num_classes, self._execution_device), []
-        with evaluating(self.models().values()):
+        with eval_mode(self.models().values()):
             for x, labels in self._parts(images, given, seeds):
                 self.likelihood.check(x)
                 parameters = self._likelihood_parameters(codes := self._codes(x), labels)
@@ -597,21 +416,3 @@ class VQVAEPipeline(HFGenPipeline):
 def _said(overrides: Mapping[str, dict[str, Any]], option: str, default: int) -> int:
     """The option of the first component that was given it."""
     return next((options[option] for options in overrides.values() if option in options), default)
-
-
-def _check_codes(encoder: VQEncoder, quantizer: VectorQuantizer, decoder: VQDecoder, scheduler: CodeScheduler) -> None:
-    """Raise a UsageError unless all components speak of the same latents."""
-    lengths = [part.config.latent_dim for part in (encoder, quantizer, decoder)]
-    if len({*lengths}) > 1:
-        raise UsageError(f"latent_dim of encoder, quantizer and decoder is {lengths}; it must be the same.")
-    maps = [sides(part.config.sample_size, part.config.num_halvings)[-1] for part in (encoder, decoder)]
-    if [*scheduler.config.code_shape] != [maps[0]] * 2 or maps[0] != maps[1]:
-        raise UsageError(
-            f"The encoder gives {maps[0]}x{maps[0]} codes, the decoder takes {maps[1]}x{maps[1]}, and "
-            f"scheduler.code_shape is {[*scheduler.config.code_shape]}; they must be the same."
-        )
-    if quantizer.config.num_embeddings != scheduler.config.num_embeddings:
-        raise UsageError(
-            f"quantizer.num_embeddings is {quantizer.config.num_embeddings}, but scheduler.num_embeddings is "
-            f"{scheduler.config.num_embeddings}."
-        )

@@ -241,10 +241,10 @@ BAD = {
     "no such checkpoint": (
         ["train", "dcgan", "--dataset_name", "mnist-mini", "--resume_from_checkpoint", "x"],
         2,
-        "'x' is no checkpoint",
+        "'x' is not a checkpoint",
     ),
-    "no such pipeline": (["sample", "./nowhere"], 1, "is no folder"),
-    "no such target": (["info", "./nowhere"], 1, "is no folder"),
+    "no such pipeline": (["sample", "./nowhere"], 1, "is not a folder"),
+    "no such target": (["info", "./nowhere"], 1, "is not a folder"),
     "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "no list of numbers"),
     "seeds that count down": (["sample", "./nowhere", "--seeds", "20-10"], 2, "write 10-20"),
     "another shape": (
@@ -312,7 +312,7 @@ def test_bad_calls_on_a_trained_model(hfgen, trained, tmp_path):
     assert "class_labels must lie in 0..2" in hfgen("sample", trained, "--class_labels", 7)[2]
     (tmp_path / "taken.png").touch()
     code, _, err = hfgen("sample", trained, "--output", tmp_path / "taken.png")
-    assert (code, "exists; nothing was drawn" in err) == (2, True)
+    assert (code, "exists; nothing was sampled" in err) == (2, True)
     code, _, err = hfgen("train", "dcgan", "--dataset_name", "mnist-mini", "--output_dir", trained)
     assert (code, "is not empty; nothing was written" in err) == (2, True)
     assert (trained / "model_index.json").is_file()

@@ -264,4 +264,4 @@ def test_a_run_is_set_aside_before_it_is_overwritten(script, tmp_path):
     code, _, err = script(tiny.replace("--output_dir out", "--output_dir photos"), "--overwrite_output_dir")
     assert (code, "no run of hfgen; nothing was written" in err) == (2, True)
     code, _, err = script(tiny, "--overwrite_output_dir", "--resume_from_checkpoint", "latest")
-    assert (code, "starts anew, --resume_from_checkpoint goes on" in err) == (2, True)
+    assert (code, "starts a new run, --resume_from_checkpoint goes on" in err) == (2, True)

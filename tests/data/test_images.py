@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from hfgen.data.batches import Batches
+from hfgen.data.decoding import Decoding
 from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
 from hfgen.errors import HFGenError, UsageError
@@ -52,7 +53,7 @@ def test_mixed_modes_are_brought_together_and_told(tmp_path):
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     images = load_images(folder_of(tmp_path, [Image.new("L", (4, 4), 7), Image.new("RGB", (4, 4)), clear]))
     assert images.mode == "RGB"
-    assert "brought to RGB" in images.notes[0]
+    assert "converted to RGB" in images.notes[0]
     assert images.decode(0, 4)[:, 0, 0].tolist() == [7, 7, 7]
     assert images.decode(2, 4)[:, 0, 0].tolist() == [255, 255, 255], "transparent is white, not black"
 
@@ -104,7 +105,7 @@ def test_parquet(tmp_path):
     [
         ("./no/such/folder", "does not exist: no such file or folder"),
         ("no-such.npz", "does not exist"),
-        ("org/no-such-data-set", "no such folder, and the Hub did not give it"),
+        ("org/no-such-data-set", "no such folder, and it could not be loaded from the Hub"),
     ],
 )
 def test_what_does_not_exist_is_told_as_such(name, message, monkeypatch):
@@ -145,7 +146,7 @@ def test_a_truncated_image_is_named_when_decoded(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     images = load_images(folder)
     with pytest.raises(HFGenError, match="image 1 cannot be read"):
-        Batches(images, 64, Layout(1))
+        Batches(images, Decoding(64), Layout(1))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_columns_are_named_where_there_is_a_choice(tmp_path):
     with pytest.raises(UsageError, match=r"several columns of images \(before, after\).*--image_column"):
         load_images(str(path))
     assert len(load_images(str(path), image_column="after")) == 1
-    with pytest.raises(UsageError, match="'befor' is no column of images"):
+    with pytest.raises(UsageError, match="'befor' is not a column of images"):
         load_images(str(path), image_column="befor")
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from hfgen import load_images
 from hfgen.commands.main import cli
-from hfgen.errors import HFGenError, PluginError, UsageError
-from hfgen.evaluation.extractors import extractor_class, list_extractors
+from hfgen.errors import HFGenError, UsageError
+from hfgen.evaluation.extractors import extractor_class
 from hfgen.evaluation.real_images import RealImages
 from hfgen_extractors import digitnet
 from hfgen_extractors.digitnet import DigitNet
@@ -77,7 +77,7 @@ def test_features_that_are_no_numbers(net):
     broken = DigitNet()
     broken.load_state_dict(net.state_dict())
     broken.std.zero_()
-    with pytest.raises(HFGenError, match="no numbers"):
+    with pytest.raises(HFGenError, match="values that are not finite"):
         broken.extract(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
 
 
@@ -97,30 +97,9 @@ def test_weights_that_are_damaged_or_others(net, tmp_path, monkeypatch):
 
 
 def test_names():
-    assert {"digitnet-mnist", "dinov2-base", "inception"} <= {e.name for e in list_extractors()}
     assert extractor_class("digitnet-mnist") is DigitNet
     with pytest.raises(UsageError, match="Did you mean 'digitnet-mnist'"):
         extractor_class("digitnet-mnits")
-
-
-def test_what_is_no_extractor(monkeypatch):
-    from importlib.metadata import EntryPoint
-
-    from hfgen.evaluation import extractors
-
-    def installed(*values):
-        points = [EntryPoint("mine", value, "hfgen.extractors") for value in values]
-        monkeypatch.setattr(extractors.importlib.metadata, "entry_points", lambda group: points)
-
-    installed("json:JSONDecoder")
-    with pytest.raises(PluginError, match="is no FeatureExtractor: json:JSONDecoder"):
-        extractor_class("mine")
-    installed("no_such_module:X")
-    with pytest.raises(PluginError, match="failed to import"):
-        extractor_class("mine")
-    installed("a:X", "b:Y")
-    with pytest.raises(PluginError, match="Several distributions claim"):
-        extractor_class("mine")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ TINY = {"generator.base_channels": 8, "generator.latent_dim": 12, "discriminator
 
 class TestDCGAN(FamilyTests):
     family = "dcgan"
+    in_shards = True  # two networks take turns, one frozen at a time; BatchNorm has buffers
     overrides = TINY
     num_classes = 3
 

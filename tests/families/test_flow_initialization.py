@@ -322,13 +322,13 @@ def test_averages_start_from_the_initialised_weights(name, make):
     """Not from zero biases and unit scales, which an average of 0.9999 would take 10,000 steps to forget."""
     run = make(name, use_ema=True, ema_decay=0.9999, learning_rate=1e-5)
     initial_statistics(run)
-    assert set(run.emas) == {n for n in ("flow", "dequantizer") if n in run.models}
-    for component, ema in run.emas.items():
+    assert set(run.networks.emas) == {n for n in ("flow", "dequantizer") if n in run.networks.models}
+    for component, ema in run.networks.emas.items():
         for key, tensor in ema.state_dict().items():
             assert torch.equal(tensor, run.pipeline.models()[component].state_dict()[key]), key
     next(run.steps())
     far = False
-    for component, ema in run.emas.items():
+    for component, ema in run.networks.emas.items():
         model, fresh = run.pipeline.models()[component], untrained(name).models()[component].state_dict()
         for key, tensor in ema.state_dict().items():
             now = model.state_dict()[key]
@@ -337,5 +337,5 @@ def test_averages_start_from_the_initialised_weights(name, make):
             far |= bool((tensor.double() - fresh[key].double()).abs().max() > 0.1)
         assert all(bool(tensor) for key, tensor in ema.state_dict().items() if "initialized" in key)
     assert far
-    with run.averaged() as pipeline:
+    with run.networks.averaged() as pipeline:
         assert len(pipeline(seeds=[0, 1]).images) == 2

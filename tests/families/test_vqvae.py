@@ -1,4 +1,4 @@
-"""VQ-VAE: the laws, the codebook's averages and restarts on any number of processes, the loss, the bound."""
+"""VQ-VAE: the laws, the networks, the loss and the step on any number of processes, codes and bound."""
 
 import itertools
 import json
@@ -13,22 +13,13 @@ from hfgen.noise import SeededNoise, StepNoise
 from hfgen.settings.resolve import resolve
 from hfgen.testing import FamilyTests
 from hfgen.testing.laws import make_data
-from hfgen.testing.processes import TWO_PROCESSES, run_two_processes
+from hfgen.testing.processes import train_in_two_processes
 from hfgen.training.start import build
 from hfgen.training.trainer import Trainer
-from hfgen_vae.vqvae import (
-    CodeScheduler,
-    VectorQuantizer,
-    VQDecoder,
-    VQEncoder,
-    VQVAEObjective,
-    VQVAEPipeline,
-    as_rows,
-    commitment_loss,
-    perplexity,
-    sides,
-    smoothed,
-)
+from hfgen_vae.codebook import as_rows, commitment_loss, perplexity
+from hfgen_vae.vqvae import CodeScheduler, VQDecoder, VQEncoder, VQVAEPipeline
+from hfgen_vae.vqvae_layers import sides
+from hfgen_vae.vqvae_objective import VQVAEObjective
 
 TINY = {
     "encoder.hidden_channels": 8,
@@ -43,6 +34,7 @@ DENSE = TINY | {"encoder.latent_dim": 2, "quantizer.num_embeddings": 64}  # tell
 
 class TestVQVAE(FamilyTests):
     family = "vqvae"
+    in_shards = True  # its codebook is of buffers that each step sets, from sums over all processes
     overrides = DENSE
     num_classes = 3
 
@@ -142,28 +134,7 @@ def test_components_that_do_not_fit(overrides, message):
         VQVAEPipeline.build(16, 1, **TINY | overrides)
 
 
-# --- the quantizer --------------------------------------------------------------------------------------------------
-
-
-def test_the_nearest_code():
-    """Against the distances of all pairs."""
-    torch.manual_seed(0)
-    quantizer, z_e = VectorQuantizer(37, 5), torch.randn(3, 5, 4, 6) * 2
-    z_q, codes = quantizer(z_e)
-    distances = torch.cdist(z_e.permute(0, 2, 3, 1).reshape(-1, 5).double(), quantizer.codebook.double())
-    assert torch.equal(codes, distances.argmin(1).view(3, 4, 6))
-    torch.testing.assert_close(z_q[2, :, 1, 3], quantizer.codebook[codes[2, 1, 3]])
-    torch.testing.assert_close(z_q, quantizer.embed(codes))
-
-
-def test_the_gradient_passes_straight_through():
-    torch.manual_seed(0)
-    quantizer, z_e = VectorQuantizer(8, 3), torch.randn(2, 3, 4, 4, requires_grad=True)
-    quantizer.codebook.requires_grad_()
-    weights = torch.randn_like(z_e)
-    (quantizer(z_e)[0] * weights).sum().backward()
-    assert torch.equal(z_e.grad, weights)
-    assert quantizer.codebook.grad is None
+# --- the step -------------------------------------------------------------------------------------------------------
 
 
 def test_no_gradient_reaches_the_codebook(pipeline, images):
@@ -173,86 +144,6 @@ def test_no_gradient_reaches_the_codebook(pipeline, images):
     next(objective.training_step({"pixel_values": images})).loss.backward()
     assert pipeline.quantizer.codebook.grad is None
     assert all(p.grad is not None for p in pipeline.encoder.parameters())
-
-
-def test_averages_against_a_loop():
-    """Eqs. 6 to 8 of the paper's appendix with Laplace smoothing, number by number."""
-    torch.manual_seed(0)
-    k, d, decay, epsilon = 4, 3, 0.9, 0.5
-    quantizer = VectorQuantizer(k, d, decay, epsilon, restart_threshold=0.0)
-    n, m = [0.0] * k, [[0.0] * d for _ in range(k)]
-    for _ in range(5):
-        counts, sums = torch.randint(1, 6, (k,)).float(), torch.randn(k, d)
-        assert quantizer.update(counts, sums, torch.zeros(1, d)) == 0
-        for i in range(k):
-            n[i] = decay * n[i] + (1 - decay) * counts[i].item()
-            m[i] = [decay * m[i][j] + (1 - decay) * sums[i, j].item() for j in range(d)]
-        total = sum(n)
-        for i in range(k):
-            smooth = (n[i] + epsilon) / (total + k * epsilon) * total
-            expected = torch.tensor([m[i][j] / smooth for j in range(d)])
-            torch.testing.assert_close(quantizer.codebook[i], expected)
-
-
-def test_the_first_step_leaves_no_trace_of_the_random_codebook():
-    """m and N have the same bias towards their start, so e_k is the mean of its vectors from the first step on."""
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer(2, 3)
-    counts, sums = torch.tensor([4.0, 8.0]), torch.randn(2, 3)
-    quantizer.update(counts, sums, torch.zeros(1, 3))
-    torch.testing.assert_close(quantizer.codebook, sums / counts[:, None], rtol=1e-3, atol=1e-5)
-
-
-def test_smoothing_keeps_the_sum():
-    counts = torch.tensor([0.0, 1.0, 7.0])
-    torch.testing.assert_close(smoothed(counts, 1e-5), counts, atol=1e-4, rtol=0)
-    assert smoothed(counts, 10.0).sum().item() == pytest.approx(8)
-
-
-@pytest.mark.parametrize("count", [2, 512])
-def test_perplexity(count):
-    one = torch.zeros(count)
-    one[1] = 7
-    assert perplexity(torch.full((count,), 3)).item() == pytest.approx(count, rel=1e-4)
-    assert perplexity(one).item() == pytest.approx(1)
-
-
-def test_a_dead_code_starts_anew_at_a_candidate():
-    """Below the threshold only; the i-th dead code takes the i-th candidate; those without one wait."""
-    quantizer = VectorQuantizer(6, 2, decay=0.5, restart_threshold=0.5)
-    quantizer.counts.copy_(torch.tensor([10.0, 0.1, 10.0, 0.2, 0.1, 10.0]))
-    quantizer.sums.copy_(quantizer.counts[:, None] * torch.arange(6.0)[:, None].expand(6, 2))
-    counts = quantizer.counts.clone()
-    candidates = torch.tensor([[-7.0, -7.0], [-8.0, -8.0]])
-    restarted = quantizer.update(counts, quantizer.sums.clone(), candidates)
-    expected = torch.tensor([0.0, -7.0, 2.0, -8.0, 4.0, 5.0])[:, None].expand(6, 2)
-    torch.testing.assert_close(quantizer.codebook, expected, rtol=1e-3, atol=1e-3)
-    assert restarted == quantizer.num_restarts == 2
-    assert quantizer.counts[1] == quantizer.counts[3] == counts.mean()
-    assert quantizer.counts[4] == counts[4]
-
-
-def test_a_code_that_was_never_used_is_always_replaced():
-    quantizer = VectorQuantizer(3, 2, restart_threshold=0.0)
-    quantizer.update(torch.tensor([5.0, 0.0, 5.0]), torch.ones(3, 2) * 5, torch.tensor([[2.0, 3.0]]))
-    torch.testing.assert_close(quantizer.codebook[1], torch.tensor([2.0, 3.0]), rtol=1e-3, atol=0)
-    quantizer.update(torch.tensor([5.0, 0.0, 5.0]), torch.ones(3, 2) * 5, torch.tensor([[9.0, 9.0]]))
-    assert quantizer.num_restarts == 1
-
-
-def test_it_finds_clusters_far_from_where_it_starts():
-    """Eight clusters around points of size 100, a first codebook around 0: every cluster ends with a code inside."""
-    torch.manual_seed(0)
-    quantizer, centers = VectorQuantizer(32, 3), torch.randn(8, 3) * 100
-    for _ in range(60):
-        vectors = centers[torch.randint(8, (256,))] + torch.randn(256, 3) * 0.1
-        codes = quantizer.nearest(vectors[:, :, None, None]).flatten()
-        hot = torch.nn.functional.one_hot(codes, 32).float()
-        quantizer.update(hot.sum(0), hot.T @ vectors, vectors)
-    assert torch.cdist(centers, quantizer.codebook).min(1).values.max() < 0.5
-
-
-# --- the step -------------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_by_hand(pipeline, images):
@@ -370,8 +261,8 @@ def test_two_processes_train_the_codebook_of_one(tmp_path):
     alone = codebook_of(data, train_batch_size=8)
     options = {**SETTINGS, **TINY, "dataset_name": data, "output_dir": str(tmp_path / "run"), "train_batch_size": 4}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    run_two_processes(TWO_PROCESSES, ["--model", "vqvae", *words], tmp_path)
-    assert json.loads((tmp_path / "replicas" / "env.json").read_text())["num_processes"] == 2
+    train_in_two_processes(["--model", "vqvae", *words], tmp_path, in_shards=False)
+    assert json.loads((tmp_path / "ddp" / "env.json").read_text())["num_processes"] == 2
     assert alone["quantizer.num_restarts"] > 0
     for rank in (0, 1):
         weights = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["weights"]

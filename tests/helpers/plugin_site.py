@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from hfgen.registry import GROUP
+from hfgen.registry import FAMILIES, Group
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
 TOY_TRANSFORMER = (Path(__file__).parent / "toy" / "toy_transformer.py").read_text(encoding="utf-8")
@@ -19,18 +19,24 @@ NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __
 
 
 def install(
-    site: Path, distribution: str, families: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0"
+    site: Path,
+    distribution: str,
+    entries: Mapping[str, str],
+    modules: Mapping[str, str],
+    version: str = "1.0",
+    group: Group = FAMILIES,
 ) -> None:
     """Put a distribution into the folder `site`.
 
     Args:
-        families: family name -> `module:Class`.
+        entries: name -> `module:Class`.
         modules: dotted module name -> source; the packages above it are made.
+        group: what the entries are.
     """
     info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-    lines = [f"[{GROUP}]", *(f"{name} = {target}" for name, target in families.items())]
+    lines = [f"[{group.name}]", *(f"{name} = {target}" for name, target in entries.items())]
     info.joinpath("entry_points.txt").write_text("\n".join(lines) + "\n")
     for name, source in modules.items():
         path = site.joinpath(*name.split(".")).with_suffix(".py")
@@ -39,6 +45,18 @@ def install(
         for package in path.parents[: name.count(".")]:
             (package / "__init__.py").touch()
     importlib.invalidate_caches()
+
+
+def install_classes(
+    site: Path, distribution: str, group: Group, classes: Mapping[str, str], version: str = "1.0"
+) -> None:
+    """A distribution of empty classes of a group, whose module notes its import in $IMPORTED; name -> class name."""
+    base_module, _, base = group.base.partition(":")
+    module = distribution.lower().replace("-", "_").replace(".", "_")
+    body = "".join(f"class {class_name}({base}): pass\n" for class_name in classes.values())
+    targets = {name: f"{module}:{class_name}" for name, class_name in classes.items()}
+    source = f"{NOTED}from {base_module} import {base}\n{body}"
+    install(site, distribution, targets, {module: source}, version, group)
 
 
 def install_toy(site: Path, name: str = "toy", module: str = "toy_family", source: str = TOY) -> None:
@@ -50,10 +68,7 @@ def install_toy(site: Path, name: str = "toy", module: str = "toy_family", sourc
 
 def install_family(site: Path, distribution: str, families: Mapping[str, str], version: str = "1.0") -> None:
     """A distribution of empty pipeline classes, whose module notes its import in $IMPORTED; name -> class name."""
-    module = distribution.lower().replace("-", "_").replace(".", "_")
-    classes = "".join(f"class {name}(HFGenPipeline): pass\n" for name in families.values())
-    targets = {name: f"{module}:{class_name}" for name, class_name in families.items()}
-    install(site, distribution, targets, {module: f"{NOTED}from hfgen import HFGenPipeline\n{classes}"}, version)
+    install_classes(site, distribution, FAMILIES, families, version)
 
 
 @contextlib.contextmanager

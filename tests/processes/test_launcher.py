@@ -168,7 +168,7 @@ TELL = "from hfgen.processes.child import leave_error\n"
             137,
             "Process 1 of the training was ended by",
         ),
-        ("sys.exit(5)", 5, "ended without a word"),
+        ("sys.exit(5)", 5, "ended without an error message"),
     ],
 )
 def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, message):
@@ -269,17 +269,17 @@ def python(code, *words):
 @pytest.mark.parametrize(
     ("wanted", "accelerators", "message"),
     [
-        (Wanted(2, "singel"), 0, "none of fsdp2, multi_gpu, single. Did you mean 'single'?"),
-        (Wanted(2, "missing.yaml"), 0, "'missing.yaml' is no file"),
-        (Wanted(2, "broken.yaml"), 0, "broken.yaml is no configuration of Accelerate"),
-        (Wanted(2, "list.yaml"), 0, "list.yaml is no configuration of Accelerate"),
+        (Wanted(2, "singel"), 0, "neither a file nor one of fsdp2, multi_gpu, single. Did you mean 'single'?"),
+        (Wanted(2, "missing.yaml"), 0, "'missing.yaml' is neither a file"),
+        (Wanted(2, "broken.yaml"), 0, "broken.yaml is not a configuration of Accelerate"),
+        (Wanted(2, "list.yaml"), 0, "list.yaml is not a configuration of Accelerate"),
         (Wanted(2, "typo.yaml"), 0, "unknown keys"),
         (Wanted(2, "sagemaker.yaml"), 0, "SageMaker"),
         (Wanted(2, "deepspeed.yaml"), 0, "DEEPSPEED, which needs accelerators"),
         (Wanted(2, "single"), 0, "for one process, not 2"),
         (Wanted(None, "multi_gpu"), 0, "How many processes?"),
-        (Wanted(3), 2, "3 processes were asked for; here are 2 accelerators"),
-        (Wanted(2, None, ["--gpu_idz", "0"]), 2, "goes to `accelerate launch`: "),
+        (Wanted(3), 2, "3 processes were asked for, but this machine has 2 accelerators"),
+        (Wanted(2, None, ["--gpu_idz", "0"]), 2, "go to `accelerate launch`: "),
         (Wanted(2, None, ["--num_machines", "2"]), 0, "torchrun on each of them"),
         (Wanted(2, None, ["--multi_gpu", "--use_deepspeed"]), 2, "accelerate launch: You can only use one of"),
     ],
@@ -306,7 +306,7 @@ def test_two_launchers_that_were_told_two_numbers(started, monkeypatch):
     monkeypatch.setattr(
         "hfgen.processes.world._parent_command", lambda: ["accelerate", "launch", "--num_processes", "4"]
     )
-    with pytest.raises(UsageError, match="was told 4 processes, and hfgen 2"):
+    with pytest.raises(UsageError, match="was given 4 processes, and hfgen 2"):
         started()
 
 

@@ -91,7 +91,7 @@ def test_several_networks_are_refused(by_deepspeed, tmp_path):
     family = get_family("dcgan").load()
     pipeline = family.build(16, 1, **{"generator.base_channels": 4, "discriminator.base_channels": 4})
     arguments = resolve([("test", {"train_batch_size": 4, "max_train_steps": 1})], "dcgan", family).arguments
-    with pytest.raises(UsageError, match="here are 2: generator, discriminator") as error:
+    with pytest.raises(UsageError, match="this family has 2: generator, discriminator") as error:
         trainer.Trainer(pipeline, load_images(data), arguments)
     assert "--accelerate_config fsdp2" in str(error.value)
 
@@ -110,9 +110,13 @@ def test_without_deepspeed_it_is_said_at_once(by_deepspeed, monkeypatch):
             {},
             "ZeRO stages 0 to 2. For stage 3 use hfgen's --accelerate_config fsdp2",
         ),
-        ({"zero_optimization": {"stage": 1}, "optimizer": {"type": "Adam"}}, {}, "has an optimizer; take it out"),
+        ({"zero_optimization": {"stage": 1}, "optimizer": {"type": "Adam"}}, {}, "has an optimizer; remove it"),
         ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, {}, "--mixed_precision bf16"),
-        ({"zero_optimization": {"stage": 1}}, {"mixed_precision": "fp16"}, "no fp16; use --mixed_precision bf16"),
+        (
+            {"zero_optimization": {"stage": 1}},
+            {"mixed_precision": "fp16"},
+            "fp16 is not available with DeepSpeed; use --mixed_precision bf16",
+        ),
         ({}, {}, "DeepSpeed's configuration: Please specify the ZeRO optimization config"),
     ],
 )

@@ -12,6 +12,7 @@ from plugin_site import TOY, install_toy, on_path, toy_installed
 
 from hfgen import HFGenPipeline, registry
 from hfgen.errors import UsageError
+from hfgen.repository.save import staged
 
 SHARDED = {"max_shard_size": 64}
 SMALLER_THAN_THE_WEIGHTS = 700
@@ -197,3 +198,24 @@ def test_two_levels_are_kept(tmp_path):
             assert json.loads((folder / "model_index.json").read_text())["generator"][0] == name
             assert type(HFGenPipeline.from_pretrained(folder)).__name__ == "FlatPipeline"
         shutil.rmtree(site)
+
+
+def test_a_failure_while_saving_leaves_the_former_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_text("old")
+    with pytest.raises(OSError, match="full"), staged(tmp_path / "model") as staging:
+        (staging / "file").write_text("new")
+        raise OSError("the disk is full")
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["file"]
+    assert (tmp_path / "model" / "file").read_text() == "old"
+    with pytest.raises(OSError, match="full"), staged(tmp_path / "new" / "deep"):
+        raise OSError("the disk is full")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_component_is_back_after_a_kill_between_its_two_renames(tmp_path):
+    (tmp_path / ".saving-killed" / "network.old").mkdir(parents=True)
+    (tmp_path / ".saving-killed" / "network.old" / "config.json").write_text("{}")
+    with staged(tmp_path) as staging:
+        (staging / "other").write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["network", "other"]

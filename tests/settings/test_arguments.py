@@ -2,13 +2,14 @@
 
 import dataclasses
 import doctest
+import typing
 
 import pytest
 
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family
-from hfgen.settings.arguments import ALIASES, FIELDS, TrainingArguments
+from hfgen.settings.arguments import ALIASES, FIELDS, HINTS, NOT_SAVED, TrainingArguments
 from hfgen.settings.resolve import resolve
 
 
@@ -67,6 +68,27 @@ def test_every_alias_names_a_field(alias):
     assert alias not in FIELDS
 
 
+NUMBERS = sorted(name for name, hint in HINTS.items() if {int, float} & {hint, *typing.get_args(hint)})
+NEXT = {"at_least": -1, "above": 0, "below": 0}  # from a bound to the nearest whole number that it excludes
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range_and_keeps_it(name):
+    bounds = FIELDS[name].metadata["bounds"]
+    assert bounds
+    for rule, bound in bounds.items():
+        with pytest.raises(UsageError, match=f"^--{name} is .*; it must be .*{rule.replace('_', ' ')} {bound}"):
+            TrainingArguments(**{name: bound + NEXT[rule]})
+    with pytest.raises(UsageError, match=f"--{name} is inf; it must be finite and"):
+        TrainingArguments(**{name: float("inf")})
+
+
+def test_what_is_not_saved_is_where_a_run_was_written_and_pushed():
+    pushed = {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_token"}
+    written = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "time_limit"}
+    assert {*NOT_SAVED} == pushed | written
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
@@ -78,7 +100,7 @@ def test_every_alias_names_a_field(alias):
         ({"mixed_precision": "bf32"}, "one of 'no', 'fp16', 'bf16'"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"adam_beta1": 1.0}, r"must lie in \[0, 1\)"),
+        ({"adam_beta1": 1.0}, "--adam_beta1 is 1.0; it must be at least 0 and below 1"),
         ({"generator": {"base_chanels": 8}}, "my.yaml: generator: unknown option 'base_chanels'. Did you mean 'base_"),
         ({"generator": {"base_channels": "x"}}, "my.yaml: generator: base_channels is 'x'"),
         ({"objective": {"loss": "hinge"}}, "one of 'non_saturating', 'minimax'"),
@@ -86,7 +108,10 @@ def test_every_alias_names_a_field(alias):
         ({"generater": {"base_channels": 8}}, "has no component 'generater'. Did you mean 'generator'"),
         ({"lr_warmup_steps": 5}, "choose constant_with_warmup"),
         ({"dataset_name": "a", "train_data_dir": "b"}, "either --dataset_name or --train_data_dir"),
-        ({"overwrite_output_dir": True, "resume_from_checkpoint": "latest"}, "starts anew, --resume_from_checkpoint"),
+        (
+            {"overwrite_output_dir": True, "resume_from_checkpoint": "latest"},
+            "starts a new run, --resume_from_checkpoint",
+        ),
         ({"validation_epochs": 0}, "validation_epochs is 0; it must be at least 1"),
         ({"ema_inv_gamma": 0.0}, "ema_inv_gamma is 0.0; it must be above 0"),
         ({"generator": {"from_config": "/nowhere"}}, "no config of a DCGANGenerator there"),

@@ -33,7 +33,7 @@ def site(tmp_path_factory):
 class TestToyTransformer(FamilyTests):
     family = "toy_transformer"
     sample_size = 8
-    in_processes = False  # they hold of any component; what transformers does otherwise is loading and saving
+    in_shards = True
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from hfgen.errors import UsageError
-from hfgen.settings.arguments import FIELDS
+from hfgen.settings.arguments import FIELDS, option
 from hfgen.training import resume_settings
 
 THEN = {
@@ -11,15 +11,18 @@ THEN = {
     for name in (
         *resume_settings.FIXED,
         *resume_settings.FIXED_FACTS,
-        *resume_settings.TOLD,
-        *resume_settings.TOLD_FACTS,
+        *resume_settings.REPORTED,
+        *resume_settings.REPORTED_FACTS,
     )
 }
 
 
-def test_every_setting_is_in_one_list():
-    lists = (*resume_settings.FIXED, *resume_settings.TOLD, *resume_settings.FREE)
-    assert sorted(lists) == sorted(FIELDS)
+def test_every_option_has_a_rule_for_resuming():
+    assert {f.metadata["resume"] for f in FIELDS.values()} == {"fixed", "reported", "free"}
+    assert len(resume_settings.FIXED) == 9
+    assert len(resume_settings.REPORTED) == 25
+    with pytest.raises(TypeError, match="resume"):
+        option(1, "An option without one.")
 
 
 def test_what_must_not_change_is_named_with_both_values(tmp_path):
@@ -35,7 +38,7 @@ def test_what_must_not_change_is_named_with_both_values(tmp_path):
 
 @pytest.mark.parametrize("name", ["image_column", "label_column"])
 def test_other_images_or_classes_of_the_same_data_set_are_another_training(tmp_path, name):
-    with pytest.raises(UsageError, match=f"with {name} 1, this run has 2"):
+    with pytest.raises(UsageError, match=f"with --{name} 1, this run has 2"):
         resume_settings.compare(tmp_path, THEN, {**THEN, name: 2})
 
 
@@ -50,10 +53,10 @@ def test_another_family_is_told_before_all_that_differs_with_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["learning_rate", "mixed_precision", "validation_split", "num_processes", "hfgen", "torch"]
+    "name", ["--learning_rate", "--mixed_precision", "--validation_split", "num_processes", "hfgen", "torch"]
 )
-def test_what_may_change_is_told(tmp_path, name):
-    assert resume_settings.compare(tmp_path, THEN, {**THEN, name: 2}) == [
+def test_what_may_change_is_reported(tmp_path, name):
+    assert resume_settings.compare(tmp_path, THEN, {**THEN, name.removeprefix("--"): 2}) == [
         f"{name} was 1 up to the checkpoint and is 2 from here on"
     ]
     assert resume_settings.compare(tmp_path, THEN, dict(THEN)) == []

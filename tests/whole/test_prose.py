@@ -63,9 +63,16 @@ def test_text_is_plain_american_english(path):
     assert not wrong, "\n".join(wrong)
 
 
-if (
-    __name__ == "__main__"
-):  # all of it at once, for whoever mends a folder: python tests/whole/test_prose.py hfgen/data
+def test_each_file_says_what_it_alone_is():
+    """Two files of one docstring were one file once, and one of the two says what the other is."""
+    first: dict[str, Path] = {}
+    for path in SOURCES:
+        text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        assert not text or text not in first, f"{path} begins as {first[text]}: {text}"
+        first[text] = path
+
+
+if __name__ == "__main__":  # all findings at once: python tests/whole/test_prose.py hfgen/data
     import sys
 
     for source in SOURCES:

@@ -1,12 +1,13 @@
-"""The README's commands name what exists, and its Python runs."""
+"""README.md and docs/*.md: commands name what exists, the Python runs, links lead somewhere, the words are plain."""
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 import torch
+from pages import LINKED, PAGES, ROOT, anchors, blocks, commands, links, name_of, without_code
+from test_prose import PHRASES
 
 from hfgen.commands import main
 from hfgen.commands.options import split_dotted
@@ -15,16 +16,14 @@ from hfgen.registry import get_family
 from hfgen.settings.options import without_class_name
 from hfgen.settings.resolve import check_options
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-LINES = [line for block in blocks("sh") for line in block.splitlines()]
-COMMANDS = [line.partition(" #")[0].strip() for line in LINES if line.startswith("hfgen")]
+COMMANDS = sorted({line for page in PAGES for line in commands(page)})
+README, DOCS = PAGES[0], ROOT / "docs"
+TINY = {
+    "dcgan": {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4},
+    "vae": {"encoder.base_channels": 4, "decoder.base_channels": 4},
+    "glow": {"flow.num_steps": 1, "flow.hidden_channels": 4},
+    "ddpm": {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2},
+}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -37,57 +36,170 @@ def test_every_command_parses(line):
     with context:
         sub = command.make_context(verb, list(words), parent=context)
     assert sub.params
-    for name, options in split_dotted(words)[1].items():
+    for name, options in split_dotted(words)[1].items() if verb == "train" else ():
         family = get_family(words[0]).load()
         known = {"objective": family.objective_class, **family.component_classes({name: options})}
         check_options(known[name], without_class_name(options), "README")
 
 
 def test_commands_were_found():
-    assert len(COMMANDS) > 6
+    assert len(COMMANDS) > 60
 
 
-def test_the_python_runs(tmp_path, monkeypatch, capsys):
-    """On tiny models under the README's names."""
+# --- the Python -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the Python of a page on a tiny model under the page's name; returns the names that it leaves."""
     monkeypatch.chdir(tmp_path)
-    tiny = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
-    get_family("dcgan").load().build(16, 1, **tiny).save_pretrained("runs/dcgan-mnist-mini")
-    tiny = {"encoder.base_channels": 4, "decoder.base_channels": 4}
-    get_family("vae").load().build(28, 1, **tiny).save_pretrained("runs/vae-mnist-mini")
-    glow = get_family("glow").load().build(28, 1, **{"flow.num_steps": 1, "flow.hidden_channels": 4})
-    batch = {"pixel_values": torch.rand(4, 1, 28, 28) * 2 - 1}
-    glow.objective_class.initialize(glow, batch, StepNoise(0, 0, slice(0, 4), 4))
-    glow.save_pretrained("runs/glow-mnist-mini")
-    ddpm = {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2}
-    get_family("ddpm").load().build(28, 1, **ddpm).save_pretrained("runs/ddpm-mnist-mini")
-    drawing, _, measuring, inverting, denoising = blocks("python")  # test_readme_walk.py runs the second
-    names = {}
-    exec(drawing, names)
+
+    def run(page, family, size=28):
+        pipeline = get_family(family).load().build(size, 1, **TINY[family])
+        batch = {"pixel_values": torch.rand(4, 1, size, size) * 2 - 1}
+        pipeline.objective_class.initialize(pipeline, batch, StepNoise(0, 0, slice(0, 4), 4))
+        pipeline.save_pretrained(f"runs/{family}-mnist-mini")
+        names = {}
+        for block in blocks(page, "python"):
+            exec(compile(block, name_of(page), "exec"), names)
+        return names
+
+    return run
+
+
+def test_the_python_of_the_readme_runs(run):
+    names = run(README, "dcgan", size=16)
     assert len(names["images"]) == 16
     assert names["image"].size == (16, 16)
-    exec(measuring, names)
+
+
+def test_the_python_about_gans_runs(run):
+    names = run(DOCS / "gan.md", "dcgan", size=16)
+    assert len(names["images"]) == 16
+    assert len(names["frames"]) == 30
+
+
+def test_the_python_about_vaes_runs(run, capsys):
+    names = run(DOCS / "vae.md", "vae")
     assert "bits per dimension of 2 values (lower bound, 500 importance samples; mean of 8)" in capsys.readouterr().out
     assert names["reconstructions"].shape == names["images"].shape
-    exec(inverting, names)
+
+
+def test_the_python_about_flows_runs(run, capsys):
+    names = run(DOCS / "flow.md", "glow")
     assert names["latents"].shape == (8, 784)
     assert "of 256 values (lower bound, 8 importance samples; mean of 8)" in capsys.readouterr().out
     assert (names["between"].abs() <= 1).all()
-    exec(denoising, names)
+
+
+def test_the_python_about_diffusion_runs(run, capsys):
+    names = run(DOCS / "diffusion.md", "ddpm")
     assert names["again"].shape == names["noise"].shape == (4, 1, 28, 28)
     assert "(lower bound, variational bound, 21 of 1,000 levels" in (out := capsys.readouterr().out)
     assert "(estimate, probability-flow ODE, 10 Runge-Kutta steps" in out
     assert len(names["fast"]) == 3
 
 
-def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    assert all((ROOT / target).exists() for target in targets)
+AFTER = """
+TestRAE.in_processes = False
+
+
+def test_what_the_page_says():
+    import pytest
+
+    from hfgen import UsageError
+
+    assert len(pictures) == 3
+    assert again.shape == (4, 1, 28, 28)
+    assert features.shape == (4, 3)
+    with pytest.raises(UsageError, match="seeds"):
+        pipeline.encode(images.tensor(range(2)), seeds=[1])
+
+
+def test_the_converter_reads(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {"0.weight": torch.zeros(256, 16), "0.bias": torch.ones(256)}
+    save_file(tensors, tmp_path / "old_decoder.safetensors")
+    source = ForeignFiles(tmp_path, "old")
+    assert OldDecoder.recognizes(source)
+    conversion = OldDecoder.read(source, {}, None)
+    state = conversion.build().decoder.state_dict()
+    assert {name: state[name].shape for name in conversion.weights["decoder"]} == {
+        name: tensor.shape for name, tensor in conversion.weights["decoder"].items()
+    }
+"""
+
+
+@pytest.mark.timeout(600)  # a quarter of a minute on an idle machine
+def test_the_family_of_the_guide_obeys_the_laws(tmp_path, trainings):
+    """The guide's first block as a module, the others as a test file with the family's laws."""
+    family, *others = blocks(DOCS / "plugins.md", "python")
+    (tmp_path / "hfgen_rae.py").write_text(family)
+    (tmp_path / "test_rae.py").write_text("\n\n".join(["from hfgen_rae import *", *others, AFTER]))
+    words = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "test_rae.py"]
+    done = trainings.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^(1[5-9]|2\d) passed", done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_every_page_with_python_is_run():
+    """`publish.md` by test_readme_walk.py, the others above."""
+    of_a_test = {
+        "README.md",
+        *(f"docs/{name}.md" for name in ("gan", "vae", "flow", "diffusion", "plugins", "publish")),
+    }
+    assert {name_of(page) for page in PAGES if blocks(page, "python")} == of_a_test
+
+
+# --- links and words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_links_lead_somewhere(page):
+    """To a file that is there, and to a heading of it."""
+    lost = [
+        f"{file.name}#{anchor}"
+        for file, anchor in links(page)
+        if not file.exists() or (anchor and anchor not in anchors(file))
+    ]
+    assert not lost
+
+
+def test_the_readme_leads_to_every_page():
+    linked = {file.resolve() for file, _ in links(README)}
+    assert not [name_of(page) for page in PAGES[1:] if page not in linked]
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 130
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", [p for p in LINKED if p.parent.name != "benchmarks"], ids=name_of)
+def test_prose_is_plain_and_wrapped(page):
+    """Words as those of docstrings; lines of at most 119 characters, tables and images aside."""
+    text = without_code(page)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "![", "[!["))]
+    assert not [line for line in lines if len(line) > 119]
+    assert not [found[0] for found in PHRASES.finditer(" ".join(text.split()))]
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()), ids=lambda path: path.name
+)
+def test_a_template_says_what_it_is_for(template):
+    import yaml
+
+    assert set(yaml.safe_load(template.read_text(encoding="utf-8").split("---\n")[1])) == {"name", "about", "labels"}
 
 
 def test_the_test_command_is_what_ci_runs():
-    assert "make test" in "\n".join(blocks("sh"))
+    assert "make test" in "\n".join(blocks(README, "sh"))
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+# --- the cards ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("card", sorted((ROOT / "model_cards").glob("*/README.md")), ids=lambda path: path.parent.name)

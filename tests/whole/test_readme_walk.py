@@ -1,4 +1,4 @@
-"""The README's walk from a model to the Hub and back, as written there, against the stand-in."""
+"""The walk of docs/publish.md from a model to the Hub and back, as written there, against the stand-in."""
 
 import contextlib
 import os
@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, HubServer
 from nursery import TRAINING, Nursery
+from pages import ROOT, blocks
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-WALK = re.search(r"\n## Publish and load\n(.*?)\n## ", (ROOT / "README.md").read_text(), flags=re.DOTALL)[1]
-COMMANDS = re.search(r"```sh\n(.*?)```", WALK, flags=re.DOTALL)[1]
-PYTHON = re.search(r"```python\n(.*?)```", WALK, flags=re.DOTALL)[1]
+PAGE = ROOT / "docs" / "publish.md"
+COMMANDS, PYTHON = blocks(PAGE, "sh")[0], blocks(PAGE, "python")[0]
 HFGEN = "import sys; from hfgen.commands.main import main; main(sys.argv[1:])"
 THEN = """
 from PIL import Image

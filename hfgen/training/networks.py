@@ -1,0 +1,221 @@
+"""The networks of a training, with their optimizers, schedules and EMA, the same under DDP, FSDP2 and ZeRO.
+
+Each network is prepared on its own: one DDP wrapper around several would expect them all to step together.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from hfgen.noise import Noise
+from hfgen.objective import Batch
+from hfgen.pipeline import HFGenPipeline
+from hfgen.processes import batch_norm, replicas, zero
+from hfgen.processes.shards import fill_state, gathered, local
+from hfgen.processes.world import without_autocast
+from hfgen.settings.arguments import TrainingArguments
+from hfgen.training.ema import ModelEMA
+from hfgen.training.optimizers import (
+    load_optimizer,
+    make_lr_scheduler,
+    make_optimizer,
+    optimizer_tensors,
+    prepare,
+    set_step,
+    step_together,
+)
+
+Read = Callable[[str], dict[str, Tensor]]
+
+
+class Networks:
+    """A pipeline's networks as a training holds them.
+
+    Methods marked "collective" exchange tensors between processes, so every process must call them.
+
+    Args:
+        pipeline: networks with a parameter that requires a gradient are trained, the others are used as they are.
+        accelerator: as `make_accelerator` makes it.
+        arguments: the training arguments.
+        scheduled_steps: optimizer steps over which the learning rate schedules run.
+
+    Attributes:
+        trained: name -> network: the pipeline's own or, with FSDP2, a copy of it in shards.
+        models: the same networks as Accelerate prepared them; the objective calls these.
+        optimizers: name -> optimizer of that network.
+        emas: name -> EMA of that network, for the pipeline's `ema_components`.
+
+    Raises:
+        UsageError: DeepSpeed would have to train several networks.
+    """
+
+    def __init__(
+        self, pipeline: HFGenPipeline, accelerator: Accelerator, arguments: TrainingArguments, scheduled_steps: int
+    ) -> None:
+        self.pipeline, self.accelerator, self.arguments = pipeline, accelerator, arguments
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.replicated = not self.sharded and accelerator.distributed_type != DistributedType.DEEPSPEED
+        self.trained: dict[str, nn.Module] = {}
+        self.models: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Any] = {}
+        self.lr_schedulers: list[Any] = []
+        models = pipeline.models()
+        trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
+        zero.require_one_network(accelerator, trained)
+        for name, model in models.items():
+            if name in trained:
+                self._prepare(name, model, scheduled_steps)
+            else:
+                model.to(accelerator.device)
+        synchronize = arguments.sync_batch_norm and accelerator.num_processes > 1
+        self.batch_norms = batch_norm.batch_norms(self.trained.values()) if synchronize else []
+        self.emas = {
+            name: ModelEMA(self.trained[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
+            for name in pipeline.ema_components
+            if arguments.use_ema and name in self.trained
+        }
+        self._compared: set[str] = set()
+
+    def _prepare(self, name: str, model: nn.Module, scheduled_steps: int) -> None:
+        # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
+        network: nn.Module = copy.deepcopy(model) if self.sharded else model
+        last = self.arguments.channels_last and self.replicated
+        network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+        network.train()
+        optimizer = make_optimizer(network, self.arguments)
+        self.lr_schedulers.append(make_lr_scheduler(optimizer, self.arguments, scheduled_steps))
+        self.trained[name] = network
+        self.models[name], self.optimizers[name] = prepare(self.accelerator, network, optimizer, self.arguments)
+
+    def components(self) -> dict[str, Any]:
+        """Return the pipeline's components, with the prepared networks in place of its own."""
+        return {**self.pipeline.components, **self.models}
+
+    def release(self) -> None:
+        """Let go of what Accelerate prepared; DDP's wrappers must be gone before the process group is destroyed."""
+        self.models = {}
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def initialize(self, batch: Batch, noise: Noise) -> None:
+        """Run the objective's data-dependent initialization on the whole networks; EMA starts from the result."""
+        models = self.pipeline.models()
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for model in models.values():
+                stack.enter_context(without_autocast(model.to(self.accelerator.device)))
+            self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
+        for name, network in self.trained.items() if self.sharded else ():
+            fill_state(network, models[name].state_dict())
+        for ema in self.emas.values():
+            ema.restart()
+
+    def synchronized(self) -> contextlib.AbstractContextManager[None]:
+        """Share BatchNorm's statistics between processes inside the context, with `--sync_batch_norm`."""
+        return batch_norm.synchronized(self.batch_norms)
+
+    def unreduced(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
+        """Keep DDP from reducing gradients inside the context, if there are several micro-batches to accumulate."""
+        models = self.models.values() if accumulating and self.replicated else ()
+        return replicas.unreduced(self.accelerator, models)
+
+    def reduced(self, names: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+        """Have DDP reduce the gradients of these networks in the next backward pass, inside `unreduced`."""
+        models = [self.models[name] for name in names] if self.replicated else []
+        return replicas.reduced(self.accelerator, models)
+
+    def step(self, names: tuple[str, ...]) -> bool:
+        """Step the optimizers of these networks and clear all gradients; collective.
+
+        Returns:
+            False if a gradient overflowed in fp16 and the step was skipped.
+
+        Raises:
+            HFGenError: the gradients of a network differ between processes; checked in its first step.
+        """
+        if self.accelerator.num_processes > 1 and self.replicated:
+            for name in (name for name in names if name not in self._compared):
+                replicas.require_equal_gradients(name, self.trained[name], self.accelerator.device)
+                self._compared.add(name)
+        optimizers = [self.optimizers[name] for name in names]
+        stepped = step_together(optimizers, self.accelerator.scaler, self.arguments.max_grad_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        return stepped
+
+    def finish_step(self) -> None:
+        """Advance the learning rate schedules and EMA, once after each optimizer step of the training."""
+        for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
+            lr_scheduler.step()
+        for ema in self.emas.values():
+            ema.step()
+
+    @property
+    def learning_rate(self) -> float:
+        return self.lr_schedulers[0].get_last_lr()[0]
+
+    # --- what is sampled, saved and loaded ----------------------------------------------------------------------
+
+    def not_finite(self) -> str | None:
+        """Return the name of the first network with a weight that is NaN or infinite; collective."""
+        for name, network in self.trained.items():
+            broken = not all(bool(local(parameter).isfinite().all()) for parameter in network.parameters())
+            if replicas.highest([broken], self.accelerator.device)[0] if self.sharded else broken:
+                return name
+        return None
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[HFGenPipeline]:
+        """Yield the pipeline to sample from: EMA weights, their statistics, full precision; collective.
+
+        The statistics are the main process's.
+        """
+        with contextlib.ExitStack() as stack:
+            for model in self.pipeline.models().values():
+                stack.enter_context(without_autocast(model))
+            stack.enter_context(gathered(self._shards(), self.pipeline.models(), self.emas))
+            for ema in () if self.sharded else self.emas.values():
+                stack.enter_context(ema.applied())
+            if self.emas and self.accelerator.is_main_process:
+                self.pipeline.objective_class.refresh_statistics(self.pipeline)
+            yield self.pipeline
+
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Fill the pipeline's own networks from their shards inside the context; collective."""
+        return gathered(self._shards(), self.pipeline.models())
+
+    def _shards(self) -> dict[str, nn.Module]:
+        return self.trained if self.sharded else {}
+
+    def share_buffers(self) -> None:
+        """Give every process the main process's buffers; collective."""
+        replicas.share_buffers(self.trained.values(), self.accelerator.num_processes)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return file name -> whole tensors, of optimizer states and EMA; collective."""
+        states = {f"{name}.optimizer.safetensors": optimizer_tensors(it) for name, it in self.optimizers.items()}
+        return states | {f"{name}.ema.safetensors": ema.state_dict() for name, ema in self.emas.items()}
+
+    def load(self, weights: Read, tensors: Read, step: int) -> None:
+        """Take over what was saved after `step` optimizer steps; schedules go on from there.
+
+        Args:
+            weights: name of a network -> its `state_dict`.
+            tensors: file name, as in `tensors()` -> tensors.
+        """
+        for name, model in self.pipeline.models().items():
+            loaded = weights(name)
+            model.load_state_dict(loaded)
+            if self.trained.get(name, model) is not model:
+                fill_state(self.trained[name], loaded)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, tensors(f"{name}.optimizer.safetensors"))
+        for name, ema in self.emas.items():
+            ema.load_state_dict(tensors(f"{name}.ema.safetensors"), step)
+        for lr_scheduler in self.lr_schedulers:
+            set_step(lr_scheduler, step)

@@ -1,0 +1,39 @@
+"""A dry run: reports time, memory and disk space, refuses what the run would, writes nothing."""
+
+import pytest
+from tiny_trainings import config_of
+
+from hfgen.errors import UsageError
+from hfgen.registry import get_family
+from hfgen.training import checkpoint, run
+from hfgen.training.dry_run import dry_run
+
+
+def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    dry_run(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", said.append)
+    text = "\n".join(said)
+    assert "6 steps of 8 images" in text
+    assert "MB at most up to here" in text
+    told = float(text.partition("disk: ")[2].partition(" MB")[0])
+    run.train(config_of(splits, checkpointing_steps=1), get_family("dcgan").load(), tmp_path / "run", say=print)
+    written = sum(f.stat().st_size for f in (tmp_path / "run").rglob("*.safetensors")) / 1e6
+    one = sum(f.stat().st_size for f in checkpoint.list_checkpoints(tmp_path / "run")[0].rglob("*.safetensors")) / 1e6
+    assert told == pytest.approx(written + one, abs=0.1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
+
+
+def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
+    family, folder = get_family("vae").load(), tmp_path / "run"
+    with pytest.raises(UsageError, match="has no split 'tset'"):
+        dry_run(config_of(splits, "vae", validation_split="tset"), family, folder, print)
+    run.train(config_of(splits, "vae", max_train_steps=1), family, folder, print)
+    again = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    with pytest.raises(UsageError, match="seed 0, this run has 3"):
+        dry_run(config_of(splits, "vae", **again, seed=3), family, folder, print)
+    said = []
+    before = sorted(folder.rglob("*"))
+    dry_run(config_of(splits, "vae", **again), family, folder, said.append)
+    assert any("it would go on from" in line for line in said)
+    assert sorted(folder.rglob("*")) == before
