@@ -155,7 +155,7 @@ def _clear_errors(folder: Path, place: Place, again: str) -> Iterator[None]:
     except (HfHubHTTPError, httpx2.HTTPError, HFGenError, OSError, ValueError, RuntimeError) as error:
         raise HFGenError(
             f"{folder.resolve().name} was not pushed to {place.repo_id}: {first_line(error)}{_hint(error)}\n"
-            f"Nothing was changed locally. Try again: {again}"
+            f"Nothing was changed locally. Again: {again}"
         ) from error
 
 

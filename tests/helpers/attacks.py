@@ -14,7 +14,7 @@ from refusals import edit
 
 CONFIG, WEIGHTS = "generator/config.json", "generator/diffusion_pytorch_model.safetensors"
 SHARDS, PRIOR = f"{WEIGHTS}.index.json", "scheduler/scheduler_config.json"
-MUCH = "the most that hfgen takes there is"
+MUCH = "hfgen accepts at most"
 
 # The toy with as many layers, and as long a table, as its config says: what its weights do not bound by themselves.
 DEEP = TOY.replace("width: int = 8)", "width: int = 8, depth: int = 1, table_size: int = 1)").replace(
@@ -131,8 +131,8 @@ ATTACKS = {
     "some_timesteps": (config(PRIOR, num_train_timesteps=10**6), f"num_train_timesteps is 1000000; {MUCH}"),
     "large_latent": (config(PRIOR, latent_shape=[2**20, 2**20]), f"latent_shape .*in elements; {MUCH}"),
     # weights
-    "pickle": (pickled_weights, "is a pickle under the name of safetensors"),
-    "zipped_pickle": (zipped_pickle, "is a pickle under the name of safetensors"),
+    "pickle": (pickled_weights, "is a pickle named as safetensors"),
+    "zipped_pickle": (zipped_pickle, "is a pickle named as safetensors"),
     "pickle_beside": (pickle_beside, "'generator' has no weights"),
     "pointer": (text(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"), "git lfs pull"),
     "header_long": (header(b"{}", length=2**63), "is truncated or damaged: its header has"),
@@ -144,9 +144,9 @@ ATTACKS = {
     "beyond_the_file": (header({"a": tensor([2**40], 0, 2**42)}), "is truncated or damaged"),
     "larger_than_its_bytes": (header({"a": tensor([2**40], 0, 4)}, bytes(4)), "is truncated or damaged"),
     "overflowing": (header({"a": tensor([2**40, 2**40], 0, 4)}, bytes(4)), "is truncated or damaged"),
-    "shard_above": (shard("../../outside.safetensors"), "other files than safetensors beside it"),
-    "shard_absolute": (shard("/etc/outside.safetensors"), "other files than safetensors beside it"),
-    "shard_pickle": (shard("evil.bin"), "other files than safetensors beside it"),
+    "shard_above": (shard("../../outside.safetensors"), "files that are not safetensors beside it"),
+    "shard_absolute": (shard("/etc/outside.safetensors"), "files that are not safetensors beside it"),
+    "shard_pickle": (shard("evil.bin"), "files that are not safetensors beside it"),
     "shard_number": (shard(7), "is damaged"),
 }
 
@@ -194,8 +194,8 @@ LOCAL_ATTACKS = {
     "link_weights": (link_file(WEIGHTS), "is a link out of the folder"),
     "link_scheduler": (link_file(PRIOR), "is a link out of the folder"),
     "link_circle": (link_circle, "is a link out of the folder"),
-    "pipe_index": (pipe("model_index.json"), "no plain file"),
-    "pipe_config": (pipe(CONFIG), "no plain file"),
-    "pipe_weights": (pipe(WEIGHTS), "no plain file"),
+    "pipe_index": (pipe("model_index.json"), "not a regular file"),
+    "pipe_config": (pipe(CONFIG), "not a regular file"),
+    "pipe_weights": (pipe(WEIGHTS), "not a regular file"),
     "sparse": (sparse, "incomplete|do not fit"),
 }

@@ -288,7 +288,7 @@ def test_a_class_that_its_user_has_imported_needs_no_registration(site, tmp_path
         ({"revison": "main"}, "takes no 'revison'. Did you mean 'revision'"),
         ({"generatr": None}, "takes no 'generatr'. Did you mean 'generator'"),
         ({"subfolder": "generator"}, "takes no 'subfolder'"),
-        ({"generator": None}, "'generator' was given as None; a ToyPipeline needs it"),
+        ({"generator": None}, "'generator' is None; a ToyPipeline needs it"),
         ({"use_safetensors": False}, "hfgen loads safetensors only"),
     ],
 )

@@ -55,7 +55,7 @@ def edit_weights(folder, **tensors):
 
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "toy/model_index.json"])
 def test_no_folder(folder, name):
-    refuse(folder.parent / name, "is no folder")
+    refuse(folder.parent / name, "is not a folder")
 
 
 @pytest.mark.parametrize(
