@@ -75,7 +75,7 @@ def test_what_is_no_pickle_of_tensors(content, tmp_path):
     (tmp_path / "odd.pkl").write_bytes(content)
     code, output = hfgen(tmp_path / "odd.pkl", tmp_path / "made", "--allow_pickle")
     assert code == 2
-    assert output == "odd.pkl was refused: it is not a torch file of tensors, or it is damaged."
+    assert output == "hfgen: odd.pkl was refused: it is not a torch file of tensors, or it is damaged.\n"
 
 
 def test_a_refused_archive_that_is_damaged_too(tmp_path):
