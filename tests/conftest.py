@@ -13,6 +13,15 @@ import sys
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Mark as `whole` what is not quick."""
+    from tiers import is_quick
+
+    for item in items:
+        if not is_quick(item):
+            item.add_marker("whole")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     """One thread unless $OMP_NUM_THREADS says otherwise: tiny networks run faster, and tests share the cores."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfgen.commands.options import CALL_OPTIONS, DottedCommand, parse_numbers
-from hfgen.commands.pipelines import load, set_prior, swap_scheduler
+from hfgen.commands.options import CALL_OPTIONS, DottedCommand, loading_options, parse_numbers, sampler_options
+from hfgen.commands.pipelines import load
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.results.metrics import METRICS
 from hfgen.results.records import folder_of
@@ -53,15 +53,7 @@ class Words(DottedCommand):
 @click.option("--extractor", help="The network of the features: `hfgen list extractors`.  [default: the protocol's]")
 @click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
 @click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")
-@click.option("--scheduler", help="Another of diffusers' schedulers: euler, unipc ...")
-@click.option("--eta", type=click.FloatRange(0, 1), help="Randomness of each step: 0 deterministic, 1 ancestral.")
-@click.option("--guidance_scale", type=float, help="Scale of classifier-free guidance.")
-@click.option("--timestep_spacing", help="Spacing of the steps: leading, trailing, linspace, quadratic.")
-@click.option("--clip_sample", help="Clip predicted images in each step: none, x0, x0_and_epsilon.")
-@click.option("--temperature", type=click.FloatRange(0), help="Temperature of the prior.")
-@click.option(
-    "--truncation", type=click.FloatRange(0, min_open=True), help="Sample latents within so many deviations."
-)
+@sampler_options
 @click.option("--max_fid", type=float, help="Exit with 3 where FID is above.")
 @click.option("--max_kid", type=float, help="Exit with 3 where KID is above.")
 @click.option("--max_bits_per_dim", type=float, help="Exit with 3 where bits per dimension are above.")
@@ -72,10 +64,7 @@ class Words(DottedCommand):
     "--output_dir", type=click.Path(path_type=Path), help="The folder that gets evaluation/.  [default: TARGET itself]"
 )
 @click.option("--num_processes", type=click.IntRange(1), help="Processes that sample together.  [default: 1]")
-@click.option("--device", help="cpu, cuda ...  [default: an accelerator where there is one]")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the weights.")
-@click.option("--variant", help="Variant of the weights.")
-@click.option("--revision", help="Branch, tag or commit of a repository.")
+@loading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(target: str, words: list[str], as_json: bool, num_processes: int | None, **o: Any) -> None:
     """Measure TARGET, a run folder, a checkpoint or a repository, by a protocol; write evaluation/*.json there.
@@ -112,14 +101,11 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
 
 
 def samplings_of(pipeline: Any, o: Mapping[str, Any]) -> "Iterator[Sampling]":
-    """Change the pipeline as the options say, and yield a way to sample for each number of steps."""
+    """Change the scheduler as the dotted options say, and yield a way to sample for each number of steps."""
     from hfgen.evaluation.evaluate import Sampling
     from hfgen.evaluation.likelihoods import likelihood_options
 
     changed = {name: o[name] for name in CHANGED if o[name] is not None}
-    if o["scheduler"]:
-        swap_scheduler(pipeline, o["scheduler"])
-    set_prior(pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
     settings = set_scheduler(pipeline, o["dotted"].get("scheduler", {}))
     changed |= {f"scheduler.{name}": value for name, value in settings.items()}
     likelihood = likelihood_options(pipeline, o["dotted"].get("likelihood", {}))

@@ -16,6 +16,10 @@ from hfgen.files import looks_local
 from hfgen.settings.arguments import TrainingArguments
 
 
+class NoSplitError(UsageError):
+    """The dataset exists, but has no split of this name."""
+
+
 @dataclass(frozen=True)
 class DataSource:
     """A split of a dataset, and the columns that are read.
@@ -66,7 +70,8 @@ def load_dataset(source: DataSource, streaming: bool = False) -> Any:
     """Load the split of a dataset other than an array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
 
     Raises:
-        UsageError: there is no such dataset or split.
+        NoSplitError: there is no such split.
+        UsageError: there is no such dataset.
     """
     import datasets
 
@@ -91,7 +96,7 @@ def load_dataset(source: DataSource, streaming: bool = False) -> Any:
         raise UsageError(f"The dataset {name!r} cannot be read: {error.__cause__ or error}") from error
     if source.split not in loaded:
         near = did_you_mean(source.split, loaded)
-        raise UsageError(f"The dataset {name!r} has no split {source.split!r}.{near} Choose with --dataset_split.")
+        raise NoSplitError(f"The dataset {name!r} has no split {source.split!r}.{near} Choose with --dataset_split.")
     return loaded[source.split]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from hfgen import run_folder
 from hfgen.cards import card
 from hfgen.data.builtin import BUILT_IN_FOLDERS
-from hfgen.data.images import Images, load_images
+from hfgen.data.images import Images, images_from
+from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.evaluation.measure import Real, measure, metrics_of, prepare
 from hfgen.evaluation.progress import Bars, no_bars
@@ -93,17 +94,17 @@ def prepare_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no
     given = read_protocol(asked.protocol) if asked.protocol else None
     trained = trained_on(target)
     dataset = asked.dataset_name or _dataset_of(trained.get("dataset_name"), given)
-    columns: tuple[str | None, str | None] = (None, None)
-    if dataset is not None and dataset == trained.get("dataset_name"):  # read it as the training did
+    source = DataSource(dataset)
+    if dataset == trained.get("dataset_name"):  # read it as the training did
         asked = _completed(asked, trained)
-        columns = trained.get("image_column"), trained.get("label_column")
-    where = (asked.dataset_config_name, *columns)
-    split, images = _find(dataset, asked.split or (given.split if given else None), where)
+        source = replace(source, image_column=trained.get("image_column"), label_column=trained.get("label_column"))
+    source = replace(source, config_name=asked.dataset_config_name)
+    split, images = _find(source, asked.split or (given.split if given else None))
     size = replace(given or read_protocol(GENERAL), **_given(asked, SIZE))
     pixels = RealImages.of(images, size.resolution, size.center_crop, bars("decoding"))
     unchanged = given or protocol_of(pixels.sha256)
     protocol = replace(unchanged, **_changes(unchanged, asked))
-    train = _train_images(str(dataset), protocol.train_split, where)
+    train = _train_images(source, protocol.train_split)
     possible = [n for n in metrics_of(pipeline, protocol) if train is not None or n != "authenticity"]
     metrics = chosen_metrics(asked.metrics, possible, getattr(pipeline, "measured_on_request", ()))
     weights, device = asked.extractor_weights, pipeline.device
@@ -121,12 +122,13 @@ def trained_on(target: str) -> dict[str, Any]:
     return {}
 
 
-def _dataset_of(trained: str | None, protocol: Protocol | None) -> str | None:
+def _dataset_of(trained: str | None, protocol: Protocol | None) -> str:
     """The dataset that a model was trained on, if it is at hand; else the protocol's, in a copy from the Hub."""
     at_hand = trained is not None and (trained in BUILT_IN_FOLDERS or Path(trained).exists())
-    if at_hand or protocol is None or protocol.dataset is None:
-        return trained
-    return protocol.dataset
+    name = trained if at_hand or protocol is None or protocol.dataset is None else protocol.dataset
+    if name is None:
+        raise UsageError("Which real images? The model does not say what it was trained on; give --dataset_name.")
+    return name
 
 
 def _completed(asked: Asked, trained: Mapping[str, Any]) -> Asked:
@@ -134,24 +136,22 @@ def _completed(asked: Asked, trained: Mapping[str, Any]) -> Asked:
     return replace(asked, **{name: trained.get(name) for name in names})
 
 
-def _find(dataset: str | None, split: str | None, where: Sequence[str | None]) -> tuple[str, Images]:
-    if dataset is None:
-        raise UsageError("Which real images? The model does not say what it was trained on; give --dataset_name.")
+def _find(source: DataSource, split: str | None) -> tuple[str, Images]:
     for name in [split] if split else ["test", "validation"]:
         try:
-            return name, load_images(dataset, name, *where)
-        except UsageError as error:
-            if split or "has no split" not in str(error):
+            return name, images_from(replace(source, split=name))
+        except NoSplitError:
+            if split:
                 raise
     raise UsageError(
-        f"{dataset} has no split test or validation to compare with; name one: --split.\n"
+        f"{source.name} has no split test or validation to compare with; name one: --split.\n"
         "Images that a model was trained on do not show what it has memorized."
     )
 
 
-def _train_images(dataset: str, split: str, where: Sequence[str | None]) -> Images | None:
+def _train_images(source: DataSource, split: str) -> Images | None:
     try:
-        return load_images(dataset, split, *where)
+        return images_from(replace(source, split=split))
     except UsageError:
         return None
 

@@ -1,9 +1,9 @@
-"""A class of hfgen, or of a family's package, as one file that needs neither of them: what it uses is taken along.
+"""Write a class of hfgen, or of a family's package, as one file that needs neither, with all that the class uses.
 
-The file is made of the installed source, statement by statement, under the names that they have there. What comes
-from other packages is imported as it is there. Of a pipeline's class, and of those that it inherits from, only what
-inference reaches is taken; annotations that name components become those of diffusers' base classes, because in the
-files of a bundle each has classes of its own.
+The file consists of statements of the installed source, under their original names; imports from other packages stay
+imports. Of a pipeline's class and its bases only the members that inference uses are copied. Annotations that name
+components are replaced by diffusers' base classes, because every file of a bundle has its own copy of a class.
+`docs/architecture.md` says why whole modules are not copied instead.
 """
 
 import ast
@@ -56,14 +56,14 @@ BASE = Import("diffusers", "DiffusionPipeline", "DiffusionPipeline")
 
 
 def standalone(root: type, packages: Collection[str], families: Collection[str] = ()) -> tuple[str, list[str]]:
-    """The text of a file that defines the class, and the modules that it was taken from.
+    """Write the text of a file that defines the class; return it with the modules that it was taken from.
 
     Args:
-        packages: top-level packages of which the source is taken along.
-        families: packages that need hfgen, from which nothing can be imported.
+        packages: top-level packages whose source is copied.
+        families: packages that need hfgen, so that a bundle cannot import them.
 
     Raises:
-        UsageError: something that the class uses cannot be taken along: it says what, and where.
+        UsageError: something that the class uses cannot be copied; the message says what and where.
     """
     collected = _Collected(root, packages, families)
     collected.collect()
@@ -71,13 +71,13 @@ def standalone(root: type, packages: Collection[str], families: Collection[str] 
 
 
 class _Collected:
-    """What a file is made of.
+    """The statements that make up a file.
 
     Attributes:
-        names: each of the file's own names -> what it stands for: all modules' names are in one file.
-        needs: module -> the modules from which it takes something.
-        members: of a pipeline's class, the statements that are taken.
-        asked: attributes that anything taken asks for, of whatever object.
+        names: each top-level name of the file -> its origin; the names of all modules share one file.
+        needs: module -> the modules that it uses.
+        members: pipeline class -> the members that are copied.
+        asked: attributes that the copied statements read, of any object.
     """
 
     def __init__(self, root: type, packages: Collection[str], families: Collection[str]) -> None:
@@ -96,7 +96,7 @@ class _Collected:
     # --- collecting -------------------------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        """Take the class, and what that needs, until nothing more is needed."""
+        """Collect the class and all that it uses, until nothing is missing."""
         self.need(self.root.__module__, self.root.__name__)
         if self.is_pipeline:
             self.claim(BASE.bound, BASE, self.root.__module__)
@@ -106,7 +106,7 @@ class _Collected:
             self._refuse_effects(source_of(module))
 
     def need(self, module: str, name: str, is_bound_elsewhere: bool = False) -> None:
-        """A name that something taken from the module uses."""
+        """Collect a name that a collected statement of the module uses."""
         self.needs.setdefault(module, [])
         found = self.resolve(module, name)
         if found is None and not is_bound_elsewhere:
@@ -124,7 +124,7 @@ class _Collected:
                 self.aliases.setdefault(module, []).append((name, original))
 
     def claim(self, name: str, origin: Key | Import, module: str) -> None:
-        """Raise a UsageError where the file has another thing of that name."""
+        """Reserve a name in the file; raise a UsageError if it already stands for something else."""
         other = self.names.setdefault(name, origin)
         if other == origin or (isinstance(other, Import) and isinstance(origin, Import) and _same(other, origin)):
             return
@@ -151,7 +151,7 @@ class _Collected:
                 self.need(module, other)
 
     def _take_changes(self, module: str) -> bool:
-        """Take what a module does to what it imports; whether there was anything."""
+        """Collect the statements by which a module changes what it imports; tell if there were any."""
         source = source_of(module)
         changes = [statement for statement in source.changes if id(statement) not in self.taken]
         for statement in changes:
@@ -162,23 +162,21 @@ class _Collected:
         return bool(changes)
 
     def scan(self, source: ModuleSource, node: ast.stmt, known: Collection[str] = ()) -> None:
-        """Take along what a statement uses.
+        """Collect what a statement uses.
 
         Args:
-            known: names of the class that it is in.
+            known: names that the class around the statement defines.
         """
         where = f"line {first_line(node)} of {source.name}"
         for entry in inner_imports(source, node):
             if self.follows(entry.module) or entry.module.partition(".")[0] in self.families:
-                raise UsageError(f"{self._cannot()}: {where} on imports {entry.module} inside; import it at the top.")
+                raise UsageError(f"{self._cannot()}: {where} imports {entry.module} inside; import it at the top.")
             self._refuse_data_files(entry, where)
         for expression in annotations(node):
             self._scan_annotation(source, node, expression)
         used = source.free_names(node)
         if used & FILE_NAMES:
-            raise UsageError(
-                f"{self._cannot()}: {where} on reads files beside the module, by {min(used & FILE_NAMES)}."
-            )
+            raise UsageError(f"{self._cannot()}: {where} reads files beside the module, by {min(used & FILE_NAMES)}.")
         self.asked |= attributes_in(node) | used
         for name in sorted(used):
             self.need(source.name, name, name in known)
@@ -201,7 +199,7 @@ class _Collected:
         self.claim(name, entry, source.name)
 
     def stand_in(self, module: str, name: str) -> str | None:
-        """What an annotation has instead of a class that each file has its own of."""
+        """Find the base class that replaces a class in annotations: every file has its own copy of the class."""
         found = self.resolve(module, name)
         value: Any = None if found is None or isinstance(found, Import) else _value(found)
         bases = [(base, entry) for base, entry in STAND_INS if self.is_pipeline or base is not nn.Module]
@@ -217,8 +215,8 @@ class _Collected:
                 self.need(source.name, name)
 
     def _bases(self, key: Key, node: ast.ClassDef) -> Iterator[ast.expr]:
-        """Of the classes that a pipeline's own inherits from, only the last is a DiffusionPipeline: its file has to
-        have exactly one."""
+        """List the bases of a copied class without DiffusionPipeline: diffusers wants exactly one pipeline class in a
+        file, so only the root has that base."""
         for expression, base in zip(node.bases, self.pruned[key].__bases__, strict=True):
             if base is not DiffusionPipeline:
                 yield expression
@@ -228,7 +226,7 @@ class _Collected:
         return not any(issubclass(c, DiffusionPipeline) for c in others)
 
     def _take_members(self, key: Key) -> bool:
-        """Take what inference reaches by now; whether there was anything."""
+        """Collect the members that inference uses by now; tell if there were any."""
         source, found = source_of(key[0]), False
         (node,) = (s for s in source.bound[key[1]] if isinstance(s, ast.ClassDef))
         known = {name for member in node.body for name in names_bound_in(member)}
@@ -247,18 +245,17 @@ class _Collected:
     # --- finding ----------------------------------------------------------------------------------------------------
 
     def follows(self, module: str) -> bool:
-        """Whether the source of that module is taken along."""
+        """Tell if the source of that module is copied."""
         return module.partition(".")[0] in self.packages
 
     def resolve(self, module: str, name: str) -> Key | Import | None:
-        """Where a name of a module comes from; None of Python's own."""
+        """Find the origin of a name in a module; None for one that the module does not define."""
         source = source_of(module)
         entry = source.imports.get(name)
         if name in source.bound and entry is not None:
             line = source.bound[name][0].lineno
             raise UsageError(
-                f"{self._cannot()}: {module} imports {name!r}, and line {line} of it binds that again.\n"
-                "Give one of them another name."
+                f"{self._cannot()}: {module} imports {name!r}, and line {line} defines it again.\nRename one of them."
             )
         if name in source.bound:
             return module, name
@@ -267,7 +264,7 @@ class _Collected:
         if self.follows(entry.module):
             return self._followed(entry, module)
         if entry.module.partition(".")[0] in self.families:
-            raise UsageError(f"{self._cannot()}: {module} imports {entry.module}, of another distribution.")
+            raise UsageError(f"{self._cannot()}: {module} imports {entry.module}, a family of another distribution.")
         self._refuse_data_files(entry, module)
         return entry
 
@@ -281,7 +278,7 @@ class _Collected:
         home = _HOME.get(entry.name, entry.module) if entry.module == "hfgen" else entry.module
         found = self.resolve(home, entry.name)
         if found is None:
-            raise UsageError(f"{self._cannot()}: {module} imports {entry.name} from {entry.module}, which has none.")
+            raise UsageError(f"{self._cannot()}: {module} imports {entry.name}, which {entry.module} does not define.")
         return dataclasses.replace(found, bound=entry.bound) if isinstance(found, Import) else found
 
     # --- refusing ---------------------------------------------------------------------------------------------------
@@ -290,22 +287,22 @@ class _Collected:
         return f"{self.root.__name__} cannot be bundled"
 
     def _refuse_unknown(self, module: str, name: str) -> None:
-        """A name that the module has from elsewhere, as by `import *`, would be missing in the file."""
+        """Refuse a name that the module's source does not define, as one from `import *`: the file would lack it."""
         if hasattr(builtins, name) or (name.startswith("__") and name.endswith("__")):
             return
         star = source_of(module).imports.get("*")
-        advice = f"import it by name instead of {star.statement()}" if star else "bind or import it there"
-        raise UsageError(f"{self._cannot()}: nothing at the top of {module} says what {name!r} is; {advice}.")
+        advice = f"import it by name instead of {star.statement()}" if star else "define or import it there"
+        raise UsageError(f"{self._cannot()}: {name!r} is not defined at the top level of {module}; {advice}.")
 
     def _refuse_copies(self, key: Key, user: str) -> None:
-        """A class that another file has its own of, or that would be a second pipeline, is good for nothing here."""
+        """Refuse a class that another file has its own copy of, or that would be a second pipeline class."""
         value = None if key in self.pruned else _value(key)
         kinds: tuple[type, ...] = (nn.Module, SchedulerMixin) if self.is_pipeline else ()
         if isinstance(value, type) and issubclass(value, (*kinds, DiffusionPipeline)):
             raise UsageError(
-                f"{self._cannot()}: in {user} it uses the class {key[1]}, but not as an annotation.\n"
-                "In a bundle each component's file has classes of its own. Ask for what an object has, not for its "
-                "class."
+                f"{self._cannot()}: {user} uses the class {key[1]} outside of annotations.\n"
+                "In a bundle every component's file has its own copy of a class, so isinstance would be False. Check "
+                "an attribute of the object instead."
             )
 
     def _refuse_data_files(self, entry: Import, where: str) -> None:
@@ -314,18 +311,18 @@ class _Collected:
             raise UsageError(f"{self._cannot()}: {where} reads files beside the module, by {entry.module}.")
 
     def _refuse_effects(self, source: ModuleSource) -> None:
-        """Statements that do something when their module is imported, but for what registers a family."""
+        """Refuse statements that have an effect when their module is imported, except the registration of a family."""
         for statement, effect in source.effects:
             if id(statement) not in self.taken and not _is_registration(source.name, effect):
                 raise UsageError(
-                    f"{self._cannot()}: line {effect.lineno} of {source.name} does something when that is imported: "
-                    f"{ast.unparse(effect)[:60]}"
+                    f"{self._cannot()}: line {effect.lineno} of {source.name} has an effect when the module is "
+                    f"imported: {ast.unparse(effect)[:60]}"
                 )
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def order(self) -> Iterator[str]:
-        """The modules, each after those that it takes something from."""
+        """Sort the modules, each after those that it uses."""
         try:
             yield from TopologicalSorter(self.needs).static_order()
         except CycleError as error:
@@ -334,7 +331,7 @@ class _Collected:
             ) from error
 
     def file(self) -> str:
-        """Imports, then the statements of module after module."""
+        """Write the imports, then the statements of each module."""
         parts = ["from __future__ import annotations\n"] * any(source_of(m).future for m in self.needs)
         parts.append("\n".join(self._imports()) + "\n")
         for module in self.order():
@@ -343,7 +340,7 @@ class _Collected:
         return "\n\n".join(parts)
 
     def _imports(self) -> Iterator[str]:
-        """Of each module one line, those of whole modules first."""
+        """Write one import line for each module, those of whole modules first."""
         lines: dict[str, list[str]] = {}
         for entry in (dataclasses.replace(e, bound=n) for n, e in self.names.items() if isinstance(e, Import)):
             start, _, name = entry.statement().rpartition(" import ")
@@ -378,7 +375,7 @@ class _Collected:
 
 
 class _Replaced(ast.NodeTransformer):
-    """An annotation with stand-ins, each of them once."""
+    """Replaces classes in an annotation by their stand-ins, each named once in a union."""
 
     def __init__(self, collected: _Collected, module: str) -> None:
         self.collected, self.module = collected, module
@@ -393,7 +390,7 @@ class _Replaced(ast.NodeTransformer):
 
 
 def _is_registration(module: str, statement: ast.stmt) -> bool:
-    """Whether it calls `register_family`, which is of no use where hfgen is not."""
+    """Tell if a statement calls `register_family`, which a bundle does not need."""
     call = getattr(statement, "value", None)
     words = ast.unparse(call.func).split(".") if isinstance(call, ast.Call) else [""]
     value: Any = sys.modules[module]

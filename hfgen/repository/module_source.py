@@ -1,4 +1,4 @@
-"""The text of a module, read as what it is made of: which statement binds which name, and which names that needs."""
+"""Read a module's source: which statement defines which name, and which names a statement uses."""
 
 import ast
 import importlib
@@ -41,23 +41,23 @@ class Import:
         return f"from {self.module} import {self.name}" + ("" if self.name == self.bound else f" as {self.bound}")
 
     def target(self) -> Any:
-        """What it binds, in this process."""
+        """Import it in this process; return the object."""
         if self.name is None:
             return importlib.import_module(self.module if self.bound != self.module.partition(".")[0] else self.bound)
         return getattr(importlib.import_module(self.module), self.name)
 
 
 class ModuleSource:
-    """A module's statements by the names that they bind at its top level.
+    """A module's top-level statements, by the names that they define.
 
     Attributes:
-        bound: name -> the statements that bind or change it, in their order; imports are in `imports` instead.
-        imports: name -> the import that binds it, but for those under `if TYPE_CHECKING`.
+        bound: name -> the statements that define or change it, in order; imports are in `imports` instead.
+        imports: name -> the import that defines it, without those under `if TYPE_CHECKING`.
         changes: statements that change what is imported: `torch.backends.cudnn.benchmark = True`.
-        effects: (statement, what in it does something else than to bind names): a call, say.
+        effects: (statement, the part of it that does something else than define names, such as a call).
 
     Raises:
-        UsageError: there is no source of it, as of what is typed at a prompt.
+        UsageError: the module has no source file, as for classes defined at a prompt.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -65,7 +65,7 @@ class ModuleSource:
         try:
             text = inspect.getsource(module)
         except (OSError, TypeError) as error:
-            raise UsageError(f"{name} has no source file, so that nothing of it can be bundled.") from error
+            raise UsageError(f"{name} has no source file, so it cannot be bundled.") from error
         self.package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
         text = _at_run_time(text)
         self.tree = ast.parse(text)
@@ -95,7 +95,7 @@ class ModuleSource:
             self.effects += [(statement, effect) for effect in effects]
 
     def imported(self, statement: ast.Import | ast.ImportFrom) -> Iterator[Import]:
-        """What an import statement binds, relative ones made absolute."""
+        """List the names that an import statement defines, with relative imports made absolute."""
         for alias in statement.names:
             if isinstance(statement, ast.Import):
                 yield Import(alias.name, None, alias.asname or alias.name.partition(".")[0])
@@ -105,7 +105,7 @@ class ModuleSource:
                 yield Import(module, alias.name, alias.asname or alias.name)
 
     def text(self, node: ast.AST, edits: Iterable[Edit] = ()) -> str:
-        """The lines of a statement, from its decorators on, with these expressions replaced."""
+        """Return the lines of a statement, decorators included, with the given expressions replaced."""
         first, last = first_line(node), int(node.end_lineno)  # type: ignore[attr-defined]
         lines = self._lines[first - 1 : last]
         for expression, new in sorted(edits, key=lambda edit: (edit[0].lineno, edit[0].col_offset), reverse=True):
@@ -115,14 +115,14 @@ class ModuleSource:
         return b"".join(lines).decode().rstrip() + "\n"
 
     def free_names(self, node: ast.stmt) -> set[str]:
-        """Names that a statement takes from the module or from Python, annotations apart."""
+        """Find the names that a statement takes from the module or from Python, annotations excluded."""
         if node not in self._free:
             bare = _Bare().visit(ast.parse(ast.unparse(node)))
             self._free[node] = set(_globals(symtable.symtable(ast.unparse(bare), "<statement>", "exec")))
         return self._free[node]
 
     def together_with(self, statement: ast.stmt) -> Iterator[str]:
-        """Names that a statement binds or changes."""
+        """List the names that a statement defines or changes."""
         yield from (name for name, statements in self.bound.items() if statement in statements)
 
     def __contains__(self, name: str) -> bool:
@@ -133,7 +133,7 @@ _read: WeakKeyDictionary[ModuleType, ModuleSource] = WeakKeyDictionary()
 
 
 def source_of(name: str) -> ModuleSource:
-    """Of a module that is imported, read once; raises as `ModuleSource`."""
+    """Read the source of an imported module, once; raises as `ModuleSource`."""
     module = sys.modules.get(name) or importlib.import_module(name)
     if module not in _read:
         _read[module] = ModuleSource(module)
@@ -141,18 +141,18 @@ def source_of(name: str) -> ModuleSource:
 
 
 def first_line(node: Any) -> int:
-    """With its decorators, counted from 1."""
+    """Return the number of a statement's first line, decorators included, counted from 1."""
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
 def is_text(statement: ast.stmt) -> bool:
-    """Whether it is a docstring."""
+    """Tell if a statement is a docstring or another bare text."""
     value = getattr(statement, "value", None)
     return isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _at_run_time(text: str) -> str:
-    """The text of a module with the `else` of `if TYPE_CHECKING: ... else: ...` alone, at the same line."""
+    """Replace each `if TYPE_CHECKING: ... else: ...` by its `else`, and keep all line numbers."""
     lines = text.encode().splitlines(keepends=True)
     for statement in reversed(ast.parse(text).body):
         if isinstance(statement, ast.If) and _is_for_type_checkers(statement.test):
@@ -167,13 +167,13 @@ def _is_for_type_checkers(test: ast.expr) -> bool:
 
 
 def _is_of_scripts(statement: ast.stmt) -> bool:
-    """`if __name__ == "__main__":`."""
+    """Tell if a statement is `if __name__ == "__main__":`."""
     tests = ("__name__ == '__main__'", "'__main__' == __name__")
     return isinstance(statement, ast.If) and not statement.orelse and ast.unparse(statement.test) in tests
 
 
 def _bound_by(statement: ast.stmt) -> list[str]:
-    """Names that a top-level statement binds."""
+    """List the names that a top-level statement defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     table = symtable.symtable(ast.unparse(statement), "<statement>", "exec")
@@ -181,13 +181,13 @@ def _bound_by(statement: ast.stmt) -> list[str]:
 
 
 def _changed_by(statement: ast.stmt) -> set[str]:
-    """Names whose values a top-level statement changes: `a.x = ...`, `for i in b: a["x"] += ...`."""
+    """Find the names whose values a top-level statement changes: `a.x = ...`, `for i in b: a["x"] += ...`."""
     parts = (part for part in _run_by(statement) if isinstance(part, ast.Attribute | ast.Subscript))
     return {name for part in parts if not isinstance(part.ctx, ast.Load) and (name := _root(part))}
 
 
 def _effects(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """What it does for its own sake, such as calls; not what it does only where something fails."""
+    """List the parts of a statement that are run for their effect, such as calls; not those that handle an error."""
     for part in _run_by(statement):
         if isinstance(part, ast.Expr) and not isinstance(part.value, ast.Constant):
             yield part
@@ -196,7 +196,7 @@ def _effects(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _run_by(node: ast.AST) -> Iterator[ast.AST]:
-    """It and what is in it, but for the insides of functions and classes, and for `except`."""
+    """Walk a statement, without the bodies of functions and classes and without `except`."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.ExceptHandler):
         return
     yield node
@@ -212,7 +212,7 @@ def _root(target: Any) -> str | None:
 
 # --- what a statement needs -----------------------------------------------------------------------------------------
 def annotations(node: ast.AST) -> Iterator[ast.expr]:
-    """All annotations in it, of arguments, results and variables."""
+    """List all annotations of arguments, results and variables."""
     for part in ast.walk(node):
         if isinstance(part, ast.arg | ast.AnnAssign) and part.annotation is not None:
             yield part.annotation
@@ -234,7 +234,7 @@ def _globals(table: symtable.SymbolTable) -> Iterator[str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes annotations off."""
+    """Removes annotations."""
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
@@ -254,7 +254,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def names_bound_in(member: ast.stmt) -> set[str]:
-    """The names that a statement of a class binds; none of a docstring, or of an annotation without a value."""
+    """Find the names that a statement in a class body defines: none for a docstring or an annotation without value."""
     if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {member.name}
     if (isinstance(member, ast.AnnAssign) and member.value is None) or is_text(member):
@@ -263,7 +263,7 @@ def names_bound_in(member: ast.stmt) -> set[str]:
 
 
 def attributes_in(node: ast.AST) -> set[str]:
-    """Names of all attributes that it asks for of anything, also by `getattr` and `hasattr`."""
+    """Find the names of all attributes that are read, also by `getattr` and `hasattr`."""
     found = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
     for part in ast.walk(node):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in ("getattr", "hasattr"):
@@ -272,14 +272,14 @@ def attributes_in(node: ast.AST) -> set[str]:
 
 
 def inner_imports(source: ModuleSource, node: ast.AST) -> Iterator[Import]:
-    """Imports within a function, a class or another statement."""
+    """List the imports inside a function, a class or another statement."""
     for part in ast.walk(node):
         if isinstance(part, ast.Import | ast.ImportFrom):
             yield from source.imported(part)
 
 
 def wrap(line: str, width: int = 119) -> list[str]:
-    """`from module import names` in lines of at most that width, in parentheses where it takes several.
+    """Wrap `from module import names` to lines of at most that width, in parentheses if there are several.
 
     >>> wrap("from torch import Tensor, nn", 20)
     ['from torch import (', '    Tensor,', '    nn,', ')']

@@ -40,7 +40,7 @@ class LatentLaws:
         torch.testing.assert_close(decoded, pipeline.reconstruct(images, class_labels=labels))
 
     def test_log_likelihood(self) -> None:
-        """A likelihood depends on the image and its seed alone, is finite, and says of which kind it is."""
+        """A likelihood depends on the image and its seed alone, is finite, and names its kind."""
         if not self._has("log_likelihood"):
             pytest.skip("it defines no density of images")
         pipeline, images, labels = self._examples()

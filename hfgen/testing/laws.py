@@ -301,7 +301,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
 
     def test_two_processes_train_what_one_does(self, data: str, tmp_path: Path) -> None:
-        """One global batch, split over two processes, gives the same losses, weights and EMA up to rounding.
+        """A global batch split over two processes gives the same losses, weights and EMA up to rounding.
 
         It is accumulated from micro-batches too, unless the family has BatchNorm. The large epsilon keeps Adam from
         making a whole step of a gradient that is only rounding error. Under FSDP2 (`in_shards`) the run is also

@@ -14,6 +14,7 @@ from hfgen.cards.results_section import eval_results
 from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation import card_check
 from hfgen.results.protocol import read_protocol
+from hfgen.results.records import read_results
 
 TINY = ["--generator.base_channels", "4", "--discriminator.base_channels", "4"]
 
@@ -64,7 +65,7 @@ def test_the_metadata_are_plain_numbers_that_the_hub_reads(run):
     assert fid.metric_args["extractor_sha256"] == result["extractor"]["weights_sha256"]
     metadata = yaml.safe_load((run / "README.md").read_text().split("---")[1])
     assert len(metadata["model-index"][0]["results"]) == 1
-    assert [r.metric_args for r in eval_results([result])] == [r.metric_args for r in loaded.eval_results]
+    assert [r.metric_args for r in eval_results(read_results(run))] == [r.metric_args for r in loaded.eval_results]
 
 
 def test_a_true_card_holds(run, capsys):
@@ -127,15 +128,15 @@ def test_files_that_are_no_results(run):
     path, result = result_of(run)
     for text, message in (
         ("{", "cannot be read"),
-        ("[]", "is no result"),
-        ('{"metric": "evaluation"}', "is not what"),
+        ("[]", "is not a result"),
+        ('{"metric": "evaluation"}', "missing, or of another type:\n  protocol.name"),
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             hfgen("card", run)
     result["values"]["nonsense"] = {"value": 1.0}
     path.write_text(json.dumps(result))
-    with pytest.raises(UsageError, match="is not what hfgen writes: KeyError 'nonsense'"):
+    with pytest.raises(UsageError, match="is damaged: KeyError 'nonsense'"):
         check(run)
 
 
@@ -149,7 +150,7 @@ def test_a_value_changed_in_card_and_file_of_other_weights_is_caught(run, capsys
         check(run)
     out = capsys.readouterr().out
     assert "is of weights 000000000000, not" in out
-    assert "tells" in out
+    assert "parameters; the model has" in out
 
 
 def test_pictures_of_another_model_are_caught(run, capsys):
@@ -161,11 +162,11 @@ def test_pictures_of_another_model_are_caught(run, capsys):
     inverted.save(path)
     with pytest.raises(CheckError):
         check(run)
-    assert "seed 0 is drawn otherwise" in capsys.readouterr().out
+    assert "seed 0 gives another image" in capsys.readouterr().out
     inverted.crop((0, 0, 30, 30)).save(path)
     with pytest.raises(CheckError):
         check(run)
-    assert "is no grid of 16 images" in capsys.readouterr().out
+    assert "is not a grid of 16 images" in capsys.readouterr().out
 
 
 def test_a_snippet_that_fails_is_caught(run, monkeypatch):
@@ -181,7 +182,7 @@ def test_options_that_would_be_code_are_refused(run):
     path = run / "env.json"
     facts = json.loads(path.read_text())
     path.write_text(json.dumps({**facts, "sampled_with": {"a=print(1), b": 1}}))
-    with pytest.raises(UsageError, match="sampled_with holds what are no options"):
+    with pytest.raises(UsageError, match="sampled_with must hold options"):
         card.render(run)
 
 
@@ -199,7 +200,7 @@ def test_what_has_no_card(tmp_path):
         hfgen("card", tmp_path, "--check")
     with pytest.raises(UsageError, match="holds no finished run"):
         hfgen("card", tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         hfgen("card", tmp_path / "none")
 
 
@@ -217,13 +218,13 @@ def test_a_model_that_was_converted_keeps_its_card(tmp_path):
     ("name", "content", "words"),
     [
         ("config.yaml", None, r"run: config\.yaml is missing\.$"),
-        ("config.yaml", "a: [", r"config\.yaml is no readable YAML: "),
-        ("config.yaml", "- a", r"config\.yaml is no config"),
+        ("config.yaml", "a: [", r"config\.yaml is not readable YAML: "),
+        ("config.yaml", "- a", r"config\.yaml is not a config file"),
         ("config.yaml", "seed: 1", r"config\.yaml is damaged: it does not say which `model`"),
         ("metrics.jsonl", None, r"run: metrics\.jsonl is missing\.$"),
         ("metrics.jsonl", "", r"metrics\.jsonl is empty"),
-        ("metrics.jsonl", '{"step": ', r"metrics\.jsonl is damaged: its first line"),
-        ("metrics.jsonl", '{"loss": 1}', r"metrics\.jsonl is damaged: its first line"),
+        ("metrics.jsonl", '{"step": ', r"metrics\.jsonl is damaged: its first line is not"),
+        ("metrics.jsonl", '{"loss": 1}', r"metrics\.jsonl is damaged: its first line is not"),
         ("metrics.jsonl", b"\xff", r"metrics\.jsonl cannot be read: "),
     ],
 )

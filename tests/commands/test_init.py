@@ -33,9 +33,7 @@ def test_every_key_is_there_with_its_help(hfgen, tmp_path):
             assert field.metadata["help"] in joined
     assert max(map(len, text.partition("model:")[2].splitlines())) <= 119
     assert "\n  latent_dim: 50\n" in text
-    assert (
-        "class_name is one of ConvEncoder, MLPEncoder; where it is not set, the model chooses by the data." in joined
-    )
+    assert "class_name is one of ConvEncoder, MLPEncoder; if it is not set, the model chooses by the data." in joined
 
 
 def test_options_that_are_not_set_are_shown_with_what_holds(hfgen, tmp_path):

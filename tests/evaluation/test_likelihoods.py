@@ -1,16 +1,12 @@
-"""Measuring on a dataset: what the number is of, that any part of it can be repeated, and that the card tells it."""
-
-import json
+"""The log-likelihood of a dataset: any part of it can be repeated, and only options that a family takes are taken."""
 
 import pytest
 import torch
 
 from hfgen import load_images
-from hfgen.cards.results_section import measured
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.registry import get_family
-from hfgen.results.records import read_results
 from hfgen.testing import make_data
 
 OPTIONS = {"likelihood.class_name": "BernoulliLikelihood", "encoder.base_channels": 4, "decoder.base_channels": 4}
@@ -37,32 +33,9 @@ def test_any_part_can_be_measured_again(pipeline, images, monkeypatch):
     torch.testing.assert_close(in_fives.nats, whole.nats, atol=1e-4, rtol=0)
 
 
-def test_the_file_says_what_number_it_is(pipeline, images, tmp_path):
-    result = likelihoods.log_likelihood(pipeline, images, num_importance_samples=3)
-    path = likelihoods.write_log_likelihood(tmp_path, result, "some/where/blobs.npz", "test")
-    facts = json.loads(path.read_text())
-    assert facts["nats"] == pytest.approx(result.nats.mean().item())
-    assert (facts["kind"], facts["num_importance_samples"], facts["data"]) == ("lower bound", 3, "blobs.npz")
-    card = measured(read_results(tmp_path))
-    assert f"{facts['nats']:.3f}" in card
-    assert "lower bound, 3 importance samples" in card
-    assert "of 2 values" in card
-
-
 def test_options_that_the_family_does_not_take(pipeline, images):
     with pytest.raises(UsageError, match="log_likelihood takes no num_samples"):
         likelihoods.log_likelihood(pipeline, images, num_samples=3)
-
-
-def test_a_density_and_a_single_image_on_the_card(images, tmp_path):
-    torch.manual_seed(0)
-    gaussian = get_family("vae").load().build(8, 1, **OPTIONS | {"likelihood.class_name": "GaussianLikelihood"})
-    result = likelihoods.log_likelihood(gaussian, images, [3], num_importance_samples=2)
-    path = likelihoods.write_log_likelihood(tmp_path, result, "x", "test")
-    assert json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))["standard_error"] is None
-    card = measured(read_results(tmp_path))
-    assert "nats, a density |" in card
-    assert "None" not in card
 
 
 def test_a_family_without_a_likelihood(images):

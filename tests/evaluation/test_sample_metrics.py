@@ -126,7 +126,7 @@ def test_authenticity_of_copies_is_nothing():
         (torch.zeros(10, D + 1), UsageError, "of \\(10, 65\\)"),
         (torch.zeros(10, D, dtype=torch.float64), UsageError, "float64"),
         (torch.zeros(1, D), UsageError, "at least two"),
-        (torch.full((10, D), float("nan")), CheckError, "no number"),
+        (torch.full((10, D), float("nan")), CheckError, "is not finite"),
     ],
 )
 @pytest.mark.parametrize("metric", [fid, lambda a, b: kid(a, b, 5), lambda a, b: manifold(a, b, 2, 9), authenticity])

@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from tiny_diffusion import float32_error
 
 from hfgen import HFGenPipeline
 from hfgen.errors import LoadError, UsageError
@@ -16,7 +17,6 @@ from hfgen.training import run
 from hfgen_diffusion.ddim import DDIMPipeline
 from hfgen_diffusion.ddpm import DDPMPipeline
 
-CLOSE = 1e-5
 SEEDS = [0, 7]
 UNET = {
     "sample_size": 8,
@@ -98,7 +98,7 @@ def test_plain_diffusers_draws_the_same_images(trained, plain_diffusers, tmp_pat
         ours["clipped"] = drawn(ddim, num_inference_steps=10, clip_sample="x0_and_epsilon")
     for name, images in in_plain_diffusers(plain_diffusers, trained, tmp_path, **calls).items():
         assert images.std() > 0.1
-        assert np.abs(images - ours[name]).max() < CLOSE, name
+        assert np.abs(images - ours[name]).max() < float32_error(pipeline.scheduler), name
 
 
 def test_a_saved_ddim_is_plain_diffusers_ddim(trained, plain_diffusers, tmp_path):
@@ -109,7 +109,7 @@ def test_a_saved_ddim_is_plain_diffusers_ddim(trained, plain_diffusers, tmp_path
     pipeline.save_pretrained(tmp_path / "saved")
     calls = {"auto": ("DiffusionPipeline", {"num_inference_steps": 10})}
     theirs = in_plain_diffusers(plain_diffusers, tmp_path / "saved", tmp_path, **calls)
-    assert np.abs(theirs["auto"] - drawn(pipeline, num_inference_steps=10)).max() < CLOSE
+    assert np.abs(theirs["auto"] - drawn(pipeline, num_inference_steps=10)).max() < float32_error(pipeline.scheduler)
 
 
 def plain_pipeline(class_name, scheduler_class, **config):
@@ -144,7 +144,7 @@ def test_a_plain_repository_draws_the_same_images_here(tmp_path, class_name, sch
     assert type(loaded.scheduler) is scheduler_class
     count = 10 if scheduler_class is not diffusers.DDPMScheduler else 20
     difference = plainly_drawn(plain, num_inference_steps=count) - drawn(loaded, num_inference_steps=count)
-    assert np.abs(difference).max() < CLOSE
+    assert np.abs(difference).max() < float32_error(plain.scheduler)
 
 
 def test_a_repository_without_folders(tmp_path):
@@ -156,7 +156,8 @@ def test_a_repository_without_folders(tmp_path):
             shutil.move(file, tmp_path / file.name)
         (tmp_path / name).rmdir()
     loaded = HFGenPipeline.from_pretrained(tmp_path)
-    assert np.abs(plainly_drawn(plain, num_inference_steps=20) - drawn(loaded)).max() < CLOSE
+    difference = plainly_drawn(plain, num_inference_steps=20) - drawn(loaded)
+    assert np.abs(difference).max() < float32_error(plain.scheduler)
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(LoadError, match="no weights"):
         HFGenPipeline.from_pretrained(tmp_path)
@@ -173,10 +174,11 @@ def test_a_scheduler_that_scales_its_input(tmp_path):
         for t in scheduler.timesteps:
             x = scheduler.step(pipeline.unet(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
     expected = (x.clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
-    assert np.abs(drawn(pipeline, num_inference_steps=8) - expected).max() < CLOSE
+    close = float32_error(scheduler)
+    assert np.abs(drawn(pipeline, num_inference_steps=8) - expected).max() < close
     with pytest.warns(UserWarning, match="EulerDiscreteScheduler"):
         pipeline.save_pretrained(tmp_path)
-    assert np.abs(drawn(HFGenPipeline.from_pretrained(tmp_path), num_inference_steps=8) - expected).max() < CLOSE
+    assert np.abs(drawn(HFGenPipeline.from_pretrained(tmp_path), num_inference_steps=8) - expected).max() < close
 
 
 def test_a_class_conditional_plain_repository(tmp_path):

@@ -1,4 +1,4 @@
-"""Code beside the weights: plain diffusers loads by it where hfgen is not; hfgen never runs it."""
+"""Code beside the weights: with it plain diffusers loads a model without hfgen; hfgen never runs it."""
 
 import json
 import shutil
@@ -71,7 +71,7 @@ def pipelines(place):
 
 @pytest.fixture(scope="module")
 def loaded(place, pipelines):
-    """What plain diffusers makes of each folder, and of a repository, in one process without hfgen."""
+    """Load each folder, and a repository, with plain diffusers in one process without hfgen; return its report."""
     with HubServer() as hub:
         hub.add("me/dcgan", place / "dcgan")
         cases = [[label, str(place / label), call(pipeline)] for label, pipeline in pipelines.items()]
@@ -214,7 +214,7 @@ def test_a_variant_is_pushed_to_a_bundle_without_breaking_it(folder, tmp_path):
 
 
 def test_code_of_an_earlier_version_gives_way_to_todays(folder):
-    """It is neither refused nor sent; what somebody wrote is refused, whatever it is called."""
+    """Outdated code is neither refused nor sent; code that somebody wrote is refused, whatever its name."""
     code = bundle.code_for(folder)
     (old,) = folder.glob("pipeline_*.py")
     older = old.rename(old.with_name("pipeline_dcgan_00000000.py"))
@@ -377,13 +377,21 @@ REFUSED = {
     ),
     "whole": (AFTER, AFTER + "import hfgen.modalities.image as images\n", None),
     "class": (INIT, "        assert isinstance(generator, ToyGenerator)\n" + INIT, "uses the class ToyclassGenerator"),
-    "effect": (AFTER, AFTER + "torch.set_num_threads(1)\n", "does something when that is imported: torch.set_num"),
-    "hidden": (AFTER, AFTER + FROZEN, "does something when that is imported: SCALES.update"),
+    "effect": (
+        AFTER,
+        AFTER + "torch.set_num_threads(1)\n",
+        "has an effect when the module is imported: torch.set_num",
+    ),
+    "hidden": (AFTER, AFTER + FROZEN, "has an effect when the module is imported: SCALES.update"),
     "loop": (AFTER, AFTER + "for n in (1,):\n    torch.set_num_threads(n)\n", "line 10 .* imported: torch.set_num"),
     "inner": (AFTER, AFTER + "ALL = [[]]\nfor one in ALL:\n    one[:] = [1]\n", "imported: for one in ALL"),
-    "star": (AFTER, AFTER + "from math import *\n", "says what 'sqrt' is; import it by name instead of from math"),
-    "nothing": (AFTER, AFTER, "nothing at the top of toy_nothing says what 'undefined' is; bind or import it"),
-    "twice": (AFTER, AFTER + "from math import sqrt\nsqrt = abs\n", "imports 'sqrt', and line 10 of it binds"),
+    "star": (
+        AFTER,
+        AFTER + "from math import *\n",
+        "'sqrt' is not defined at the top level of toy_star; import it by name instead of from math",
+    ),
+    "nothing": (AFTER, AFTER, "'undefined' is not defined at the top level of toy_nothing; define or import it"),
+    "twice": (AFTER, AFTER + "from math import sqrt\nsqrt = abs\n", "imports 'sqrt', and line 10 defines it again"),
     "clash": (AFTER, AFTER + "def postprocess(x):\n    return x\n", "'postprocess' stands for two things"),
 }
 USED = {"whole": "images.postprocess", "clash": "postprocess", "star": "sqrt", "twice": "sqrt"}
@@ -391,7 +399,7 @@ USED |= {"nothing": "lambda: undefined"}
 
 
 @pytest.mark.parametrize("label", REFUSED)
-def test_what_cannot_be_taken_along_is_told_before_anything_is_written(label, tmp_path):
+def test_what_cannot_be_bundled_is_an_error_before_anything_is_written(label, tmp_path):
     old, new, said = REFUSED[label]
     source = TOY.replace(old, new)
     if label in USED:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import doctest
+import typing
 
 import pytest
 
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family
-from hfgen.settings.arguments import ALIASES, FIELDS, TrainingArguments
+from hfgen.settings.arguments import ALIASES, FIELDS, HINTS, NOT_SAVED, TrainingArguments
 from hfgen.settings.resolve import resolve
 
 
@@ -65,6 +66,27 @@ def test_a_later_choice_drops_what_cannot_go_with_it(family):
 def test_every_alias_names_a_field(alias):
     assert ALIASES[alias] in FIELDS
     assert alias not in FIELDS
+
+
+NUMBERS = sorted(name for name, hint in HINTS.items() if {int, float} & {hint, *typing.get_args(hint)})
+NEXT = {"at_least": -1, "above": 0, "below": 0}  # from a bound to the nearest whole number that it excludes
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range_and_keeps_it(name):
+    bounds = FIELDS[name].metadata["bounds"]
+    assert bounds
+    for rule, bound in bounds.items():
+        with pytest.raises(UsageError, match=f"^--{name} is .*; it must be .*{rule.replace('_', ' ')} {bound}"):
+            TrainingArguments(**{name: bound + NEXT[rule]})
+    with pytest.raises(UsageError, match=f"--{name} is inf; it must be finite and"):
+        TrainingArguments(**{name: float("inf")})
+
+
+def test_what_is_not_saved_is_where_a_run_was_written_and_pushed():
+    pushed = {"push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_token"}
+    written = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "time_limit"}
+    assert {*NOT_SAVED} == pushed | written
 
 
 @pytest.mark.parametrize(

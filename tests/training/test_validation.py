@@ -144,8 +144,8 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
 @pytest.mark.parametrize(
     ("mode", "side", "message"),
     [
-        ("RGB", 16, "validation_split is of mode RGB, and what is trained on of L"),
-        ("L", 8, "of 8 pixels a side, those that are trained on of 16.\nBring both to one: --resolution 16"),
+        ("RGB", 16, "--validation_split has images of mode RGB, and the training images are of L"),
+        ("L", 8, "has images of 8 pixels a side, and the training images have 16.\nResize both: --resolution 16"),
     ],
 )
 def test_other_images_than_those_that_are_trained_on_are_refused(splits, tmp_path, mode, side, message):

@@ -233,10 +233,10 @@ def test_a_card_is_not_rendered(folder, hfgen):
 
 
 def test_lines_of_a_card_do_not_speak_to_the_terminal():
-    from hfgen.evaluation.card_check import told
+    from hfgen.evaluation.card_check import report
 
     said = []
-    assert told(iter([("the card", [f"the card has: {CARD}"])]), said.append) == 1
+    assert report(iter([("the card", [f"the card has: {CARD}"])]), said.append) == 1
     assert not any("\x1b" in line or "\n" in line for line in said)
 
 

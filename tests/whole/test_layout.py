@@ -2,6 +2,7 @@
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -45,9 +46,24 @@ def test_no_module_shadows_a_library():
     assert not names & (installed | set(sys.stdlib_module_names))
 
 
-def test_files_stay_short():
-    long = {p.name: n for p in CORE if (n := len(p.read_text(encoding="utf-8").splitlines())) > 420}
-    assert not long
+@pytest.mark.parametrize("folder", ["hfgen", "plugins", "examples", "benchmarks", "tests"])
+def test_files_stay_short(folder):
+    lines = {str(p): len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / folder).rglob("*.py")}
+    assert not {path: count for path, count in lines.items() if count > 420}
+
+
+@pytest.mark.parametrize("folder", ["hfgen", "plugins"])
+def test_functions_stay_short(folder):
+    """Median, ninth tenth and longest, in lines from `def` to the last statement."""
+    lengths = [
+        node.end_lineno - node.lineno + 1
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert statistics.median(lengths) <= 9
+    assert statistics.quantiles(lengths, n=10)[-1] <= 25
+    assert max(lengths) <= 60
 
 
 def test_import_hfgen_costs_no_torch():

@@ -185,6 +185,15 @@ def test_prose_is_plain_and_wrapped(page):
     assert not [found[0] for found in PHRASES.finditer(" ".join(text.split()))]
 
 
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir()), ids=lambda path: path.name
+)
+def test_a_template_says_what_it_is_for(template):
+    import yaml
+
+    assert set(yaml.safe_load(template.read_text(encoding="utf-8").split("---\n")[1])) == {"name", "about", "labels"}
+
+
 def test_the_test_command_is_what_ci_runs():
     assert "make test" in "\n".join(blocks(README, "sh"))
     assert "make test" in (ROOT / ".ci" / "run").read_text()
