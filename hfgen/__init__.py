@@ -1,7 +1,7 @@
 """hfgen: generative models that train, sample, save and load the same way, in Hugging Face conventions.
 
 This is the one door: what users and authors of plugins need is imported from `hfgen`, so that every module behind it
-is free to move. The names are imported on first use (PEP 562): `import hfgen` costs no torch.
+is free to move. The names are imported on first use (PEP 562), so that `import hfgen` does not import torch.
 """
 
 import importlib

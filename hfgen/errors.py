@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code of the command line.
+"""Errors, each with the exit code of the command line.
 
 A message says what happened, where, and what to do next, in at most six lines.
 """
@@ -38,10 +38,10 @@ class Interrupted(HFGenError):
     """A signal stopped the training after a checkpoint was written; `exit_code` is 128 + the signal.
 
     Attributes:
-        told: whether the user has read the message already.
+        reported: whether the message was shown already.
     """
 
-    told = False
+    reported = False
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line, or what it is, where it says nothing.
+    """Return the first line of an error's message, or the name of its class where it has none.
 
     >>> first_line(ValueError("no such\\nthing")), first_line(KeyboardInterrupt())
     ('no such', 'KeyboardInterrupt')

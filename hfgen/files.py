@@ -26,9 +26,9 @@ MOST_NODES = 100_000  # of a YAML file, where an alias counts as all that it sta
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """A plain file's text; of anything else, such as a pipe, reading might never end."""
+    """Read a regular file's text; refuse anything else, such as a pipe, which might never end."""
     if path.exists() and not path.is_file():
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -37,12 +37,12 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_json(path: Path, most: int = MOST_BYTES, finite: bool = False) -> Any:
-    """What a JSON file holds."""
+    """Read a JSON file, in bounds."""
     return parse_json(read_text(path, most), finite)
 
 
 def parse_json(text: str, finite: bool = False) -> Any:
-    """What a JSON text holds, if it is not nested too deeply.
+    """Parse a JSON text, unless it is nested too deeply.
 
     Args:
         finite: refuse the words NaN and Infinity, which Python's JSON has; some of diffusers' configs hold them.
@@ -61,16 +61,16 @@ def parse_json(text: str, finite: bool = False) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: of its tags, only those of plain values."""
+    """Read a YAML file, in bounds; only tags of plain values are allowed."""
     return parse_yaml(read_text(path, MOST_YAML))
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds, if it is neither nested too deeply nor a small text that stands for a huge one.
+    """Parse a YAML text, unless it is nested too deeply or its aliases stand for a huge one.
 
     >>> parse_yaml("a: &x [1, 2]\\nb: *x")
     {'a': [1, 2], 'b': [1, 2]}
@@ -138,7 +138,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
-    """In hexadecimal digits."""
+    """Return the hash of a header and a file's or bytes' content, in hexadecimal digits."""
     found = hashlib.new(name, header, usedforsecurity=False)
     if isinstance(content, bytes):
         found.update(content)
@@ -150,12 +150,12 @@ def digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
 
 
 def size_of(content: Path | bytes) -> int:
-    """In bytes."""
+    """Return the size in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
-    """Raise a LoadError where a file lies outside of the folder; those of a Hub's cache lie in its blobs."""
+    """Raise a LoadError if a file lies outside of the folder; files of a Hub's cache may lie in its blobs."""
     root = Path(folder).resolve()
     caches = [p.parent for p in root.parents if p.name == "snapshots" and p.parent.name.startswith("models--")]
     roots = [root, *((cache / "blobs").resolve() for cache in caches)]
@@ -172,22 +172,22 @@ def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a dataset's name can be no id on the Hub, be there a file or not."""
+    """Return True where a dataset's name cannot be an id on the Hub, whether or not there is such a file."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """A YAML file of settings.
+    """Read a YAML file of settings.
 
     Raises:
-        UsageError: it is missing, or is no YAML dictionary.
+        UsageError: the file is missing, or does not hold a YAML dictionary.
     """
     try:
         loaded = read_yaml(path)
     except FileNotFoundError as error:
         raise UsageError(f"There is no config file {path}.") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise UsageError(f"{path} is no config: it must be `key: value` lines.")
+        raise UsageError(f"{path} is not a config file: it must hold `key: value` lines.")
     return loaded

@@ -1,4 +1,4 @@
-"""What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
+"""Checks of what a pipeline's calls are given: latents, class labels and seeds."""
 
 import operator
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from hfgen.noise import SeededNoise, draw_seed
 
 
 def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
-    """Raise a UsageError unless they are a tensor (B, *shape)."""
+    """Raise a UsageError unless the latents are a tensor (B, *shape)."""
     if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != tuple(shape) or latents.ndim != len(shape) + 1:
         given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
         raise UsageError(f"Latents are {given}; expected a tensor (B, {', '.join(map(str, shape))}).")
 
 
 def labels_for(count: int, class_labels: Any, num_classes: int | None, device: torch.device) -> Tensor | None:
-    """The class of each of `count` images, int64, on the device; None of a model that takes none.
+    """Return the class of each of `count` images, int64, on the device; None for a model without classes.
 
     Raises:
-        UsageError: a model that takes labels is given none, another number of them, or such as it has not; or one
-            that takes none is given some.
+        UsageError: a model with classes is given no labels, too few or too many, or one outside its range; or a model
+            without classes is given some.
     """
     if num_classes is None:
         if class_labels is not None:
@@ -49,7 +49,7 @@ def noise_of(
     seeds: Sequence[int] | None,
     device: torch.device,
 ) -> SeededNoise:
-    """What is drawn for each image of a call, as `HFGenPipeline.__call__` takes it."""
+    """Return one source of noise per image, from the arguments of `HFGenPipeline.__call__`."""
     if generator is not None and seeds is not None:
         raise UsageError("Give either generator or seeds, not both.")
     if batch_size < 1 or (seeds is not None and len(seeds) == 0):
@@ -61,7 +61,11 @@ def noise_of(
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:
-    """As whole numbers; anything else would draw the picture of another seed."""
+    """Return seeds as integers of 64 bits.
+
+    Raises:
+        UsageError: one is anything else, which would give the image of another seed.
+    """
     try:
         found = [operator.index(seed) for seed in seeds]
     except TypeError as error:
@@ -73,7 +77,11 @@ def checked_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def noise_for(count: int, seeds: Sequence[int] | None, device: torch.device) -> SeededNoise:
-    """What is drawn for each of `count` images; without seeds these are 0, 1, 2 ..."""
+    """Return one source of noise for each of `count` images; the default seeds are 0, 1, 2 ...
+
+    Raises:
+        UsageError: the seeds are not `count` integers of 64 bits.
+    """
     checked = checked_seeds(range(count) if seeds is None else seeds)
     if len(checked) != count:
         raise UsageError(f"{len(checked)} seeds for {count} images.")

@@ -1,4 +1,4 @@
-"""What a likelihood is worth: nats, bits per dimension, and of which kind. One protocol for every family."""
+"""Log-likelihoods in nats and bits per dimension, exact or bounds: the same arithmetic for every family."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +19,11 @@ class LogLikelihood:
 
     Attributes:
         nats: shape (B,), float64.
-        kind: `"exact"`; `"lower bound"`: its expectation is at most the exact value; `"estimate"`: close to a value
-            of which it is neither.
+        kind: `"exact"`; `"lower bound"`: its expectation is at most the exact value; `"estimate"`: near
+            the exact value, on either side.
         num_dimensions: elements of an image, C * H * W.
         num_values: how many values each element can take (2 binary, 256 bytes); None where p is a density, which
-            is no probability and may exceed 1.
+            is not a probability and may exceed 1.
         num_importance_samples: K of an importance-weighted bound, else None.
         method: how it was computed, where there is more to say.
 
@@ -59,15 +59,15 @@ class LogLikelihood:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over the images; infinite of one image, which tells nothing of it."""
+        """Standard error of the mean over the images; infinite for a single image."""
         return float(self.nats.std() / math.sqrt(len(self.nats))) if len(self.nats) > 1 else math.inf
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """-log2 p(x) / D, shape (B,): comparable between models of the same `num_values`, and of no others.
+        """-log2 p(x) / D, shape (B,): comparable only between models of the same `num_values`.
 
         Raises:
-            UsageError: p is a density, of which this would be another number for other units of x.
+            UsageError: p is a density, whose value would depend on the units of x.
         """
         if self.num_values is None:
             raise UsageError(

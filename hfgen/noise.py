@@ -1,6 +1,6 @@
-"""Sources of randomness for a batch of images, of which each image's share depends on nothing else.
+"""Sources of random numbers for a batch of images; each image's numbers do not depend on the others.
 
-Both give tensors of shape (B, *shape), where B is theirs to know.
+Both return tensors of shape (B, *shape), where B is the size of their batch.
 """
 
 import functools
@@ -23,7 +23,7 @@ def key(*parts: int | str) -> int:
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seed what networks draw from on this device.
+    """Seed the generators that networks draw from on this device.
 
     `torch.manual_seed` seeds every kind of device, and formats a stack trace for each that was not used yet: 0.5 ms.
     """
@@ -33,13 +33,13 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def draw_seed(generator: torch.Generator | None) -> int:
-    """The next image's own seed, from the caller's generator or the global one."""
+    """Draw the next image's own seed from the caller's generator or the global one."""
     device = generator.device if generator is not None else "cpu"
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 class Noise(Protocol):
-    """What a scheduler or a family draws from; `len` is the batch size B."""
+    """Protocol of the sources that schedulers and families draw from; `len` is the batch size B."""
 
     def __len__(self) -> int: ...
     def normal(self, *shape: int) -> Tensor: ...
@@ -48,7 +48,7 @@ class Noise(Protocol):
 
 
 class SeededNoise:
-    """One generator per image: image i depends on its own seed only, whatever stands beside it.
+    """Noise from one generator per image: image i depends on its own seed only, whatever the batch.
 
     Args:
         generators: one per image.
@@ -62,7 +62,7 @@ class SeededNoise:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int], device: torch.device | str = "cpu") -> "SeededNoise":
-        """Seeds are any integers of 64 bits."""
+        """Make one generator for each seed, an integer of 64 bits."""
         return cls([torch.Generator().manual_seed(int(seed)) for seed in seeds], device)
 
     def __len__(self) -> int:
@@ -85,10 +85,10 @@ class SeededNoise:
 
 
 class StepNoise:
-    """The noise of one micro-batch of one optimizer step, keyed by (seed, step).
+    """Noise of one micro-batch of one optimizer step, keyed by (seed, step).
 
-    It is drawn for the global batch, of which this process takes its slice: so the result depends neither on the
-    number of processes nor on how the batch is split to accumulate gradients.
+    It is drawn for the global batch, and this process takes its slice: so the result depends neither on the number
+    of processes nor on how the batch is split to accumulate gradients.
 
     Args:
         rows: the micro-batch's place in the global batch: a slice, or the indices of several of them together.
@@ -104,7 +104,7 @@ class StepNoise:
 
     @functools.cached_property
     def generator(self) -> torch.Generator:
-        """Made when something is drawn."""
+        """Make the generator when something is drawn."""
         return torch.Generator(self.device).manual_seed(key(self.seed, "noise", self.step))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Objective: turns a batch into losses, and says by its order what is stepped when."""
+"""The objective: turns a batch into losses, in the order in which optimizers step."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Batch = Mapping[str, Tensor]
 
 
 class Update(NamedTuple):
-    """One optimizer step: minimize `loss` in `component`.
+    """A request for one optimizer step: minimize `loss` in `component`.
 
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
@@ -36,7 +36,7 @@ class Update(NamedTuple):
         return (self.component,) if isinstance(self.component, str) else self.component
 
     def require_known(self, names: Iterable[str]) -> None:
-        """Raise an HFGenError of a component that is none of these."""
+        """Raise an HFGenError if a component is not one of these."""
         for name in self.components:
             if name not in names:
                 raise HFGenError(f"The objective updates {name!r}; the networks are {', '.join(names)}.")
@@ -47,7 +47,7 @@ class Update(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What tells whether a model has gone wrong in a way that its loss does not show.
+    """Measurements that show whether a model has gone wrong in a way that its loss does not show.
 
     Attributes:
         values: name -> a number, or a list of numbers such as one for each latent dimension.
@@ -83,7 +83,7 @@ class Objective:
         raise NotImplementedError
 
     def finish_step(self) -> Mapping[str, Tensor]:
-        """Take in what is learned without a gradient, such as moving averages; return scalars to log.
+        """Update what is learned without a gradient, such as moving averages; return scalars to log.
 
         Called once after each step, on every process, when all micro-batches are done.
         """
@@ -116,10 +116,10 @@ _frozen_depth: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Parameter]]] = We
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within, the module's parameters take no gradient, while gradients still flow through it to its input.
+    """Keep gradients from a module's parameters for a while, as they flow through it to its input.
 
-    It saves their computation (and, under DDP, their reduction), and keeps a stale gradient out of the module's next
-    step. May be entered more than once: the accumulated micro-batches of a step are inside at the same time.
+    This saves their computation (and, under DDP, their reduction), and keeps a stale gradient out of the module's next
+    step. It may be entered more than once: the accumulated micro-batches of a step are inside at the same time.
     """
     depth, parameters = _frozen_depth.get(module, (0, []))
     if depth == 0:

@@ -22,7 +22,7 @@ STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets"
 def choose(
     model: str, dataset: str, output_dir: str | None, resume: str | None = None, overwrite: bool = False
 ) -> Path:
-    """The folder of a run: the given one, or the first free of runs/MODEL-DATASET, -2, -3.
+    """Return the folder of a run: the given one, or the first free of runs/MODEL-DATASET, -2, -3.
 
     To resume, it is the one that the checkpoint lies in, or the last used one for `latest`. To overwrite, it may be
     that of another run, which `set_aside` keeps.
@@ -55,7 +55,7 @@ def choose(
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename a run's folder to NAME.old-1, or -2, -3: its new name; None where there is no run.
+    """Rename a run's folder to NAME.old-1, or -2, -3; return its new name, or None without a run.
 
     A run may have taken days, and the option that asks for this is often left in a script: nothing is deleted.
     """
@@ -96,13 +96,13 @@ def take(folder: Path, resumed: bool) -> None:
 
 
 def write_start(folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """The resolved config, from which the run can be repeated, and the environment."""
+    """Write the resolved config, from which the run can be repeated, and the environment."""
     write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
     write_text(folder / ENVIRONMENT, json.dumps({**environment(), **facts}, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware; no paths, no names of people or machines."""
+    """Return versions and hardware; no paths, no names of people or machines."""
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -147,7 +147,7 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that a kill cut off is left out."""
+    """Read the lines of `metrics.jsonl`; leave out a last line that a kill cut off."""
     path = folder / METRICS
     if not path.is_file():
         return []
@@ -168,7 +168,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """`env.json`.
+    """Read `env.json`.
 
     Raises:
         UsageError: it is missing or damaged.
@@ -178,16 +178,16 @@ def read_environment(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / ENVIRONMENT} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{folder / ENVIRONMENT} holds no dictionary; it is no run's.")
+        raise UsageError(f"{folder / ENVIRONMENT} does not hold a dictionary, so it is not from a run.")
     return found
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line's diagnosis."""
+    """Return the numbers of a line's diagnosis."""
     return {n: v for n, v in line.get("diagnosis", {}).items() if not isinstance(v, list)}
 
 
 def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The lists of numbers of a line's diagnosis."""
+    """Return the lists of numbers of a line's diagnosis."""
     diagnosis = line.get("diagnosis", {})
     return {n: v for n, v in diagnosis.items() if isinstance(v, list) and n != "warnings" and v}

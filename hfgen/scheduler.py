@@ -57,13 +57,13 @@ class PriorScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.zeros(1, dtype=torch.int64)
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str = "cpu") -> None:
-        """There is one step; any other number is an error."""
+        """Set the one step; raise a UsageError for any other number."""
         if num_inference_steps not in (None, 1):
             raise UsageError(f"This model samples in one step; num_inference_steps={num_inference_steps}.")
         self.timesteps = self.timesteps.to(device)
 
     def sample_prior(self, noise: Noise) -> Tensor:
-        """Latents as training sees them, at temperature 1 and untruncated: (B, *latent_shape)."""
+        """Draw latents as training sees them, at temperature 1 and untruncated: (B, *latent_shape)."""
         if self.config.distribution == "uniform":
             return noise.uniform(*self.config.latent_shape) * 2 - 1
         if self.config.distribution == "logistic":
@@ -82,29 +82,29 @@ class PriorScheduler(SchedulerMixin, ConfigMixin):
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
 
     def sample(self, noise: Noise) -> Tensor:
-        """Latents to sample images from: (B, *latent_shape), at the set temperature and truncation."""
+        """Draw latents to sample images from: (B, *latent_shape), at the set temperature and truncation."""
         if self.config.truncation is None:
             return self.sample_prior(noise) * self.config.temperature
         return self._truncated(noise) * self.config.temperature
 
     def _truncated(self, noise: Noise) -> Tensor:
-        """The normal distribution on [-t, t] by its inverse distribution function: one draw per element."""
+        """Draw the normal distribution on [-t, t] by its inverse distribution function: one draw per element."""
         mass = math.erf(self.config.truncation / math.sqrt(2))
         u = noise.uniform(*self.config.latent_shape).double() * 2 - 1
         z = math.sqrt(2) * torch.erfinv(u * mass)
         return z.clamp(-self.config.truncation, self.config.truncation).float()
 
     def interpolate(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """The latent a fraction t of the way: along the great circle for a normal prior, along the straight line
-        for others. Shapes (B, *latent_shape)."""
+        """Return the latent a fraction t of the way: along the great circle for a normal prior, along the straight
+        line for others. Shapes (B, *latent_shape)."""
         if self.config.distribution != "normal":
             return torch.lerp(start, end, t)
         return slerp(start, end, t)
 
 
 def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
-    """The latent a fraction t of the way between latents of N(0, I), along which their length is kept (White 2016,
-    "Sampling generative networks", section 3). Shapes (B, ...)."""
+    """Interpolate spherically: the latent a fraction t of the way between latents of N(0, I), along which their length
+    is kept (White 2016, "Sampling generative networks", section 3). Shapes (B, ...)."""
     a, b = start.flatten(1), end.flatten(1)
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     omega = torch.arccos(cosine)[:, None]

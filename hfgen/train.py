@@ -1,4 +1,4 @@
-"""What `accelerate launch hfgen/train.py` and `torchrun hfgen/train.py` run: `hfgen train` itself.
+"""Run `hfgen train`, for `accelerate launch hfgen/train.py` and `torchrun hfgen/train.py`.
 
 Where no model is named, this file stands in for diffusers' script train_unconditional.py: its command runs with the
 script's path changed. Such a recipe, with that script's defaults and options, is a plugin's

@@ -78,7 +78,7 @@ class GMMNObjective(Objective):
         self.generator, self.scheduler, self.bandwidths = generator, scheduler, bandwidths
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of the generator."""
+        """Yield the update of the generator."""
         samples = self.generator(self.scheduler.sample_prior(self.noise))
         loss = squared_mmd(samples, batch["pixel_values"], self.bandwidths)
         yield Update("generator", loss.clamp(min=1e-12).sqrt())  # at 0 the root has no slope

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
             error.show()
         code = error.exit_code
     except HFGenError as error:
-        told = isinstance(error, Interrupted) and error.told
+        told = isinstance(error, Interrupted) and error.reported
         code = _report(str(error), error.exit_code, isinstance(error, AGREED), told)
     except (KeyboardInterrupt, click.Abort):
         code = _report("Stopped; nothing further was saved.", 130)

@@ -1,4 +1,4 @@
-"""What goes into a pipeline and comes out of it: images, labels and seeds, checked; tensors as pictures."""
+"""Images as pipelines take and give them: checked tensors, pictures, grids, files."""
 
 import math
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_images(images: Tensor, shape: Sequence[int]) -> None:
-    """Raise a UsageError unless they are float, in [-1, 1] and (B, *shape); warn where they seem to be in [0, 1]."""
+    """Raise a UsageError unless images are float, in [-1, 1] and (B, *shape); warn if they seem to be in [0, 1]."""
     if not isinstance(images, Tensor):
         raise UsageError(
             f"Images are a {type(images).__name__}; expected a tensor (B, C, H, W) of floats in [-1, 1], such as\n"
@@ -37,16 +37,18 @@ def check_images(images: Tensor, shape: Sequence[int]) -> None:
             f"Images lie in [{low:g}, {high:g}]; expected [-1, 1]: x / 127.5 - 1 of bytes, 2 x - 1 of [0, 1]."
         )
     if low == 0 and high > 0.5:
-        warnings.warn("All images lie in [0, 1]; expected [-1, 1], of which that would be 2 x - 1.", stacklevel=4)
+        warnings.warn(
+            "All images lie in [0, 1]; expected [-1, 1]. If their range is [0, 1], give 2 x - 1.", stacklevel=4
+        )
 
 
 def postprocess(images: Tensor, output_type: str = "pil") -> Any:
-    """Images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, by diffusers' own rounding."""
+    """Return images in [-1, 1], shape (B, C, H, W), as PIL, numpy or torch, rounded as by diffusers."""
     return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Row by row, about as many rows as columns unless told; the last row is filled with black."""
+    """Arrange images row by row, by default in about as many rows as columns; the last row is filled with black."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     width, height = images[0].size
@@ -63,7 +65,7 @@ def draw(
     batch_size: int = 64,
     **options: Any,
 ) -> list[Image.Image]:
-    """One PIL image per seed, drawn in batches; the batch size changes nothing but memory and speed.
+    """Sample one PIL image per seed, in batches; their size changes only memory and speed.
 
     Args:
         options: what the pipeline's call takes beyond seeds and labels.
@@ -77,14 +79,14 @@ def draw(
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture, whole in memory, its file closed."""
+    """Read an image into memory and close its file."""
     with Image.open(path) as image:
         image.load()
         return image.copy()
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write under another name first, so that a half-written picture never bears the real one."""
+    """Write an image under another name, then rename it, so that no half-written file has the real name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:

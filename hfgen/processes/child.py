@@ -53,7 +53,7 @@ def tell_error(message: str, code: int, agreed: bool) -> None:
 def tell_now(error: Interrupted) -> None:
     """Print that the training was stopped, before anything slow: a launcher may not wait for that."""
     tell_error(str(error), error.exit_code, agreed=True)
-    error.told = True
+    error.reported = True
 
 
 def follow_launcher() -> None:

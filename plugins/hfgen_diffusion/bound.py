@@ -32,12 +32,12 @@ class BoundTerms(NamedTuple):
 def bound_terms(
     denoise: Denoiser, process: ForwardProcess, x0: Tensor, noise: Noise, num_timesteps: int | None, clip: Clip
 ) -> BoundTerms:
-    """All terms, with one ε for each level and image.
+    """Compute all terms of the bound, with one ε for each level and image.
 
     Args:
         x0: images of bytes, k / 127.5 - 1.
-        num_timesteps: of the T - 1 levels above 0, so many: one at random of each of as many parts, counted as
-            often as its part has levels, which leaves the expectation as it is. None is all.
+        num_timesteps: how many of the T - 1 levels above 0 are used: one at random from each of as many parts,
+            weighted by the levels in its part, which leaves the expectation unchanged. None uses all.
     """
     levels = process.num_train_timesteps - 1
     decoder = decoder_term(denoise, process, x0, noise, clip)
@@ -90,7 +90,7 @@ def decoder_term(denoise: Denoiser, process: ForwardProcess, x0: Tensor, noise: 
 
 
 def posterior_kl(process: ForwardProcess, x0: Tensor, x0_hat: Tensor, t: Tensor, v: Tensor | None) -> Tensor:
-    """Of each element, for t >= 1: both are Gaussians whose means differ only by what they take for x_0."""
+    """KL divergence of each element, for t >= 1: two Gaussians whose means differ only in their x_0."""
     a_t, a_p = _alphas(process, t)
     from_x0, _ = posterior_weights(a_t, a_p)
     small = small_log_variance(process, t)

@@ -48,12 +48,12 @@ class Diffusers(Converter):
 
     @classmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
-        """By its index, or by the class that a config names."""
+        """Recognize a folder by its index, or by the class that a config names."""
         return source.has(HFGenPipeline.config_name) or ModelFolder(source.path).single is not None
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """The same folder with safetensors under today's names, loaded as any other."""
+        """Copy the folder with safetensors under today's names, and load it like any other."""
         folder = ModelFolder(source.path, source.name)
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "model"
@@ -70,7 +70,7 @@ class Diffusers(Converter):
 
 
 def _assumed(pipeline: HFGenPipeline, single: str) -> list[str]:
-    """Of a single model: the schedulers that it was given, in sentences."""
+    """Describe the schedulers that a single model was given, in sentences."""
     notes = []
     for name, part in pipeline.components.items():
         if isinstance(part, SchedulerMixin):
@@ -125,7 +125,7 @@ def _refuse(source: ForeignFiles, index: Mapping[str, Any], model: str | None) -
 
 
 def _copy_component(source: ForeignFiles, folder: Path, place: Path, name: str) -> dict[str, StateDict]:
-    """Configs as they are, weights as one file; nothing is returned of a component without weights."""
+    """Copy configs unchanged and write weights as one file; return {} for a component without weights."""
     place.mkdir(parents=True, exist_ok=True)
     prefix = "" if folder == source.path else f"{folder.name}/"
     is_scheduler = name == "scheduler"
@@ -162,8 +162,8 @@ def _modern(name: str) -> str:
 
 
 def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path) -> tuple[str, dict[str, Any]]:
-    """The component that a single model is of a family, and the index of a pipeline with it; schedulers are written
-    as the options say."""
+    """Return the name of the component that a single model is in a family, and the index of a pipeline with it; write
+    schedulers with the given options."""
     family = get_family(model)
     choices = component_choices(family.load())
     names = [name for name, classes in choices.items() if class_name in {c.__name__ for c in classes}]
@@ -182,7 +182,7 @@ def _indexed(class_name: str, model: str, options: ConverterOptions, place: Path
 
 
 def _with_options(pipeline: HFGenPipeline, options: ConverterOptions) -> HFGenPipeline:
-    """With the settings of its scheduler that the user gave; a network's are those of its weights."""
+    """Give a pipeline's scheduler the user's settings; a network keeps those of its weights."""
     for name, given in options.items():
         part = pipeline.components.get(name)
         if not isinstance(part, SchedulerMixin):

@@ -44,7 +44,7 @@ LAST_BETA = 0.999
 
 
 class DDPMPipeline(HFGenPipeline):
-    """Draws images by undoing noise, step after step, by whichever scheduler it holds.
+    """Samples images by removing noise step by step, by the scheduler that it holds.
 
     With a `DDPMScheduler` that is ancestral sampling, by default through all T levels with the variance that the
     scheduler names; through fewer, `fixed_large` would leave noise in the images, and β̃ (`fixed_small`) is drawn
@@ -110,7 +110,7 @@ class DDPMPipeline(HFGenPipeline):
 
     @property
     def validation_options(self) -> dict[str, Any]:
-        """A grid in all the steps would take longer than the training between two."""
+        """Options of validation grids: in few steps, since all would take longer than the training between grids."""
         return {"num_inference_steps": min(FEW, self.scheduler.config.num_train_timesteps)}
 
     # --- sampling ---------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class DDPMPipeline(HFGenPipeline):
         return sampling.solve(denoise, scheduler, x, self._progress, step_options(scheduler, noise))
 
     def _progress(self, steps_taken: Sequence[Any]) -> Iterable[Any]:
-        """A bar where someone looks on, as `set_progress_bar_config` has it."""
+        """Show a progress bar on a terminal, with `set_progress_bar_config`'s options."""
         if not hasattr(self, "_progress_bar_config"):
             self.set_progress_bar_config(disable=None, leave=False)  # None: off a terminal there is none
         return self.progress_bar(steps_taken)
@@ -232,7 +232,7 @@ class DDPMPipeline(HFGenPipeline):
         seeds: Sequence[int] | None = None,
         num_inference_steps: int | None = None,
     ) -> Tensor:
-        """The noise from which DDIM draws each image, (B, C, H, W): DDIM inversion (Song et al. 2021, section 4.3).
+        """The noise from which DDIM samples each image, (B, C, H, W): DDIM inversion (Song et al. 2021, section 4.3).
 
         The more steps, by default 50, the closer `decode` with as many comes to the image. Nothing is drawn, and
         nothing is clipped.
@@ -251,7 +251,7 @@ class DDPMPipeline(HFGenPipeline):
     def decode(
         self, latents: Tensor, class_labels: Tensor | None = None, num_inference_steps: int | None = None
     ) -> Tensor:
-        """The image that DDIM draws from each latent, with η = 0 and nothing clipped, whatever the scheduler.
+        """Return the image that DDIM samples from each latent, with η = 0 and without clipping.
 
         Raises:
             UsageError: latents of another shape.
@@ -263,7 +263,7 @@ class DDPMPipeline(HFGenPipeline):
             return sampling.ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, way, "none")
 
     def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """The latent a fraction t of the way, along the great circle."""
+        """Return the latent a fraction t of the way, along the great circle."""
         return slerp(start, end, t)
 
     def _levels(self, num_inference_steps: int | None) -> list[int]:
@@ -335,7 +335,7 @@ class DDPMPipeline(HFGenPipeline):
     def parts(
         self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess
     ) -> Iterator[likelihoods.Part]:
-        """As many images at once as are quick, with the network under their labels and their noise."""
+        """Yield the images in parts that are quick to compute, with the network for their labels and their noise."""
         size = max(1, likelihoods.ELEMENTS // x[0].numel())
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
@@ -345,7 +345,7 @@ class DDPMPipeline(HFGenPipeline):
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As `HFGenPipeline.save_pretrained`; warns of a scheduler that plain diffusers would use wrongly."""
+        """Save as `HFGenPipeline.save_pretrained`; warn of a scheduler that plain diffusers would use wrongly."""
         super().save_pretrained(save_directory, **kwargs)
         name = type(self.scheduler).__name__
         if scales_input(self.scheduler):

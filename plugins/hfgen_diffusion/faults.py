@@ -20,7 +20,7 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Raise a UsageError of a scheduler whose config cannot be right; warn where diffusers would compute otherwise."""
+    """Raise a UsageError for a scheduler with an invalid config; warn where diffusers would compute otherwise."""
     config, name = scheduler.config, type(scheduler).__name__
     if not {"num_train_timesteps", "beta_start"} <= set(config) or not hasattr(scheduler, "betas"):
         raise UsageError(f"{name} says nothing of a diffusion's noise levels; it cannot stand in a diffusion model.")
@@ -56,7 +56,7 @@ def check_betas(betas: Tensor, config: Any) -> None:
 
 
 def warn_of_a_low_start(level: int, alpha_bar: float) -> None:
-    """Sampling starts from noise alone, so the first level must be nearly that."""
+    """Warn if the first level is not nearly pure noise, from which sampling starts."""
     if alpha_bar > LOW_START:
         warnings.warn(
             f"the first level, {level}, should still hold {100 * alpha_bar:.0f} % of the image's variance, and "
@@ -79,7 +79,7 @@ def variance_type_of(scheduler: Any) -> str:
 
 
 def warn_of_other_steps(name: str, timesteps: list[int], num_train_timesteps: int, adds_noise: bool) -> None:
-    """Say where plain diffusers would draw another image, since it steps to another level than the next listed one.
+    """Warn if plain diffusers would sample another image, since it steps to another level than the next listed one.
 
     Args:
         name: class of the scheduler.

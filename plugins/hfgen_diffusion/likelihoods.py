@@ -1,4 +1,4 @@
-"""ln p(x) of a diffusion, as a bound and as an estimate, each called what it is."""
+"""ln p(x) of a diffusion, as a bound and as an estimate, each named as such."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a diffusion's network is trained to: noise, image or velocity; the simple loss, the bound, or both."""
+"""Diffusion's training: the network predicts noise, image or velocity; the simple loss, the bound, or both."""
 
 import math
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class DDPMObjective(Objective):
         yield Update("unet", loss + self.bound_weight * bound, metrics)
 
     def _labels(self, batch: Batch) -> Tensor | None:
-        """The classes, of which some are dropped: then it is the one after the last."""
+        """Drop some of the classes: a dropped one becomes the label after the last."""
         labels = batch.get("class_labels")
         if labels is None or self.null_class is None or not self.conditioning_dropout_prob:
             return labels

@@ -37,7 +37,7 @@ class ForwardProcess:
         betas = betas_of(scheduler)
         check_betas(betas, config)
         alphas = (1 - betas).cumprod(0)
-        # a DDPMScheduler made from a DDIM's config keeps the entry, of which its own `step` knows nothing
+        # a DDPMScheduler made from a DDIM's config keeps the entry, which its own `step` ignores
         held = hasattr(scheduler, "final_alpha_cumprod") and not config.get("set_alpha_to_one", True)
         end = float(alphas[0]) if held else 1.0
         self.alphas_cumprod = torch.cat([alphas, torch.tensor([end], dtype=torch.float64)])
@@ -50,7 +50,7 @@ class ForwardProcess:
 
     @property
     def default_clip(self) -> Clip:
-        """What the scheduler's config says: x_0 is cut off at its range, or it is not."""
+        """Clipping as in the scheduler's config: x_0 is clipped to its range, or it is not."""
         return "x0" if self.config.get("clip_sample", False) or self.config.get("thresholding", False) else "none"
 
     def alpha_bar(self, level: int) -> float:
@@ -89,7 +89,7 @@ class ForwardProcess:
         return x0, epsilon
 
     def target(self, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-        """What the network's output is trained to be."""
+        """Return the target that the network's output is trained to match."""
         if self.prediction_type == "epsilon":
             return epsilon
         signal, noise = self.scales(t)

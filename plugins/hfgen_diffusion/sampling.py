@@ -1,4 +1,4 @@
-"""From noise to images: DDPM's ancestral sampling, DDIM and its inversion, and diffusers' other solvers.
+"""Sampling, from noise to images: DDPM's ancestral sampling, DDIM and its inversion, diffusers' other solvers.
 
 The first three have float64 coefficients and step to the next listed level, where diffusers' own `step` guesses it.
 A denoiser is a network with its conditions: (x_t, t) -> its output; t has no axes. The state x is kept in float32.
@@ -93,13 +93,13 @@ def solve(
     wrap: Callable[[Sequence[Any]], Iterable[Any]],
     options: dict[str, Any],
 ) -> Tensor:
-    """By diffusers' own `scheduler.step`, with its scale of the noise and of the network's input.
+    """Sample by diffusers' own `scheduler.step`, with its scale of the noise and of the network's input.
 
     Args:
         x: noise, N(0, I).
         scheduler: with its timesteps set.
         wrap: shows the progress.
-        options: what `step` takes beyond, such as a list of generators.
+        options: further arguments of `step`, such as a list of generators.
     """
     x = x * scheduler.init_noise_sigma
     for t in wrap(scheduler.timesteps):
@@ -117,7 +117,7 @@ def split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def posterior_weights(a_t: Any, a_p: Any) -> tuple[Any, Any]:
-    """Of x_0 and of x_t in the mean of q(x_p|x_t, x_0) (Ho et al. 2020, eq. 7), for ᾱ of any two levels p < t."""
+    """Return the weights of x_0 and x_t in the mean of q(x_p|x_t, x_0), any p < t (Ho et al. 2020, eq. 7)."""
     alpha = a_t / a_p
     return a_p**0.5 * (1 - alpha) / (1 - a_t), alpha**0.5 * (1 - a_p) / (1 - a_t)
 

@@ -25,7 +25,7 @@ SOLVERS = (  # each gives the right spread on Gaussian data: tests/families/test
 
 
 def usable(scheduler: Any) -> Any:
-    """A scheduler of its own, since `step` remembers.
+    """Return a copy of the scheduler, since `step` keeps state.
 
     Raises:
         UsageError: one, or a setting, that would draw something else than what the model has learned.
@@ -51,7 +51,7 @@ def usable(scheduler: Any) -> Any:
 
 
 def set_timesteps(scheduler: Any, num_inference_steps: int | None, default: int, device: torch.device) -> None:
-    """So many steps, at most half of the levels: closer ones lead some solvers astray without an error.
+    """Set the number of steps, at most half of the levels: with more, some solvers fail without an error.
 
     Raises:
         UsageError: more or fewer than the solver can take.
@@ -67,11 +67,11 @@ def set_timesteps(scheduler: Any, num_inference_steps: int | None, default: int,
 
 
 def scales_input(scheduler: Any) -> bool:
-    """Whether its noise is not N(0, I), which the network's input is then made of."""
+    """Return True for a solver whose noise is not N(0, I): the network's input is scaled from it."""
     return float(scheduler.init_noise_sigma) != 1.0
 
 
 def step_options(scheduler: Any, noise: SeededNoise) -> dict[str, Any]:
-    """Each image's own generator, where the solver draws."""
+    """Return the options of `step`: each image's own generator, if the solver draws noise."""
     takes = inspect.signature(scheduler.step).parameters
     return {"generator": noise.generators} if "generator" in takes else {}

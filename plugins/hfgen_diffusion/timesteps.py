@@ -1,4 +1,4 @@
-"""Which of the T levels a sampler visits."""
+"""The choice of levels, among all T, that a sampler visits."""
 
 import math
 import operator
@@ -36,7 +36,7 @@ def timesteps_of(scheduler: Any, num_inference_steps: int, spacing: str | None =
 
 
 def check_count(num_inference_steps: int, most: int) -> None:
-    """Raise a UsageError unless it is a whole number from 1 to the most."""
+    """Raise a UsageError unless the number of steps is a whole number from 1 to the most."""
     whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
     if not whole or not 1 <= num_inference_steps <= most:
         raise UsageError(f"num_inference_steps is {num_inference_steps!r}; this model has {most}.")

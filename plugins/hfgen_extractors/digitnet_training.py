@@ -1,9 +1,9 @@
-"""Trains `digitnet-mnist`, on one thread in about a minute, the same weights each time on the same machine.
+"""Train `digitnet-mnist`, on one thread in about a minute, the same weights each time on the same machine.
 
     python -m hfgen_extractors.digitnet_training ylecun/mnist digitnet.safetensors
 
 AdamW and a one-cycle learning rate (Smith & Topin 2018, arXiv:1708.07120), images shifted by up to two pixels; the
-last 10,000 training images are left out and tell the accuracy of validation, by which nothing is chosen.
+last 10,000 training images are left out for validation accuracy, by which nothing is chosen.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ TRAINED, EPOCHS, BATCH = 50_000, 8, 128
 
 
 def train(images: Tensor, labels: Tensor, seed: int = 0) -> DigitNet:
-    """A classifier of images (N, 1, 28, 28), uint8; its buffers are not set yet."""
+    """Train a classifier of images (N, 1, 28, 28), uint8; its buffers are not set yet."""
     torch.manual_seed(seed)
     model = DigitNet().train()
     steps = TRAINED // BATCH
@@ -42,7 +42,7 @@ def train(images: Tensor, labels: Tensor, seed: int = 0) -> DigitNet:
 
 
 def shifted(images: Tensor) -> Tensor:
-    """Four groups, each rolled by up to two pixels either way: digits stand clear of the border."""
+    """Roll four groups of images by up to two pixels either way: digits do not touch the border."""
     moves = torch.randint(-2, 3, (4, 2)).tolist()
     return torch.cat([part.roll(move, (2, 3)) for part, move in zip(images.chunk(4), moves, strict=True)])
 
@@ -57,7 +57,7 @@ def standardize(model: DigitNet, images: Tensor) -> None:
 
 @torch.no_grad()
 def accuracy(model: DigitNet, images: Tensor, labels: Tensor) -> float:
-    """Fraction of the images that are told right."""
+    """Return the fraction of the images that are classified correctly."""
     found = torch.cat([model.classify(model(part)).argmax(1) for part in images.split(500)])
     return float((found == labels).double().mean())
 

@@ -82,7 +82,7 @@ class DINOv2Base(DINOv2):
 
 
 class DINOv2Large(DINOv2):
-    """304 M parameters, 1024 features: what published values of FD-DINOv2 are of."""
+    """304 M parameters, 1024 features: the network of published values of FD-DINOv2."""
 
     name: ClassVar[str] = "dinov2-large"
     repository: ClassVar[str] = "facebook/dinov2-large"

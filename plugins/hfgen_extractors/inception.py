@@ -33,7 +33,7 @@ class Inception(FeatureExtractor):
         return self.network(images)[0]
 
     def classify(self, features: Tensor) -> Tensor:
-        """Without the last layer's bias, as the Inception score of the literature is computed."""
+        """Return logits without the last layer's bias, as the Inception score is computed in the literature."""
         return features @ self.network.fc.weight.T  # type: ignore[union-attr,operator]
 
     @classmethod

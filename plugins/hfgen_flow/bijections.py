@@ -19,12 +19,12 @@ Preprocessing = Literal["logit_alpha", "logit_2alpha", "logit_halfalpha", "glow"
 
 
 def sum_of(log_det: Tensor) -> Tensor:
-    """Of all elements of each image: (B, ...) -> (B,)."""
+    """Sum all elements of each image: (B, ...) -> (B,)."""
     return log_det.flatten(1).sum(1)
 
 
 class Preprocess(nn.Module):
-    """What stands before a flow of images: v in [0, 1] -> an unbounded or centerd range.
+    """Preprocessing of a flow of images: v in [0, 1] -> an unbounded or centered range.
 
     `"logit_alpha"`: logit(alpha + (1 - alpha) v), the text of Dinh et al. 2017 (arXiv:1605.08803, section 4.1);
     `"logit_2alpha"`: logit(alpha + (1 - 2 alpha) v), their code; `"logit_halfalpha"`: logit(alpha / 2 +
@@ -145,18 +145,18 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _actnorms(module: nn.Module) -> Iterator[Any]:
-    """By what they have: bundled code has an ActNorm of its own in each file."""
+    """Find ActNorms by their attribute: bundled code has an ActNorm of its own in each file."""
     return (part for part in module.modules() if hasattr(part, "initialized"))
 
 
 def is_initialized(module: nn.Module) -> bool:
-    """Whether every ActNorm in it has seen its batch; true where there is none."""
+    """Return True if every ActNorm in the module has seen its batch, or there is none."""
     flags = [part.initialized for part in _actnorms(module)]
     return not flags or bool(torch.stack(flags).all())
 
 
 def require_initialized(module: nn.Module) -> None:
-    """Raise a UsageError unless every ActNorm in it has seen its batch."""
+    """Raise a UsageError unless every ActNorm in the module has seen its batch."""
     if not is_initialized(module):
         raise UsageError(
             f"This {type(module).__name__} is not initialized: its actnorm layers take statistics from one batch.\n"

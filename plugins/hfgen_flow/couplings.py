@@ -1,4 +1,4 @@
-"""Coupling layers: one part of x goes through as it is, and says by a network how the other part is transformed.
+"""Coupling layers: one part of x passes unchanged, and a network of it gives the parameters for the other part.
 
 The elementwise transforms take (x, h) with the network's output h (B, C P, H, W): P parameters for each channel of x,
 beside each other.
@@ -119,9 +119,9 @@ def run(network: nn.Module, x: Tensor) -> Tensor:
 
 
 class CheckerboardCoupling(nn.Module):
-    """Pixels with (i + j + parity) even go through, the others are transformed (Dinh et al. 2017, section 3.4).
+    """A coupling that keeps pixels with (i + j + parity) even, transforms the others (Dinh et al. 2017, section 3.4).
 
-    The network is told which pixels it sees.
+    The network gets a plane that marks the pixels it sees.
 
     Args:
         context_channels: of images of the same size that the network sees too.
@@ -159,7 +159,7 @@ class CheckerboardCoupling(nn.Module):
 
 
 class ChannelCoupling(nn.Module):
-    """One part of the channels goes through, the other is transformed (Dinh et al. 2017, section 3.4).
+    """A coupling that keeps one part of the channels and transforms the other (Dinh et al. 2017, section 3.4).
 
     Args:
         num_kept: channels that go through: the first, or with `reverse` the last.

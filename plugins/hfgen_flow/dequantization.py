@@ -1,4 +1,4 @@
-"""From integers to reals: v = (x + u) / n with u in [0, 1) drawn from q(u|x), so that a density of v bounds P(x):
+"""Dequantization, integers to reals: v = (x + u) / n with u in [0, 1) from q(u|x), so that a density of v bounds P(x):
 ln P(x) >= E_q[ln p(v) - ln q(u|x)] - D ln n (Theis et al. 2016, arXiv:1511.01844, section 3.1; Ho et al. 2019,
 arXiv:1902.00275, eq. 8)."""
 
@@ -75,7 +75,7 @@ class VariationalDequantizer(FlowModel):
         self.logit, self.sigmoid = Logit(), Sigmoid()
 
     def forward(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """As UniformDequantizer's; ln q(u|x) is of the u that was drawn."""
+        """Dequantize as UniformDequantizer; ln q(u|x) is that of the u that was drawn."""
         num_values = 2**self.config.num_bits
         context = levels * (2 / (num_values - 1)) - 1
         z, log_det = self.logit(uniform.clamp(1 - BELOW_ONE, BELOW_ONE))

@@ -1,4 +1,4 @@
-"""What normalizing flows have in common: images -> latents of the same number of dimensions and back, exactly."""
+"""The base of normalizing flows: images -> latents of the same number of dimensions and back, exactly."""
 
 import contextlib
 import math
@@ -72,7 +72,7 @@ class FlowObjective(Objective):
         self.num_values = num_values_of(getattr(dequantizer, "module", dequantizer))
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of the flow, and of a dequantizer that learns."""
+        """Yield the update of the flow, and of a dequantizer that learns."""
         images = batch["pixel_values"]
         levels = images_to_levels(images, self.num_values)
         v, log_q = self.dequantizer(levels, self.noise.uniform(*images.shape[1:]))
@@ -119,7 +119,7 @@ def log_probability(log_prior: Tensor, log_det: Tensor, log_q: Tensor, num_dimen
 
 
 def num_values_of(dequantizer: nn.Module) -> int:
-    """How many values a pixel can take."""
+    """The number of values that a pixel can take."""
     config: Any = dequantizer.config
     return 2**config.num_bits
 
@@ -128,7 +128,7 @@ def num_values_of(dequantizer: nn.Module) -> int:
 
 
 class RoundTrip(NamedTuple):
-    """How exactly images come back from their latents.
+    """The error of a round trip from images to latents and back.
 
     Attributes:
         max_error: of any pixel before rounding down, of a range of 1.
@@ -206,7 +206,7 @@ class FlowPipeline(HFGenPipeline):
 
     @property
     def num_values(self) -> int:
-        """How many values a pixel can take."""
+        """The number of values that a pixel can take."""
         return num_values_of(self.dequantizer)
 
     # --- images and latents -----------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class FlowPipeline(HFGenPipeline):
 
     @torch.no_grad()
     def encode(self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
-        """All latents of each image, (B, D), those that are factored out first at the front.
+        """Return all latents of each image, (B, D), with those that are factored out first at the front.
 
         Args:
             seeds: of the dequantization noise, kept off the edges between values; default 0, 1, 2 ...
@@ -246,7 +246,7 @@ class FlowPipeline(HFGenPipeline):
     def sample(
         self, noise: SeededNoise, class_labels: Tensor | None = None, num_inference_steps: int | None = None
     ) -> Tensor:
-        """As `decode` of latents drawn from the prior, but coupling networks run in the precision that they have."""
+        """Sample images as `decode` of latents from the prior, with coupling networks in their own precision."""
         self.scheduler.set_timesteps(num_inference_steps)
         return self._draw(*self._checked(self.latents(noise), class_labels))
 
@@ -287,7 +287,7 @@ class FlowPipeline(HFGenPipeline):
 
     @contextlib.contextmanager
     def _exactly(self) -> Iterator[None]:
-        """Within, nothing is computed in half precision, nor in training mode."""
+        """Compute in full precision and in eval mode for a while."""
         models = list(self.models().values())
         with eval_mode(models), without_half(models), full_precision(self._execution_device):
             yield
@@ -380,14 +380,14 @@ class FlowPipeline(HFGenPipeline):
 
 
 def inside_bins(v: Tensor, levels: Tensor, num_values: int) -> Tensor:
-    """Each v at least EDGE of a bin away from the next value: what float32 rounds off does not carry it there."""
+    """Keep each v at least EDGE of a bin away from the next value, so that float32's rounding does not change it."""
     return (levels + (v * num_values - levels).clamp(EDGE, 1 - EDGE)) / num_values
 
 
 def _parts(
     levels: Tensor, uniform: Tensor, class_labels: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Each image with each of its draws (B, K, C, H, W), as many at once as fit a cache."""
+    """Yield each image with each of its draws (B, K, C, H, W), in parts that fit a cache."""
     count, (size, num_draws) = levels[0].numel(), uniform.shape[:2]
     rows = torch.arange(size, device=levels.device).repeat_interleave(num_draws)
     flat = uniform.flatten(0, 1)

@@ -122,7 +122,7 @@ class Glow(FlowModel):
 
 
 class Step(nn.Module):
-    """One step of flow: actnorm, 1x1 convolution, coupling (section 3, figure 2)."""
+    """A step of flow: actnorm, 1x1 convolution, coupling (section 3, figure 2)."""
 
     def __init__(self, num_channels: int, hidden_channels: int, make_transform: Any, convolution: str) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Step(nn.Module):
 
 
 class SplitPrior(nn.Module):
-    """Of half of the channels, N(mean, e^(2 logs)) given the other half, by a 3x3 convolution (code of the paper)."""
+    """A prior of half of the channels, N(mean, e^(2 logs)) given the other half, by a 3x3 convolution (its code)."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Level(nn.Module):
         self.squeeze, self.steps, self.split = Squeeze(squeeze_factor), nn.ModuleList(steps), split
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """What goes on, what was factored out, and the log-determinant."""
+        """Return the channels that go on, those that are factored out, and the log-determinant."""
         x, log_det = self.squeeze(x)
         for step in self.steps:
             x, term = step(x)

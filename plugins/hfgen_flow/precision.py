@@ -12,15 +12,15 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class CouplingNetwork(nn.Module):
-    """What may be in half precision: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
+    """A network that may be in half precision: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
 
 
 class FlowModel(ModelMixin, ConfigMixin):
-    """A model of which only the coupling networks are ever in half precision, however that is asked for."""
+    """A model that keeps all but its coupling networks out of half precision, however that is requested."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
-        """As `ModelMixin.from_pretrained`."""
+        """Load as `ModelMixin.from_pretrained`; only coupling networks take a half-precision dtype."""
         name = "dtype" if "dtype" in kwargs else "torch_dtype"
         dtype = kwargs.get(name)
         if dtype not in HALF:
@@ -32,7 +32,7 @@ class FlowModel(ModelMixin, ConfigMixin):
         return loaded.to(dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As `torch.nn.Module.to`."""
+        """Move as `torch.nn.Module.to`; only coupling networks take a half-precision dtype."""
         dtype = kwargs.get("dtype", next((value for value in args if isinstance(value, torch.dtype)), None))
         if dtype not in HALF:
             return super().to(*args, **kwargs)
@@ -57,7 +57,7 @@ class FlowModel(ModelMixin, ConfigMixin):
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Within, convolutions and matrix products are not cast to half precision, nor rounded to TF32 on CUDA."""
+    """Keep convolutions and matrix products from half precision, and on CUDA from TF32, for a while."""
     with torch.autocast(device.type, enabled=False), without_tf32() if device.type == "cuda" else _NOTHING:
         yield
 
@@ -67,7 +67,7 @@ _NOTHING = contextlib.nullcontext()
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within, CUDA does not round the inputs of float32 convolutions to 10 bits, as it does by default."""
+    """Keep CUDA from rounding the inputs of float32 convolutions to 10 bits, its default, for a while."""
     cudnn: Any = torch.backends.cudnn  # torch's types do not have its switches
     switches = (cudnn.conv, torch.backends.cuda.matmul)
     kept = [switch.fp32_precision for switch in switches]
@@ -82,7 +82,7 @@ def without_tf32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_half(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, weights in half precision are in float32."""
+    """Turn weights in half precision into float32 for a while."""
     kept = [(p, p.data) for model in models for p in model.parameters() if p.dtype in HALF]
     try:
         for parameter, data in kept:

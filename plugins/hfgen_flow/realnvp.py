@@ -142,7 +142,7 @@ class Scale(nn.Module):
         self.squeeze, self.alternate, self.num_kept = Squeeze(), AlternateSqueeze(), half
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What goes on, what was factored out, and the log-determinant."""
+        """Return the channels that go on, those that are factored out, and the log-determinant."""
         x, log_det = _forward(self.boards, x)
         x, term = _forward(self.by_channels, self.squeeze(x)[0])
         y, _ = self.alternate(self.squeeze.inverse(x))

@@ -40,7 +40,7 @@ def _filled(like: Tensor, value: float) -> Tensor:
 
 
 def _bin(values: Tensor, ends: Tensor, *of_knots: Tensor) -> list[Tensor]:
-    """For each value, of each of `of_knots` what stands at the left and at the right end of its bin."""
+    """Return, for each value, each of `of_knots` at the left and at the right end of its bin."""
     index = (values[..., None] >= ends[..., 1:-1]).sum(-1, keepdim=True)
     return [t.gather(-1, place)[..., 0] for t in of_knots for place in (index, index + 1)]
 

@@ -61,7 +61,7 @@ ASSUMED = (
 
 
 def _is_tutorial(tensors: Tensors) -> bool:
-    """By the names of all tensors; or by all that a network has, so that those beside them are named later."""
+    """Recognize a network by the names of its tensors; extra tensors are reported when it is read."""
     first = tensors.get("main.0.weight")
     if first is None or first.ndim != 4:
         return False
@@ -71,7 +71,7 @@ def _is_tutorial(tensors: Tensors) -> bool:
 
 
 def _has_all(tensors: Tensors, names: Iterable[str]) -> bool:
-    """Whether these are all there, and a BatchNorm among them: else they could be any network's."""
+    """Return True if all names are there, with a BatchNorm's among them: else they could be any network's."""
     names = [name for name in names if not name.endswith(BATCH_NORM_COUNTER)]
     return any(name.endswith("running_mean") for name in names) and all(name in tensors for name in names)
 
@@ -119,7 +119,7 @@ class TorchGAN(Converter):
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """Its activation is LeakyReLU(0.2) unless `generator.activation` says otherwise."""
+        """Read the generator; its activation is LeakyReLU(0.2) unless `generator.activation` says otherwise."""
         networks = {key: tensors for key, tensors in source.networks().items() if _is_torchgan(tensors)}
         generators = {k: t for k, t in networks.items() if not any(name.startswith("disc.") for name in t)}
         generator = the_one(generators, "generator", source)
@@ -217,7 +217,7 @@ def build(
     """
     first, *_, last = kernels = list(kernels)
     if len(kernels) < 2:
-        raise UsageError("A generator of one layer is no DCGAN.")
+        raise UsageError("A generator of one layer is not a DCGAN.")
     widths = [kernel.shape[1] for kernel in kernels[:-1]]
     if widths != [
         last.shape[0] * 2**i for i in reversed(range(len(widths)))

@@ -48,7 +48,7 @@ class AutoencoderKLObjective(Objective):
         yield Update("vae", *elbo_loss(self.likelihood.log_prob(parameters, x), kl, regularizer))
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The optimal sigma takes in the step's error."""
+        """Update the optimal sigma by the step's error."""
         self.likelihood.finish_step()
         return {}
 
@@ -59,7 +59,7 @@ class AutoencoderKLObjective(Objective):
 
 
 def image_generators(noise: Noise) -> list[torch.Generator]:
-    """One for each image, so that what it draws depends neither on the batch's split nor on its processes."""
+    """Make one generator per image, so that its noise depends neither on the batch's split nor on processes."""
     return [torch.Generator().manual_seed(seed) for seed in noise.integers(2**62).tolist()]
 
 
@@ -88,7 +88,7 @@ def autoencode(vae: nn.Module, x: Tensor, generators: list[torch.Generator]) -> 
 
 
 class AutoencoderKLPipeline(VariationalPipeline):
-    """Samples in one step: z from the scheduler's prior, and of p(x|z) the mean.
+    """Samples in one step: z from the scheduler's prior, then the mean of p(x|z).
 
     Latents are maps, and the prior knows nothing of how their places belong together: reconstructions are good long
     before drawn images are more than texture, which is why latent diffusion learns a prior of its own.
@@ -163,7 +163,7 @@ class AutoencoderKLPipeline(VariationalPipeline):
         beta_scheduler: BetaScheduler | None = None,
         sample_size: int | Sequence[int] | None = None,
     ) -> Self:
-        """A pipeline round a model of plain diffusers.
+        """Make a pipeline around a model of plain diffusers.
 
         Args:
             likelihood: what its output means; by default a Gaussian, whose sigma such a model does not know: it is 1
@@ -172,7 +172,7 @@ class AutoencoderKLPipeline(VariationalPipeline):
             sample_size: side of the images, or height and width; default the model's own.
 
         Raises:
-            UsageError: `vae` is no AutoencoderKL, or the parts do not fit each other.
+            UsageError: `vae` is not an AutoencoderKL, or the parts do not fit each other.
         """
         if not isinstance(vae, AutoencoderKL):
             raise UsageError(f"A {type(vae).__name__} was given; {cls.__name__} takes an AutoencoderKL.")
@@ -188,16 +188,16 @@ class AutoencoderKLPipeline(VariationalPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """As `HFGenPipeline.from_pretrained`; or a bare AutoencoderKL of plain diffusers, such as
-        stabilityai/sd-vae-ft-mse, or the one in the `subfolder` of a larger pipeline, as `from_vae` wraps it.
+        """Load as `HFGenPipeline.from_pretrained`, or load a bare AutoencoderKL of plain diffusers, such as
+        stabilityai/sd-vae-ft-mse, or the one in the `subfolder` of a larger pipeline, and wrap it by `from_vae`.
 
         Args:
             subfolder: where a larger pipeline's folder or repository holds the model; nothing else of it is fetched.
-            kwargs: a bare model takes `dtype`, `variant`, `low_cpu_mem_usage`, what says where on a Hub it is
+            kwargs: a bare model takes `dtype`, `variant`, `low_cpu_mem_usage`, the options of a download
                 (`revision`, `token` ...), and the arguments of `from_vae`.
 
         Raises:
-            LoadError: it is missing, incomplete, damaged, pickled, or no AutoencoderKL.
+            LoadError: it is missing, incomplete, damaged, pickled, or not an AutoencoderKL.
         """
         folder, subfolder = local_folder(pretrained_model_name_or_path, **kwargs), kwargs.pop("subfolder", None)
         if subfolder is None and not folder.is_single:
@@ -241,12 +241,12 @@ def _check_latents(vae: AutoencoderKL, scheduler: PriorScheduler) -> None:
 
 
 def _factor(block_out_channels: Sequence[int]) -> int:
-    """How many times smaller than the image's the latents' side is: every block but the last halves it."""
+    """Return the factor by which latents are smaller than the image: every block but the last halves the side."""
     return 2 ** (len(block_out_channels) - 1)
 
 
 def _blocks(sample_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Channels, kinds of block and groups: what is given, and for the rest what fits it."""
+    """Return channels, kinds of block and groups: the given ones, and defaults that fit them."""
     channels = list(given.get("block_out_channels", SMALL_CHANNELS if sample_size <= SMALL else LARGE_CHANNELS))
     if not channels or any(c < 1 for c in channels):
         raise UsageError(f"vae.block_out_channels is {channels}; it needs the channels of each block, at least one.")
@@ -268,7 +268,7 @@ def _blocks(sample_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups(channels: Sequence[int]) -> int:
-    """At most 32 groups, diffusers' number, of `CHANNELS_PER_GROUP` channels at least.
+    """Return the number of groups: at most 32, as in diffusers, of at least `CHANNELS_PER_GROUP` channels.
 
     >>> _groups([128, 256, 512, 512]), _groups([16, 32, 64]), _groups([6, 12])
     (32, 4, 1)

@@ -1,4 +1,4 @@
-"""How much the KL divergence weighs in a VAE's training, step by step; saved beside the weights."""
+"""The weight of the KL divergence in a VAE's training, step by step; it is saved beside the weights."""
 
 import math
 
@@ -40,7 +40,7 @@ class BetaScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def is_elbo(self) -> bool:
-        """Whether it leaves the ELBO as it is, at every step."""
+        """Return True if the loss is the ELBO at every step."""
         return self.config.beta == 1 and self.config.warmup_steps == 0 and self.config.free_bits == 0
 
     def beta_at(self, step: int) -> float:

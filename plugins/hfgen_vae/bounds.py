@@ -56,6 +56,6 @@ def draw(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 
 
 def flat(function: Callable[..., Tensor], z: Tensor, class_labels: Tensor | None) -> Tensor:
-    """A decoder, which takes one latent a row, on K latents of each image: (B, K, ...) -> (B, K, ...)."""
+    """Call a decoder, which takes one latent a row, on K latents of each image: (B, K, ...) -> (B, K, ...)."""
     labels = None if class_labels is None else class_labels.repeat_interleave(z.shape[1])
     return function(z.flatten(0, 1), labels).unflatten(0, z.shape[:2])

@@ -20,7 +20,7 @@ def smoothed(counts: Tensor, epsilon: float) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """e to the entropy of how often each code was used: K where all are used alike, 1 where one is used alone.
+    """Return e to the entropy of the codes' use: K if all are used equally, 1 if one is used alone.
 
     >>> perplexity(torch.tensor([5, 5, 5, 5])), perplexity(torch.tensor([0, 7, 0, 0]))
     (tensor(4.0000), tensor(1.))
@@ -35,6 +35,6 @@ def commitment_loss(z_e: Tensor, e: Tensor) -> Tensor:
 
 
 def lowest(lots: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The at most `count` lowest of (V,) lots in their order, and their vectors: a random sample of (V, D) vectors."""
+    """Return the `count` lowest of (V,) numbers, sorted, and their vectors: a random sample of (V, D) vectors."""
     lots, order = lots.topk(min(count, len(lots)), largest=False, sorted=True)
     return lots, vectors[order]

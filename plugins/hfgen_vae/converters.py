@@ -1,4 +1,4 @@
-"""Models that pythae saved: VAEs of its own multi-layer perceptrons are hfgen's; of other networks it pickles code."""
+"""Reading models that pythae saved: VAEs of its own multi-layer perceptrons; of other networks it pickles code."""
 
 import math
 from collections.abc import Mapping
@@ -54,12 +54,12 @@ class Pythae(Converter):
 
     @classmethod
     def recognizes(cls, source: ForeignFiles) -> bool:
-        """By its config's file."""
+        """Recognize a model by the name of its config file."""
         return source.has(CONFIG)
 
     @classmethod
     def read(cls, source: ForeignFiles, options: ConverterOptions, model: str | None) -> Conversion:
-        """Widths are those of the tensors; image size, loss and beta those of the config."""
+        """Read widths from the tensors; image size, loss and beta from the config."""
         config = source.json(CONFIG)
         _refuse_other_models(source, config)
         content = source.content(WEIGHTS)
@@ -104,10 +104,10 @@ def _refuse_other_models(source: ForeignFiles, config: Mapping[str, Any]) -> Non
 
 
 def _refuse_other_shapes(source: ForeignFiles, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
-    """Before networks of these sizes are built."""
+    """Raise a UsageError of tensors that do not fit, before networks of their sizes are built."""
     odd = [name for name, tensor in found.items() if tensor.ndim != (2 if name.endswith("weight") else 1)]
     if odd:
-        raise UsageError(f"{source.name}: these are no linear layers: {describe_shapes(found, odd)}.")
+        raise UsageError(f"{source.name}: these are not linear layers: {describe_shapes(found, odd)}.")
     for part in ("weight", "bias"):
         pair = [f"encoder:{head}.{part}" for head in ("mean", "logvar")]
         if found[pair[0]].shape != found[pair[1]].shape:

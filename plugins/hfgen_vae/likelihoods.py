@@ -1,4 +1,4 @@
-"""p(x|z): what the numbers that a decoder gives mean. Any VAE takes any of these.
+"""Likelihoods p(x|z), whose parameters a decoder gives. Any VAE takes any of these.
 
 All images are in [-1, 1]; byte k of 0..255 is the value k / 127.5 - 1. Nothing here is trained by gradients.
 """
@@ -39,11 +39,11 @@ class Likelihood(ModelMixin, ConfigMixin):
         return 1
 
     def observe(self, images: Tensor, noise: Noise) -> Tensor:
-        """The x that this is a distribution of, from images (B, C, H, W) in [-1, 1]; same shape and range."""
+        """Return the x that p(x|z) is defined for, from images (B, C, H, W) in [-1, 1]; same shape and range."""
         return images
 
     def check(self, images: Tensor) -> None:
-        """Raise a UsageError unless `images` are values that this gives a probability."""
+        """Raise a UsageError unless the values of `images` have a probability."""
 
     def check_channels(self, in_channels: int, out_channels: int, component: str) -> None:
         """Raise a UsageError unless a decoder of so many `out_channels` fits images of `in_channels`."""
@@ -79,7 +79,7 @@ class Likelihood(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def statistic(self, parameters: Tensor, x: Tensor) -> Tensor | None:
-        """What `update` wants the global mean of, (...,), or None."""
+        """Return the statistic whose global mean `update` takes, (...,), or None."""
         return None
 
     def update(self, statistic: Tensor) -> None:
@@ -97,7 +97,7 @@ class Likelihood(ModelMixin, ConfigMixin):
             self.statistics.append(statistic.mean())
 
     def finish_step(self) -> None:
-        """`update` by what a step's micro-batches left, of all processes; every process calls it."""
+        """Call `update` with the statistics of a step's micro-batches on all processes; every process calls it."""
         if self.statistics:
             self.update(reduce(torch.stack(self.statistics).mean(), "mean"))
             self.statistics = []
@@ -260,7 +260,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
         return (log_weights + log_bin_mass(x, locations, log_scales)).logsumexp(0)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Of the logistics before binning, cut to [-1, 1]."""
+        """Return the mean of the logistics before binning, cut to [-1, 1]."""
         log_weights, locations, _ = self._split(parameters)
         return (log_weights.exp() * locations).sum(0).clamp(-1, 1)
 

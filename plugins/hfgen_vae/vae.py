@@ -124,7 +124,7 @@ class ConvEncoder(ModelMixin, ConfigMixin):
         self.to_moments = nn.Linear(channels[-1] * sides[-1] ** 2, 2 * latent_dim)
 
     def forward(self, pixel_values: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As MLPEncoder's."""
+        """Encode as MLPEncoder does."""
         x = pixel_values
         if self.config.num_classes:
             planes = _one_hot(class_labels, self.config.num_classes).to(x.dtype)[:, :, None, None]
@@ -159,7 +159,7 @@ class ConvDecoder(ModelMixin, ConfigMixin):
         self.to_parameters = nn.Conv2d(widths[-1], out_channels, 3, 1, 1)
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """As MLPDecoder's."""
+        """Decode as MLPDecoder does."""
         sides = pyramid(self.config.sample_size, self.config.base_channels)[0][::-1]
         x = self.from_latents(_with_label(latents, class_labels, self.config.num_classes))
         x = x.unflatten(1, (-1, sides[0], sides[0]))
@@ -251,7 +251,7 @@ class VAEObjective(Objective):
         self.doubly = gradient_estimator == "doubly_reparameterized"
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of both networks."""
+        """Yield the update of both networks."""
         x, labels = self.likelihood.observe(batch["pixel_values"], self.noise), batch.get("class_labels")
         mean, logvar = self.encoder(x, labels)
         bound = self._importance_weighted if self.importance_weighted else self._elbo
@@ -288,7 +288,7 @@ class VAEObjective(Objective):
         return loss - loss.detach() - bound, {"elbo": log_w.detach().mean()}
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The optimal sigma takes in the step's error."""
+        """Update the optimal sigma by the step's error."""
         self.likelihood.finish_step()
         return {}
 
@@ -302,7 +302,7 @@ class VAEObjective(Objective):
 
 
 class VAEPipeline(VariationalPipeline):
-    """Samples in one step: z from the scheduler's prior, and of p(x|z) the mean.
+    """Samples in one step: z from the scheduler's prior, then the mean of p(x|z).
 
     The likelihood is by default a Gaussian with its optimal sigma, and of gray images a Bernoulli on binarized ones.
 
@@ -345,7 +345,8 @@ class VAEPipeline(VariationalPipeline):
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
-        """Gray images are binarized: of these drawn digits are best (Dai & Wipf 2019, arXiv:1903.05789, table 1)."""
+        """Choose a binary likelihood for gray images: it samples the best digits (Dai & Wipf 2019, arXiv:1903.05789,
+        table 1)."""
         return {"likelihood": "BernoulliLikelihood"} if in_channels == 1 else {}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What VAEs with a Gaussian posterior have in common, whatever their networks: latents, bounds, diagnosis."""
+"""The base of VAEs with a Gaussian posterior, whatever their networks: latents, bounds, diagnosis."""
 
 from collections.abc import Iterator, Sequence
 
@@ -76,7 +76,7 @@ class VariationalPipeline(HFGenPipeline):
             return self.posterior(x, self._labels_of(x, class_labels))[0]
 
     def observe(self, images: Tensor, noise: SeededNoise) -> Tensor:
-        """What the likelihood takes for the images' values.
+        """Return the images' values as the likelihood takes them.
 
         Raises:
             UsageError: images of another shape or range.
@@ -92,7 +92,7 @@ class VariationalPipeline(HFGenPipeline):
 
     @property
     def is_density(self) -> bool:
-        """Of a continuous likelihood."""
+        """True for a continuous likelihood."""
         return self.likelihood.num_values is None
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class VariationalPipeline(HFGenPipeline):
 def _parts(
     x: Tensor, class_labels: Tensor | None, noise: SeededNoise, num_samples: int
 ) -> Iterator[tuple[slice, Tensor | None, SeededNoise]]:
-    """The images in parts that fit a cache, with the labels and the noise of each."""
+    """Yield the images in parts that fit a cache, with the labels and the noise of each."""
     size = max(1, ELEMENTS // (x[0].numel() * min(num_samples, 100)))
     for start in range(0, len(x), size):
         rows = slice(start, start + size)

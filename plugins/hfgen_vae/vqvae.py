@@ -197,7 +197,7 @@ class VectorQuantizer(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def update(self, counts: Tensor, sums: Tensor, candidates: Tensor) -> Tensor:
-        """Take in a step, of which all are over the global batch.
+        """Update the averages by a step; all arguments are over the global batch.
 
         Args:
             counts: n, (K,).
@@ -215,7 +215,7 @@ class VectorQuantizer(ModelMixin, ConfigMixin):
         return restarted
 
     def _restart(self, candidates: Tensor) -> Tensor:
-        """Without a look at the values, for which a GPU would have to be waited for."""
+        """Restart dead codes, without reading values, which would make a GPU wait."""
         mean = self.counts.mean()
         dead = self.counts <= self.config.restart_threshold * mean
         place = dead.cumsum(0) - 1
@@ -244,7 +244,7 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.zeros(1, dtype=torch.int64)
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str = "cpu") -> None:
-        """There is one step; any other number is an error."""
+        """Set the one step; raise a UsageError for any other number."""
         if num_inference_steps not in (None, 1):
             raise UsageError(f"This model samples in one step; num_inference_steps={num_inference_steps}.")
         self.timesteps = self.timesteps.to(device)
@@ -255,11 +255,11 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
         return (noise.uniform(*self.config.code_shape) * self.config.num_embeddings).long().clamp(max=last)
 
     def sample(self, noise: Noise) -> Tensor:
-        """As `sample_prior`."""
+        """Draw codes as `sample_prior`."""
         return self.sample_prior(noise)
 
     def interpolate(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """There is nothing between two codes.
+        """Refuse: there is nothing between two codes.
 
         Raises:
             UsageError: always.
@@ -271,8 +271,8 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
 
 
 class VQVAEPipeline(HFGenPipeline):
-    """Maps images to codes and back. Images drawn have codes of the uniform prior that the model is trained under:
-    all codes are equally likely and independent, which codes of images are not, so they show textures rather than
+    """Maps images to codes and back. Sampled images have codes of the uniform prior that the model is trained with:
+    all codes are equally likely and independent, unlike those of real images, so they show textures rather than
     objects. A prior that is fitted to the codes is another model, trained on what `encode` gives.
 
     References:
@@ -312,8 +312,8 @@ class VQVAEPipeline(HFGenPipeline):
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """Both networks for the data's shape, the decoder for the likelihood's parameters too; what one component is
-        told about the latents holds for all."""
+        """Configure both networks for the data's shape, and the decoder for the likelihood's parameters; an option
+        of the latents that one component is given holds for all."""
         classes = cls.component_classes(overrides)
         options = {k: v for k, v in overrides.get("likelihood", {}).items() if k != "class_name"}
         outputs = in_channels * classes["likelihood"](**options).parameters_per_channel
@@ -359,7 +359,7 @@ class VQVAEPipeline(HFGenPipeline):
 
     @property
     def is_density(self) -> bool:
-        """Of a continuous likelihood."""
+        """True for a continuous likelihood."""
         return self.likelihood.num_values is None
 
     @torch.no_grad()
@@ -386,7 +386,7 @@ class VQVAEPipeline(HFGenPipeline):
         return LogLikelihood(torch.cat(nats), "lower bound", images[0].numel(), self.likelihood.num_values)
 
     def _codes(self, x: Tensor) -> Tensor:
-        """Of x as the likelihood observes it."""
+        """Return the codes of x as the likelihood observes it."""
         return self.quantizer.nearest(self.encoder(x.to(self.encoder.dtype)))
 
     def _likelihood_parameters(self, codes: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -395,7 +395,7 @@ class VQVAEPipeline(HFGenPipeline):
     def _parts(
         self, images: Tensor, class_labels: Tensor | None, seeds: Sequence[int] | None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What the likelihood observes of the images, and their labels, some at a time."""
+        """Yield the images as the likelihood observes them, and their labels, some at a time."""
         check_images(images, self.image_shape)
         generators = noise_for(len(images), seeds, self._execution_device).generators
         for start in range(0, len(images), ROWS):
@@ -414,5 +414,5 @@ class VQVAEPipeline(HFGenPipeline):
 
 
 def _said(overrides: Mapping[str, dict[str, Any]], option: str, default: int) -> int:
-    """The option of the first component that was given it."""
+    """Return an option's value from the first component that was given it."""
     return next((options[option] for options in overrides.values() if option in options), default)

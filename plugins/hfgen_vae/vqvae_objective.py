@@ -51,7 +51,7 @@ class VQVAEObjective(Objective):
         self.candidates: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        """One update of both networks."""
+        """Yield the update of both networks."""
         x, labels = self.likelihood.observe(batch["pixel_values"], self.noise), batch.get("class_labels")
         z_e = self.encoder(x)
         z_q, codes = self.quantizer(z_e)
@@ -66,7 +66,7 @@ class VQVAEObjective(Objective):
         yield Update(("encoder", "decoder"), loss, metrics)
 
     def _remember(self, z_e: Tensor, codes: Tensor) -> None:
-        """Of a micro-batch: n and s of each code; vectors for codes that may have died."""
+        """Keep a micro-batch's n and s of each code, and vectors for codes that may have died."""
         vectors, num_codes = as_rows(z_e), self.quantizer.config.num_embeddings
         columns = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
         usage = columns.new_zeros(num_codes, columns.shape[1])
@@ -74,13 +74,13 @@ class VQVAEObjective(Objective):
         self.candidates.append(lowest(self._lots(codes), vectors, num_codes))
 
     def _lots(self, codes: Tensor) -> Tensor:
-        """A random number for each vector, from the global batch's noise: by them vectors are chosen, so that the
-        same are on any number of processes. Of two draws, since numbers of 24 bits would often be equal."""
+        """Draw a random number for each vector from the global batch's noise: vectors are chosen by it, so that the
+        same ones are chosen on any number of processes. It takes two draws, since 24 bits would often be equal."""
         high, low = self.noise.uniform(2, codes[0].numel()).double().unbind(1)
         return (high + low * 2**-24).flatten()
 
     def finish_step(self) -> dict[str, Tensor]:
-        """The codebook's and the optimal sigma's averages take in all micro-batches and processes."""
+        """Update the averages of the codebook and of the optimal sigma by all micro-batches and processes."""
         usage = reduce(torch.stack(self.usages).sum(0), "sum")
         lots, vectors = (gather(torch.cat(parts)) for parts in zip(*self.candidates, strict=True))
         candidates = lowest(lots, vectors, self.quantizer.config.num_embeddings)[1]
@@ -91,7 +91,7 @@ class VQVAEObjective(Objective):
 
     @classmethod
     def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
-        """How many codes the examples use, the perplexity of that, and the reconstructions' mean squared error."""
+        """Report how many codes the examples use, their perplexity, and the reconstructions' mean squared error."""
         counts = torch.zeros(pipeline.quantizer.config.num_embeddings, dtype=torch.int64)
         errors = []
         for x, labels in pipeline._parts(examples["pixel_values"], examples.get("class_labels"), None):

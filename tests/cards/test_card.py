@@ -218,8 +218,8 @@ def test_a_model_that_was_converted_keeps_its_card(tmp_path):
     ("name", "content", "words"),
     [
         ("config.yaml", None, r"run: config\.yaml is missing\.$"),
-        ("config.yaml", "a: [", r"config\.yaml is no readable YAML: "),
-        ("config.yaml", "- a", r"config\.yaml is no config"),
+        ("config.yaml", "a: [", r"config\.yaml is not readable YAML: "),
+        ("config.yaml", "- a", r"config\.yaml is not a config file"),
         ("config.yaml", "seed: 1", r"config\.yaml is damaged: it does not say which `model`"),
         ("metrics.jsonl", None, r"run: metrics\.jsonl is missing\.$"),
         ("metrics.jsonl", "", r"metrics\.jsonl is empty"),

@@ -51,7 +51,7 @@ def test_list_and_glob_and_json(hfgen):
 def test_plugins_check(hfgen):
     code, out, _ = hfgen("plugins", "--check")
     assert code == 0
-    assert re.search(r"dcgan\s+DCGANPipeline\s+hfgen \S+\s+ok", out)
+    assert re.search(r"dcgan\s+DCGANPipeline\s+family\s+hfgen \S+\s+ok", out)
 
 
 def test_info_of_each_kind_of_target(hfgen, trained, data):
@@ -189,7 +189,7 @@ def test_sample_by_another_scheduler(hfgen, tmp_path):
         (["--scheduler", "dimm"], "Did you mean 'ddim'?"),
         (["--eta", "0.5"], "eta belongs to DDIM"),
         (["--guidance_scale", "2"], "class-conditional"),
-        (["--temperature", "0.5"], "has none"),
+        (["--temperature", "0.5"], "has no such option"),
         (["--num_inference_steps", "9"], "this model has 8"),
         (["--scheduler", "edm_euler"], "does not draw from a model such as this"),
     ):
@@ -245,7 +245,7 @@ BAD = {
     ),
     "no such pipeline": (["sample", "./nowhere"], 1, "is not a folder"),
     "no such target": (["info", "./nowhere"], 1, "is not a folder"),
-    "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "no list of numbers"),
+    "bad seeds": (["sample", "./nowhere", "--seeds", "a"], 2, "not a list of numbers"),
     "seeds that count down": (["sample", "./nowhere", "--seeds", "20-10"], 2, "write 10-20"),
     "another shape": (
         ["train", "dcgan", "--dataset_name", "mnist-mini", "--generator.out_channels", "3"],
@@ -271,7 +271,7 @@ BAD = {
     "no option of accelerate": (
         ["train", "dcgan", "--num_processes", "2", "--", "--gpu_idz", "0"],
         2,
-        "goes to `accelerate launch`",
+        "go to `accelerate launch`",
     ),
     "config of another model": (
         ["train", "dcgan", "--config", str(RECIPES / "vae-mnist.yaml")],
@@ -287,10 +287,10 @@ BAD = {
     "overwritten and resumed": (
         ["train", "dcgan", "--overwrite_output_dir", "--resume_from_checkpoint", "latest"],
         2,
-        "give one of them",
+        "goes on; give one",
     ),
     "unknown recipe to edit": (["init", "dcgan-mnsit"], 2, "Did you mean 'dcgan-mnist"),
-    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "no image format"),
+    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "not an image format"),
     "bad list": (["list", "modles"], 2, "models"),
 }
 

@@ -194,8 +194,8 @@ LOCAL_ATTACKS = {
     "link_weights": (link_file(WEIGHTS), "is a link out of the folder"),
     "link_scheduler": (link_file(PRIOR), "is a link out of the folder"),
     "link_circle": (link_circle, "is a link out of the folder"),
-    "pipe_index": (pipe("model_index.json"), "no plain file"),
-    "pipe_config": (pipe(CONFIG), "no plain file"),
+    "pipe_index": (pipe("model_index.json"), "not a regular file"),
+    "pipe_config": (pipe(CONFIG), "not a regular file"),
     "pipe_weights": (pipe(WEIGHTS), "not a regular file"),
     "sparse": (sparse, "incomplete|do not fit"),
 }

@@ -194,8 +194,8 @@ def test_how_to_go_on_is_told_before_slow_trackers_are_closed(make_on_splits, tm
     with pytest.raises(Interrupted) as error:
         run.train()
     assert "hfgen: Stopped at step 2 of 6; a checkpoint was saved. Go on with:\n  hfgen train" in told[0]
-    assert (told[1], error.value.told, error.value.exit_code) == ("closed", True, 143)
-    assert main._report(str(error.value), 143, True, error.value.told) == 143
+    assert (told[1], error.value.reported, error.value.exit_code) == ("closed", True, 143)
+    assert main._report(str(error.value), 143, True, error.value.reported) == 143
     assert capsys.readouterr().err == ""
 
 

@@ -40,17 +40,52 @@ def test_what_is_committed_is_what_would_be_pushed(model):
     assert not (model / "checkpoints").exists()
 
 
-TABLE = (CARDS.parent / "docs" / "models.md").read_text(encoding="utf-8")
+PAGE = CARDS.parent / "docs" / "models.md"
+TABLE = PAGE.read_text(encoding="utf-8")
+BLOCK = re.compile(r"(<!-- figures: likelihoods -->\n.*?\n\|---.*?\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def records(model):
+    """The results by the protocol mnist-v1 that a model's folder holds."""
+    return [json.loads(path.read_text()) for path in sorted((model / "evaluation").glob("mnist-v1-*.json"))]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
 def test_the_table_of_models_says_what_was_measured(model):
     """Each number of the model's row is in its evaluation, to the last digit that is shown."""
     row = re.search(rf"^\| \[`{model.name}`\].*$", TABLE, re.MULTILINE)
-    (path,) = (model / "evaluation").glob("mnist-v1-*.json")
-    values = {shown(value) for value in json.loads(path.read_text())["values"].values()}
+    values = {shown(value) for record in records(model) for value in record["values"].values()}
     cells = [
         re.sub(r"^[<>]= |^reconstruction FID | bits$| nats, binary$", "", c.strip()) for c in row[0].split("|")[3:-1]
     ]
     assert len(cells) == 9
     assert all(cell in values for cell in cells if cell), [cell for cell in cells if cell not in values]
+
+
+def likelihood_rows(model):
+    """The rows of a model in the table of likelihoods: results whose likelihood was measured with options."""
+    for record in records(model):
+        facts = record.get("likelihood") or {}
+        if facts.get("options"):
+            binary = facts["num_values"] == 2
+            name, unit = ("nats", " nats, binary") if binary else ("bits_per_dim", " bits per dimension")
+            bound = {"lower bound": ">= " if binary else "<= "}.get(facts["kind"], "")
+            how = facts["method"] or f"K = {facts['num_importance_samples']:,}"
+            value = f"{bound}{shown(record['values'][name])}{unit}"
+            yield f"| `{model.name}` | {value} | {facts['kind']} | {how} | {facts['images']:,} |"
+
+
+def likelihood_table():
+    """The rows of all models; one that was not measured so keeps the rows that the page has."""
+    on_page = BLOCK.search(TABLE)[2].splitlines()
+    kept = {model: [row for row in on_page if row.startswith(f"| `{model.name}` ")] for model in MODELS}
+    return "".join(f"{row}\n" for model in MODELS for row in (list(likelihood_rows(model)) or kept[model]))
+
+
+def test_the_table_of_likelihoods_is_that_of_the_results():
+    """`python tests/whole/test_model_cards.py` fills it."""
+    assert BLOCK.search(TABLE)[2] == likelihood_table()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(BLOCK.sub(lambda found: found[1] + likelihood_table() + found[3], TABLE), encoding="utf-8")

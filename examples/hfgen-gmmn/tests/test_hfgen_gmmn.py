@@ -23,7 +23,7 @@ def test_mmd_of_a_sample_with_itself_is_zero():
 
 
 def test_mmd_of_two_points():
-    """Of x = (0, 0) and y = (1, 2): |x - y|^2 = 5, D = 2, so k(x, y) = exp(-5 / (2 * 2 sigma)) and MMD^2 = 2 - 2 k."""
+    """Compare x = (0, 0) and y = (1, 2): |x - y|^2 = 5, D = 2, so k = exp(-5 / (2 * 2 sigma)) and MMD^2 = 2 - 2 k."""
     x, y = torch.zeros(1, 2), torch.tensor([[1.0, 2.0]])
     assert squared_mmd(x, y, [1.0]).item() == pytest.approx(2 - 2 * math.exp(-1.25))
     both = 2 - 2 * math.exp(-1.25) + 2 - 2 * math.exp(-2.5)
@@ -31,7 +31,7 @@ def test_mmd_of_two_points():
 
 
 def test_mmd_of_samples_of_unequal_size():
-    """Of {0, 1} and {1}: (2 + 2 k) / 4 - 2 (k + 1) / 2 + 1 = (1 - k) / 2, with k = exp(-1 / 2)."""
+    """Compare {0, 1} and {1}: (2 + 2 k) / 4 - 2 (k + 1) / 2 + 1 = (1 - k) / 2, with k = exp(-1 / 2)."""
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0]])
     assert squared_mmd(x, y, [1.0]).item() == pytest.approx((1 - math.exp(-0.5)) / 2)
 
