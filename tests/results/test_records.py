@@ -42,7 +42,7 @@ def test_models_of_one_name(put, tmp_path):
         ("x", None, "x holds no result of `hfgen evaluate`.*\n  hfgen evaluate x --dataset_name"),
         ("x/evaluation", '{"metric": "log_likelihood"}', "hfgen evaluate x --dataset_name"),
         ("x", "{", "r.json cannot be read: .*\nMeasure again"),
-        ("x", '{"metric": "evaluation", "values": {"fid": {"value": NaN}}}', "NaN is no number"),
+        ("x", '{"metric": "evaluation", "values": {"fid": {"value": NaN}}}', "NaN is not a number"),
         ("x", '{"metric": "evaluation"}', "r.json is not a result .*\n  protocol.name, protocol.num_images"),
         ("x", "[" * 100_000, "r.json cannot be read"),
     ],
