@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import run_folder
 from hfgen.cards.parts import how_to_load, python_snippet, sample_command
-from hfgen.cards.results_section import TASK, eval_results, measured
+from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
 from hfgen.errors import HFGenError, UsageError
 from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family
@@ -31,7 +31,7 @@ TEMPLATE = """---
 ![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
 
 The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}`
-draws one of them, tile {{ tile }}, alone.
+samples one of them, tile {{ tile }}, alone.
 
 ## Use
 
@@ -67,7 +67,7 @@ Images: {{ shape }}.{{ notes }}
 {{ diagnosis }}{{ measured }}
 ## Limits
 
-It draws what the training data hold, with their gaps and biases, and no image it draws is a record of anything real.
+The model repeats the gaps and biases of its training data, and no image that it samples is a record of anything real.
 {{ quality_note }}
 
 ## References
@@ -127,7 +127,7 @@ def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
     """
     facts, name = read_facts(folder), name or folder.resolve().name
     pipeline_class: Any = get_family(facts["config"]["model"]).load()
-    results = read_results(folder)
+    results = quality_first(read_results(folder))
     try:
         data = card_data(name, facts, pipeline_class, results)
         text = _text(folder, name, facts, pipeline_class, results)
@@ -264,7 +264,7 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
-        text += f"\nEach row of training images stands above its reconstructions:\n\n![reconstructions]({drawn})\n"
+        text += f"\nEach row of training images is above its reconstructions:\n\n![reconstructions]({drawn})\n"
     return DIAGNOSIS.format(text) if text else ""
 
 

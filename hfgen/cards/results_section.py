@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from hfgen.results.metrics import COSTS, FACTS, LIKELIHOOD, METRICS
+from hfgen.results.metrics import COSTS, FACTS, LIKELIHOOD, METRICS, QUALITY
 from hfgen.results.records import Result
 from hfgen.results.words import shown
 
@@ -31,12 +31,17 @@ TIMES = """
 NO_SAMPLES = """
 ### {title}
 
-On {reference}.{warning} `{command}` repeats it.
+On images of {dataset}.{warning} `{command}` repeats it.
 
 | metric | value |
 |---|---|
 {rows}"""
 FLOOR = "as many training images in the model's place; of authenticity, of the real test images"
+
+
+def quality_first(results: Sequence[Result]) -> list[Result]:
+    """Results with metrics of sampled images, then the others, otherwise in their order."""
+    return sorted(results, key=lambda result: not set(QUALITY) & set(result.values))
 
 
 def measured(results: Sequence[Result]) -> str:
@@ -47,12 +52,13 @@ def measured(results: Sequence[Result]) -> str:
 
 def section(result: Result) -> str:
     """The section of one result, with all of its values."""
-    of_samples = any(METRICS[name].of_samples for name in result.values)
+    of_samples = bool(set(QUALITY) & set(result.values))
     template = PROTOCOL if of_samples else TIMES if set(COSTS) & set(result.values) else NO_SAMPLES
     words = {
         "title": title_of(result),
         "images": _images(result),
-        "reference": _reference(result),
+        "reference": f"the {result.reference['images']:,} images of {_dataset(result)}",
+        "dataset": _dataset(result),
         "extractor": result.extractor["name"] if result.extractor else "",
         "sampler": _sampler(result),
         "hardware": _hardware(result),
@@ -80,9 +86,8 @@ def _images(result: Result) -> str:
     return f"{count:,} images of the model, seeds {first} to {first + count - 1}"
 
 
-def _reference(result: Result) -> str:
-    reference = result.reference
-    return f"the {reference['images']:,} images of {reference['name']}, {reference['split']}"
+def _dataset(result: Result) -> str:
+    return f"{result.reference['name']}, {result.reference['split']}"
 
 
 def _sampler(result: Result) -> str:

@@ -74,7 +74,7 @@ def of_protocol(found: Mapping[str, Sequence[Result]], name: str | None) -> dict
 
 
 def rules(result: Result) -> dict[str, Any]:
-    """All that must be equal in two results, flat; without sampled images, extractor and libraries do not count."""
+    """The facts that must be equal in two results, flat; extractor and libraries only where images were sampled."""
     found = {**result.protocol, "reference.sha256": result.reference["sha256"]}
     if result.extractor is not None:
         found["extractor.weights_sha256"] = result.extractor["weights_sha256"]
