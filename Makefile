@@ -1,10 +1,11 @@
 # `make demo` and `make test` each start from nothing: they make .venv, install, and run.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint types check-example clean
+.PHONY: install demo test test-quick test-oldest test-portable slow lint types check-example clean
 
 install: $(VENV)/.installed
 
@@ -19,8 +20,35 @@ demo: install
 	$(BIN)/hfgen sample $$run --num_images 64 --output $$run/grid.png && \
 	echo "Look at $$run/grid.png and $$run/README.md"
 
+# Tests compute on one thread each, two at a time. Those of one file share what they trained.
+WHOLE := python -m pytest -n 2 --dist loadfile --durations=25
+QUICK := python -m pytest -n 2 --dist worksteal -m "not whole and not slow"
+
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # tests compute on one thread each
+	$(BIN)/$(WHOLE)
+
+# Nothing that trains or starts a process: before each commit.
+test-quick: install
+	$(BIN)/$(QUICK)
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+# The quick tests with the lowest versions that pyproject.toml allows.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/$(QUICK)
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints-oldest.txt torch==2.13.0
+	$(OLDEST)/bin/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints-oldest.txt -e ".[test,trackers]"
+	touch $@
+
+# The quick tests as other processors compute: two threads; without AVX in torch; without AVX in oneDNN.
+test-portable: install
+	OMP_NUM_THREADS=2 $(BIN)/$(QUICK)
+	ATEN_CPU_CAPABILITY=default $(BIN)/$(QUICK)
+	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/$(QUICK)
 
 lint: install
 	$(BIN)/ruff check .
@@ -33,4 +61,4 @@ check-example:
 	bash examples/check.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

@@ -26,46 +26,27 @@ import copy
 import dataclasses
 import itertools
 import logging
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import other_glows as glows
 import torch
 from devices import compiled, device_of, device_option, result_name
 from interleave import Goal, Variant, measure, options, record
 from PIL import ImageOps
+from plain_realnvp import PlainRealNVP, plain_realnvp
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 
 import hfgen
 from hfgen.data.images import Images, decode_images
 from hfgen.settings.resolve import resolve
 from hfgen_flow.glow import GlowPipeline
-from hfgen_flow.realnvp import RealNVP, RealNVPPipeline
+from hfgen_flow.realnvp import RealNVPPipeline
 
-try:
-    import normflows
-    from nflows.distributions.normal import StandardNormal
-    from nflows.flows.base import Flow
-    from nflows.transforms import (
-        ActNorm,
-        AffineCouplingTransform,
-        CompositeTransform,
-        MultiscaleCompositeTransform,
-        OneByOneConvolution,
-        SqueezeTransform,
-    )
-except ImportError as error:
-    raise SystemExit(
-        f"This compares hfgen with normflows and nflows, which cannot be imported here: {error}\n"
-        "Install them into this environment: pip install normflows==1.7.3 nflows==0.14"
-    ) from error
-
-BATCH, LEVELS, STEPS, HIDDEN, LEARNING_RATE = 64, 3, 8, 128, 1e-4
-GLOW_SIZE, REALNVP_SIZE = 32, 28
+BATCH, LEARNING_RATE, REALNVP_SIZE = 64, 1e-4, 28
 WARM_UP = 10  # training steps before a flow is sampled from
 FAMILIES = {"glow": GlowPipeline, "realnvp": RealNVPPipeline}
 Run = Callable[[int], Any]
@@ -114,235 +95,6 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# --- normflows --------------------------------------------------------------------------------------------------
-
-
-def normflows_glow() -> Any:
-    """As its documentation builds Glow, unconditional."""
-    bases, flows, merges = [], [], []
-    for level in range(LEVELS):
-        channels = 2 ** (LEVELS + 1 - level)
-        blocks = [normflows.flows.GlowBlock(channels, HIDDEN) for _ in range(STEPS)]
-        flows.append([*blocks, normflows.flows.Squeeze()])
-        side = GLOW_SIZE // 2 ** (LEVELS - level)
-        if level > 0:
-            merges.append(normflows.flows.Merge())
-        bases.append(normflows.distributions.GlowBase((channels // 2 if level else channels, side, side)))
-    return normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
-
-
-def normflows_round_trip(model: Any, v: Tensor) -> Tensor:
-    return model.forward_and_log_det(model.inverse_and_log_det(v - 0.5)[0])[0] + 0.5
-
-
-# --- nflows -----------------------------------------------------------------------------------------------------
-
-
-class CouplingNetwork(nn.Module):
-    """Of the same layers as the others': nflows has none of Glow's."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        last = nn.Conv2d(HIDDEN, outputs, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        first, middle = nn.Conv2d(inputs, HIDDEN, 3, padding=1), nn.Conv2d(HIDDEN, HIDDEN, 1)
-        self.layers = nn.Sequential(first, nn.ReLU(inplace=True), middle, nn.ReLU(inplace=True), last)
-
-    def forward(self, x: Tensor, context: None = None) -> Tensor:
-        return self.layers(x)
-
-
-def nflows_glow() -> Any:
-    """As in the image experiments of Durkan et al. 2019, arXiv:1906.04032, with affine couplings."""
-    transform = MultiscaleCompositeTransform(LEVELS)
-    shape = (1, GLOW_SIZE, GLOW_SIZE)
-    for _ in range(LEVELS):
-        squeeze = SqueezeTransform()
-        shape = squeeze.get_output_shape(*shape)
-        channels = shape[0]
-        mask = [int(place >= channels // 2) for place in range(channels)]
-        steps = [
-            CompositeTransform(
-                [ActNorm(channels), OneByOneConvolution(channels), AffineCouplingTransform(mask, CouplingNetwork)]
-            )
-            for _ in range(STEPS)
-        ]
-        shape = transform.add_transform(CompositeTransform([squeeze, *steps, OneByOneConvolution(channels)]), shape)
-    return Flow(transform, StandardNormal([GLOW_SIZE**2]))
-
-
-def nflows_round_trip(model: Any, v: Tensor) -> Tensor:
-    return model._transform.inverse(model.transform_to_noise(v - 0.5))[0] + 0.5
-
-
-# --- by hand ----------------------------------------------------------------------------------------------------
-
-
-class PlainConv(nn.Module):
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
-        self.bias, self.logs = nn.Parameter(torch.empty(outputs)), nn.Parameter(torch.empty(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (conv2d(x, self.weight, padding=1) + self.bias[:, None, None]) * self.logs.exp()[:, None, None]
-
-
-class PlainZeroConv(PlainConv):
-    def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.bias, padding=1) * torch.exp(3 * self.logs)[:, None, None]
-
-
-class PlainNetwork(nn.Module):
-    """Residual blocks between two convolutions; no normalization over the batch."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.first = PlainConv(inputs, width)
-        pairs = [nn.ModuleList([PlainConv(width, width), PlainZeroConv(width, width)]) for _ in range(blocks)]
-        self.blocks = nn.ModuleList(pairs)
-        self.last = PlainZeroConv(width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        for first, second in self.blocks:
-            x = x + second(torch.relu(first(torch.relu(x))))
-        return self.last(torch.relu(x))
-
-
-class PlainActNorm(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias, self.logs = nn.Parameter(torch.empty(channels)), nn.Parameter(torch.empty(channels))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (x + self.bias[:, None, None]) * self.logs.exp()[:, None, None], self.logs.sum() * x[0, 0].numel()
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return y * torch.exp(-self.logs)[:, None, None] - self.bias[:, None, None]
-
-
-class PlainCoupling(nn.Module):
-    """y = x e^s + t where the mask is 0; a mask of pixels is one more input of the network."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(outputs))
-        self.network = PlainNetwork(inputs, 2 * outputs, width, blocks)
-
-    def shift_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.network(x).float()
-        return h[:, 0::2], self.scale[:, None, None] * torch.tanh(h[:, 1::2])
-
-
-class PlainCheckerboard(PlainCoupling):
-    def __init__(self, channels: int, side: int, parity: int, width: int, blocks: int) -> None:
-        super().__init__(channels + 1, channels, width, blocks)
-        place = torch.arange(side)
-        self.register_buffer("mask", ((place[:, None] + place + parity) % 2 == 0).float())
-
-    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        t, s = self.shift_and_scale(torch.cat([x * self.mask, self.mask.expand(len(x), 1, -1, -1)], 1))
-        return t * (1 - self.mask), s * (1 - self.mask)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        t, s = self.moved(x)
-        return x * s.exp() + t, s.sum((1, 2, 3))
-
-    def inverse(self, y: Tensor) -> Tensor:
-        t, s = self.moved(y)
-        return (y - t) * torch.exp(-s)
-
-
-class PlainChannels(PlainCoupling):
-    def __init__(self, channels: int, reverse: bool, width: int, blocks: int) -> None:
-        super().__init__(channels // 2, channels // 2, width, blocks)
-        self.reverse = reverse
-
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x.chunk(2, 1)
-        return (second, first) if self.reverse else (first, second)
-
-    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat([moved, kept] if self.reverse else [kept, moved], 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept, moved = self.parts(x)
-        t, s = self.shift_and_scale(kept)
-        return self.join(kept, moved * s.exp() + t), s.sum((1, 2, 3))
-
-    def inverse(self, y: Tensor) -> Tensor:
-        kept, moved = self.parts(y)
-        t, s = self.shift_and_scale(kept)
-        return self.join(kept, (moved - t) * torch.exp(-s))
-
-
-class PlainRealNVP(nn.Module):
-    """Two scales, with the layers of hfgen's default and its order of parameters, of logit(low + scale v)."""
-
-    ORDER = (0, 3, 1, 2)
-
-    def __init__(self, side: int, width: int, blocks: int, couplings: int, low: float, scale: float) -> None:
-        super().__init__()
-        self.low, self.scale = low, scale
-        boards = [PlainCheckerboard(1, side, number % 2, width, blocks) for number in range(couplings)]
-        channels = [PlainChannels(4, bool(number % 2), 2 * width, blocks) for number in range(couplings)]
-        last = [PlainCheckerboard(2, side // 2, number % 2, 2 * width, blocks) for number in range(couplings + 1)]
-        self.boards = nn.ModuleList(layer for board in boards for layer in (board, PlainActNorm(1)))
-        self.channels = nn.ModuleList(layer for coupling in channels for layer in (coupling, PlainActNorm(4)))
-        self.last = nn.ModuleList(layer for board in last for layer in (board, PlainActNorm(2)))
-
-    def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        y, rest = self.low + self.scale * v, 1 - self.low - self.scale + self.scale * (1 - v)
-        x, log_det = y.log() - rest.log(), (math.log(self.scale) - y.log() - rest.log()).sum((1, 2, 3))
-        for layer in self.boards:
-            x, term = layer(x)
-            log_det = log_det + term
-        x = pixel_unshuffle(x, 2)
-        for layer in self.channels:
-            x, term = layer(x)
-            log_det = log_det + term
-        x, z = pixel_unshuffle(pixel_shuffle(x, 2), 2)[:, self.ORDER].chunk(2, 1)
-        for layer in self.last:
-            x, term = layer(x)
-            log_det = log_det + term
-        return torch.cat([z.flatten(1), x.flatten(1)], 1), log_det
-
-    def inverse(self, latents: Tensor) -> Tensor:
-        side = self.last[0].mask.shape[0]
-        z, x = latents.unflatten(1, (4, side, side)).chunk(2, 1)
-        for layer in reversed(self.last):
-            x = layer.inverse(x)
-        x = torch.cat([x, z], 1)[:, [self.ORDER.index(place) for place in range(4)]]
-        for layer in reversed(self.channels):
-            x = layer.inverse(x)
-        x = pixel_shuffle(x, 2)
-        for layer in reversed(self.boards):
-            x = layer.inverse(x)
-        return (torch.sigmoid(x) - self.low) / self.scale
-
-    def loss(self, v: Tensor) -> Tensor:
-        z, log_det = self(v)
-        nats = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1) + log_det
-        return 8 - nats.mean() / (z.shape[1] * math.log(2))
-
-
-def plain_realnvp(flow: RealNVP) -> PlainRealNVP:
-    """With hfgen's weights; both compute the same function."""
-    config, logit = flow.config, flow.preprocess
-    sizes = config.sample_size, config.hidden_channels, config.num_blocks, config.num_couplings
-    device = next(flow.parameters()).device
-    model = PlainRealNVP(*sizes, logit.low, logit.scale).to(device)
-    with torch.no_grad():
-        for theirs, ours in zip(model.parameters(), flow.parameters(), strict=True):
-            theirs.copy_(ours)
-        v = torch.rand(4, 1, config.sample_size, config.sample_size, device=device)
-        for plain, found in zip(model(v), flow(v), strict=True):
-            torch.testing.assert_close(plain, found, rtol=1e-4, atol=1e-3)
-    return model
-
-
 # --- hfgen ------------------------------------------------------------------------------------------------------
 
 
@@ -362,7 +114,7 @@ class Training:
             **given,
         }
         arguments = resolve([("benchmark", given)], family, pipeline_class).arguments
-        glow = {"num_levels": LEVELS, "num_steps": STEPS, "hidden_channels": HIDDEN} if family == "glow" else {}
+        glow = glows.OPTIONS if family == "glow" else {}
         self.pipeline: Any = pipeline_class.build(images.resolution(), images.channels, flow=glow)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.trainer = hfgen.Trainer(self.pipeline, images, arguments, folder)
@@ -468,10 +220,10 @@ SAMPLING_GOALS = [
 
 
 def glow_training(digits: Images, given: argparse.Namespace) -> None:
-    images, device = padded(digits, GLOW_SIZE), device_of(given)
-    pixels = decode_images(images, GLOW_SIZE, center_crop=True).to(device)
-    theirs, others = normflows_glow(), nflows_glow()
-    tuned = nflows_glow().to(memory_format=torch.channels_last)
+    images, device = padded(digits, glows.GLOW_SIZE), device_of(given)
+    pixels = decode_images(images, glows.GLOW_SIZE, center_crop=True).to(device)
+    theirs, others = glows.normflows_glow(), glows.nflows_glow()
+    tuned = glows.nflows_glow().to(memory_format=torch.channels_last)
     with contextlib.ExitStack() as stack:
         ours = {
             "hfgen fp32": Training("glow", images, stack),
@@ -482,7 +234,7 @@ def glow_training(digits: Images, given: argparse.Namespace) -> None:
         runs: dict[str, Run] = {
             "normflows": plain_loop(theirs, lambda v: theirs.forward_kld(v - 0.5), pixels),
             "nflows": plain_loop(others, lambda v: -others.log_prob(v - 0.5).mean(), pixels),
-            "nflows, its best": plain_loop(tuned, nflows_loss(tuned), pixels, fused=True),
+            "nflows, its best": plain_loop(tuned, glows.nflows_loss(tuned), pixels, fused=True),
             **{name: training.run for name, training in ours.items()},
         }
         counts = glow_counts(theirs, others, ours["hfgen fp32"].pipeline.flow)
@@ -491,18 +243,14 @@ def glow_training(digits: Images, given: argparse.Namespace) -> None:
         variants = [Variant(name, run, {**facts[name], **peak_memory(run)}, BATCH) for name, run in runs.items()]
         blocks = measure(variants, given)
     used = {
-        "ms": f"per step of {BATCH} images, {GLOW_SIZE}x{GLOW_SIZE}x1, of {digits.name}",
-        "Glow": f"L = {LEVELS}, K = {STEPS}, width {HIDDEN}, Adam {LEARNING_RATE}",
+        "ms": f"per step of {BATCH} images, {glows.GLOW_SIZE}x{glows.GLOW_SIZE}x1, of {digits.name}",
+        "Glow": f"L = {glows.LEVELS}, K = {glows.STEPS}, width {glows.HIDDEN}, Adam {LEARNING_RATE}",
         "parameters": counts,
         "nflows, its best": "channels last, fused Adam",
         "threads": torch.get_num_threads(),
     }
     name = result_name("flow_glow_training", device)
     record(name, variants, blocks, given, ["normflows", "nflows"], TRAINING_GOALS, used)
-
-
-def nflows_loss(model: Any) -> Loss:
-    return lambda v: -model.log_prob((v - 0.5).contiguous(memory_format=torch.channels_last)).mean()
 
 
 def glow_counts(theirs: Any, others: Any, ours: Any) -> str:
@@ -512,9 +260,9 @@ def glow_counts(theirs: Any, others: Any, ours: Any) -> str:
 
 
 def glow_sampling(digits: Images, given: argparse.Namespace) -> None:
-    images = padded(digits, GLOW_SIZE)
-    pixels = decode_images(images, GLOW_SIZE, center_crop=True)
-    theirs, others = normflows_glow(), nflows_glow()
+    images = padded(digits, glows.GLOW_SIZE)
+    pixels = decode_images(images, glows.GLOW_SIZE, center_crop=True)
+    theirs, others = glows.normflows_glow(), glows.nflows_glow()
     plain_loop(theirs, lambda v: theirs.forward_kld(v - 0.5), pixels)(WARM_UP)
     plain_loop(others, lambda v: -others.log_prob(v - 0.5).mean(), pixels)(WARM_UP)
     pipeline = trained("glow", images)
@@ -526,21 +274,21 @@ def glow_sampling(digits: Images, given: argparse.Namespace) -> None:
         Variant(
             "normflows",
             repeated(lambda: theirs.sample(BATCH)),
-            round_trip(lambda v: normflows_round_trip(theirs, v), v),
+            round_trip(lambda v: glows.normflows_round_trip(theirs, v), v),
             BATCH,
         ),
         Variant(
             "nflows",
             repeated(lambda: others.sample(BATCH)),
-            round_trip(lambda v: nflows_round_trip(others, v), v),
+            round_trip(lambda v: glows.nflows_round_trip(others, v), v),
             BATCH,
         ),
         *hfgen_sampling({"hfgen fp32": pipeline, "hfgen bf16": bf16}, images, v),
     ]
     blocks = measure(variants, given)
     used = {
-        "ms": f"per {BATCH} images, {GLOW_SIZE}x{GLOW_SIZE}x1",
-        "Glow": f"L = {LEVELS}, K = {STEPS}, width {HIDDEN}, after {WARM_UP} steps of training",
+        "ms": f"per {BATCH} images, {glows.GLOW_SIZE}x{glows.GLOW_SIZE}x1",
+        "Glow": f"L = {glows.LEVELS}, K = {glows.STEPS}, width {glows.HIDDEN}, after {WARM_UP} steps of training",
         "parameters": glow_counts(theirs, others, flow),
         "threads": torch.get_num_threads(),
     }

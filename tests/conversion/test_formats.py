@@ -217,7 +217,7 @@ def test_pythaes_layers_are_linear(tmp_path):
     weights = tmp_path / "source" / "model.pt"
     tensors = torch.load(weights)["model_state_dict"]
     torch.save({"model_state_dict": {**tensors, "encoder.embedding.bias": torch.ones(())}}, weights)
-    refused("no linear layers: encoder:mean.bias", tmp_path / "source", tmp_path / "made", "--allow_pickle")
+    refused("not linear layers: encoder:mean.bias", tmp_path / "source", tmp_path / "made", "--allow_pickle")
 
 
 def test_a_small_file_asks_for_no_large_vae(tmp_path):

@@ -1,5 +1,6 @@
 """Which tests are quick: those whose code, with its fixtures and helpers, names nothing that takes long."""
 
+import functools
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -18,10 +19,12 @@ VERBS = frozenset({"train", "evaluate", "sample"})
 def is_quick(item: pytest.Function) -> bool:
     """Whether a test starts no process, uses no Hub and trains nothing, as far as its code tells."""
     fixtures = [made.func for found in item._fixtureinfo.name2fixturedefs.values() for made in found]
-    return not any(_is_heavy(_names(function, set())) for function in [item.function, *fixtures])
+    return not any(_is_heavy(function) for function in [item.function, *fixtures])
 
 
-def _is_heavy(names: set[str]) -> bool:
+@functools.cache
+def _is_heavy(function: Callable[..., Any]) -> bool:
+    names = _names(function, set())
     return bool(names & HEAVY or (names & COMMANDS and names & VERBS))
 
 

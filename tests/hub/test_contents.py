@@ -26,7 +26,7 @@ def test_only_whole_models_are_pushed(copy, tmp_path, run):
     with pytest.raises(UsageError, match="is not a folder"):
         check_model(ModelFolder(tmp_path / "nothing"), "")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(LoadError, match="holds no model_index.json"):
+    with pytest.raises(LoadError, match="has no model_index.json"):
         check_model(ModelFolder(tmp_path / "empty"), "")
     weights = copy / "generator" / "diffusion_pytorch_model.safetensors"
     weights.unlink()

@@ -19,7 +19,7 @@ REFUSED = {
     "generator/net.py": (b"", "generator/net.py: code, which a model does not need"),
     "generator/other.safetensors": (b"\x80\x04.", "generator/other.safetensors: truncated or damaged; save it again"),
     "notes.md": (f"one\nuse {HF_TOKEN}".encode(), "notes.md: line 2 holds a token"),
-    "params.yaml": (b"data: /data7/faces\n", "params.yaml: 'data' is '/data7/faces', of this machine"),
+    "params.yaml": (b"data: /data7/faces\n", "params.yaml: 'data' is '/data7/faces', a path of this machine"),
     "a/config.json": (
         (CONFIG % ("_name_or_path", "/home/kim/x")).encode(),
         "contains a path of this machine, /home/kim",

@@ -61,7 +61,7 @@ def test_no_folder(folder, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("model_index.json", r"holds no model_index\.json"),
+        ("model_index.json", r"has no model_index\.json"),
         (CONFIG, r"'generator' is incomplete: generator/config\.json is missing"),
         ("scheduler/scheduler_config.json", r"scheduler/scheduler_config\.json is missing"),
         (WEIGHTS, r"'generator' has no weights: generator/\*\.safetensors is missing"),

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hfgen.commands.main import cli
 from hfgen.results.words import shown
@@ -20,6 +21,17 @@ def test_the_card_is_true(model, capsys):
     snippets = "--snippets" if model.name == "vae-mnist" else "--no_snippets"
     cli.main(["card", str(model), "--check", "--num_redrawn", "4", snippets], standalone_mode=False)
     assert capsys.readouterr().out.count("ok: ") == (4 if model.name == "vae-mnist" else 3)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+def test_the_saved_config_still_starts_a_training(model, hfgen, empty_folder):
+    """On other data and shortened, as `--dry_run` tries it."""
+    words = ["--dataset_name", "mnist-mini", "--output_dir", "run", "--max_train_steps", 1, "--train_batch_size", 4]
+    code, out, err = hfgen("train", "--config", model / "config.yaml", *words, "--dry_run")
+    assert code == 0, err
+    assert "Nothing was written" in err
+    assert yaml.safe_load(out)["model"] == yaml.safe_load((model / "config.yaml").read_text())["model"]
+    assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.slow  # of the diffusion model it draws 32 images in 50 steps

@@ -194,6 +194,14 @@ def test_a_template_says_what_it_is_for(template):
     assert set(yaml.safe_load(template.read_text(encoding="utf-8").split("---\n")[1])) == {"name", "about", "labels"}
 
 
+def test_every_target_of_make_exists():
+    pages = [path.read_text(encoding="utf-8") for path in LINKED]
+    named = {word for text in pages for line in re.findall(r"\bmake ([a-z -]+)", text) for word in line.split()}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {"test", "test-quick", "slow"} <= named & targets
+    assert not {word for word in named if "-" in word} - targets
+
+
 def test_the_test_command_is_what_ci_runs():
     assert "make test" in "\n".join(blocks(README, "sh"))
     assert "make test" in (ROOT / ".ci" / "run").read_text()
