@@ -51,7 +51,7 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
 
 
 def _way_out(listing: str, **wanted: str) -> str:
-    """What to do where no enabled family has these attributes: enable the one that has them, or install a plugin."""
+    """Say how to get a family with these attributes: enable the one that has them, or install a plugin."""
     for family in left_out(FAMILIES):
         if all(getattr(family, name) == value for name, value in wanted.items()):
             return f"It belongs to the family {family.name!r} of {family.source}, {how_to_enable(family)}"
