@@ -137,7 +137,7 @@ def unknown(group: Group, name: str) -> str:
 
 
 def conflict(entry: Entry, entries: Iterable[Entry]) -> str | None:
-    """Return a phrase that says which of `entries` takes the name of `entry`, or a family's class name; None where none does."""
+    """Return words that name which of `entries` takes the name of `entry`, or a family's class name; else None."""
     if entry.is_built_in:
         return None
     for other in entries:
