@@ -264,7 +264,7 @@ class FlowPipeline(HFGenPipeline):
         broken = next((name for name, weight in named if not weight.isfinite().all()), None)
         if broken is not None:
             return f"Weights are not finite, such as {broken}: the file is damaged, or the training diverged."
-        return "The image of a latent is not finite; try a lower scheduler.temperature."
+        return "The image of a latent is not finite; try a lower --scheduler.temperature."
 
     def _dequantize(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.flow.computing_dtype
