@@ -79,7 +79,7 @@ def test_the_label_that_stands_for_none_is_the_models_own():
     objective.noise = StepNoise(0, 0, slice(0, 50), 50)
     labels = torch.arange(50) % 4
     assert torch.equal(objective._labels({"class_labels": labels}), labels)
-    with pytest.raises(UsageError, match="only class labels are known"):
+    with pytest.raises(UsageError, match="only None .class labels. is supported"):
         DDPMPipeline(UNet2DModel(**{**plain.config, "class_embed_type": "timestep"}), pipeline.scheduler)
 
 
@@ -108,9 +108,9 @@ def test_four_channels_with_a_learned_variance():
 def test_schedules_and_networks_that_cannot_be_are_refused():
     unet = tiny().unet
     for options, said in (
-        ({"trained_betas": [0.1] * 5}, "5 betas for num_train_timesteps 1000"),
-        ({"beta_start": 0.0}, r"its betas lie in \[0"),
-        ({"beta_end": 2.0}, r"its betas lie in .* 2\]"),
+        ({"trained_betas": [0.1] * 5}, "--scheduler.num_train_timesteps is 1000 for 5 betas"),
+        ({"beta_start": 0.0}, r"The scheduler's betas lie in \[0"),
+        ({"beta_end": 2.0}, r"The scheduler's betas lie in .* 2\]"),
         ({"num_train_timesteps": 1}, "at least 2"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -228,7 +228,7 @@ def test_timesteps_that_are_refused():
         ({"variance_type": "learned"}, "Use learned_range"),
         ({"variance_type": "fixed_smal"}, "Did you mean 'fixed_small'"),
         ({"prediction_type": "eps"}, "prediction_type is 'eps'"),
-        ({"rescale_betas_zero_snr": True}, "Use prediction_type v_prediction or sample"),
+        ({"rescale_betas_zero_snr": True}, "Use --scheduler.prediction_type v_prediction or sample"),
     ],
 )
 def test_refused(config, message):

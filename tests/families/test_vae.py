@@ -116,7 +116,7 @@ def test_the_bound_that_is_reported_has_no_beta():
         ({"beta_scheduler.beta": -1.0}, "beta_scheduler.beta is -1"),
         ({"beta_scheduler.cycle_steps": 3, "beta_scheduler.warmup_steps": 5}, "less than the warm-up"),
         ({"decoder.out_channels": 7}, "cannot be set"),
-        ({"encoder.latent_dim": 0}, "latent_dim is 0"),
+        ({"encoder.latent_dim": 0}, "--encoder.latent_dim .* is 0"),
         ({"encoder.class_name": ["MLPEncoder"]}, "class_name is"),
     ],
 )

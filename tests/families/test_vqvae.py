@@ -99,7 +99,7 @@ def test_any_size_and_channels(size, halvings, expected, channels):
 
 @pytest.mark.parametrize("halvings", [0, 4])
 def test_halvings_that_the_side_does_not_allow(halvings):
-    with pytest.raises(UsageError, match=f"num_halvings is {halvings} for images of side 8"):
+    with pytest.raises(UsageError, match=f"--encoder.num_halvings .* is {halvings} for images of side 8"):
         sides(8, halvings)
 
 

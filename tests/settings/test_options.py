@@ -76,5 +76,5 @@ def test_layers_agree_on_a_class():
         resolve([recipe, ("command line", {"network": {"width": 1}})], "either", EitherPipeline)
     shorthand = resolve([("recipe", {"network": "Deep"})], "either", EitherPipeline)
     assert shorthand.components == {"network": {"class_name": "Deep"}}
-    with pytest.raises(UsageError, match="recipe: network.class_name is 'Depp'"):
+    with pytest.raises(UsageError, match="recipe: --network.class_name is 'Depp'"):
         resolve([("recipe", {"network": {"class_name": "Depp"}})], "either", EitherPipeline)

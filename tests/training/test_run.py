@@ -58,7 +58,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
     run.train(second, pipeline_class, tmp_path / "second", say=print)
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()
     for wrong, message in (
-        ({"encoder": {"base_channels": 8}}, "(?s)Options that differ .* encoder.base_channels is 8, not 4"),
+        ({"encoder": {"base_channels": 8}}, "(?s)Options that differ .* --encoder.base_channels is 8, not 4"),
         ({"resolution": 32}, "makes images of 1 channels and 16 pixels"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -83,7 +83,7 @@ def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tm
     for folder, changed, steps in (("second", resumed, 2), ("third", {}, 1)):
         config = resolve([("", written), ("", changed)], "vae", pipeline_class)
         assert run.train(config, pipeline_class, tmp_path / folder, say=print)["steps"] == steps
-    with pytest.raises(UsageError, match="(?s)Options that differ from its own .* likelihood.class_name is Gaussian"):
+    with pytest.raises(UsageError, match="(?s)Options that differ from its own .* --likelihood.class_name is Gaussian"):
         wrong = resolve([("", written), ("", {"likelihood": "GaussianLikelihood"})], "vae", pipeline_class)
         build(wrong, pipeline_class, load_images(splits))
 
