@@ -257,7 +257,7 @@ def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
         (["--dataset_name", "DATA", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
         (["--dataset_name", "DATA", "--extractor", "dinov2-base"], "takes images of 3 channels"),
         (["--protocol", "FEW", "-n", 5], "needs at least 20 images, and --num_images is 5"),
-        ([], "give --dataset_name"),
+        ([], "Give --dataset_name"),
     ],
 )
 def test_what_cannot_be_measured(gan, few, words, message):
@@ -288,7 +288,7 @@ def test_a_pipeline_of_diffusers_own(few, tmp_path, capsys):
     index = json.loads((tmp_path / "cm" / "model_index.json").read_text())
     index["unet"] = ["os", "system"]
     (tmp_path / "cm" / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(LoadError, match="'unet' is of 'os'"):
+    with pytest.raises(LoadError, match="'unet' comes from 'os'"):
         evaluate(tmp_path / "cm", "--protocol", few)
 
 
