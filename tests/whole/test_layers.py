@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -108,16 +109,42 @@ def test_no_circle_of_modules() -> None:
     assert circle() == []
 
 
+def past_the_door(files: Iterator[tuple[str, Path]], own: str) -> Iterator[str]:
+    """Imports of hfgen that are neither names at its door, nor of `hfgen.testing`, nor of the own package."""
+    for _, path in files:
+        for line, module, name in _imports(path):
+            top = module.partition(".")[0]
+            at_the_door = module == "hfgen" and name in homes()
+            if top.startswith("hfgen") and top != own and not at_the_door and module != "hfgen.testing":
+                yield f"{path.relative_to(ROOT)}:{line}: {module} {name or ''}".strip()
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """(line, module, name) of each imported name; None as the name in `import module`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, str(node.module), alias.name) for alias in node.names)
+
+
 @pytest.mark.parametrize("package", PLUGINS)
 def test_plugins_enter_by_the_door(package: str) -> None:
-    """From `hfgen` itself, never from a module of it, and from no other plugin."""
-    wrong = [
-        f"{path.relative_to(ROOT)}:{node.lineno}: from {node.module}"
-        for _, path in modules(ROOT / "plugins" / package)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom)
-        and str(node.module).startswith("hfgen")
-        and str(node.module).partition(".")[0] != package
-        and node.module != "hfgen"
+    assert list(past_the_door(modules(ROOT / "plugins" / package), package)) == []
+
+
+def test_the_example_enters_by_the_door() -> None:
+    assert list(past_the_door(modules(ROOT / "examples" / "hfgen-gmmn"), "hfgen_gmmn")) == []
+
+
+def test_another_way_in_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    lines = [
+        "from hfgen import UsageError",
+        "from hfgen import hub",
+        "import hfgen.errors",
+        "from hfgen.hub import client",
     ]
-    assert wrong == []
+    (tmp_path / "plugin.py").write_text("\n".join(lines))
+    found = list(past_the_door(iter([("plugin", tmp_path / "plugin.py")]), "plugin"))
+    assert [line.partition(": ")[2] for line in found] == ["hfgen hub", "hfgen.errors", "hfgen.hub client"]

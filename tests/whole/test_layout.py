@@ -46,13 +46,13 @@ def test_no_module_shadows_a_library():
     assert not names & (installed | set(sys.stdlib_module_names))
 
 
-@pytest.mark.parametrize("folder", ["hfgen", "plugins", "examples", "benchmarks", "tests"])
+@pytest.mark.parametrize("folder", ["hfgen", "plugins", "examples", "scripts", "benchmarks", "tests"])
 def test_files_stay_short(folder):
     lines = {str(p): len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / folder).rglob("*.py")}
     assert not {path: count for path, count in lines.items() if count > 420}
 
 
-@pytest.mark.parametrize("folder", ["hfgen", "plugins"])
+@pytest.mark.parametrize("folder", ["hfgen", "plugins", "examples", "scripts", "benchmarks", "tests"])
 def test_functions_stay_short(folder):
     """Median, ninth tenth and longest, in lines from `def` to the last statement."""
     lengths = [
@@ -64,11 +64,6 @@ def test_functions_stay_short(folder):
     assert statistics.median(lengths) <= 9
     assert statistics.quantiles(lengths, n=10)[-1] <= 25
     assert max(lengths) <= 60
-
-
-def test_import_hfgen_costs_no_torch():
-    code = "import sys, hfgen; print(sorted({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -91,12 +86,3 @@ def test_quick_commands_import_no_torch(arguments):
     )
     out = subprocess.check_output([sys.executable, "-c", code, *arguments], text=True)
     assert out.splitlines()[-1] == "heavy []"
-
-
-def test_public_names_exist():
-    import hfgen
-
-    for name in hfgen.__all__:
-        assert getattr(hfgen, name) is not None
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = hfgen.no_such_name
