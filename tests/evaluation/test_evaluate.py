@@ -1,5 +1,7 @@
 """`hfgen evaluate`: one protocol for every family; what it records and refuses."""
 
+import doctest
+import importlib
 import json
 import re
 import shlex
@@ -310,3 +312,16 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
         assert values["fid"]["value"] == pytest.approx(logged[step]["validation_fid"], rel=1e-6)
         assert values["recall"]["value"] == logged[step]["validation_recall"]
         assert read_protocol("general-v1").name in next((tmp_path / "out" / "evaluation").iterdir()).name
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("hfgen.evaluation.evaluate", "hfgen.evaluation.progress", "hfgen.evaluation.real_images"),
+        *("hfgen.results.metrics", "hfgen.results.rows"),
+    ],
+)
+def test_docstring_examples(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
