@@ -1,7 +1,7 @@
-"""JSON and YAML files that may be anyone's: their size and depth are bounded before they are parsed.
+"""Read JSON and YAML files of unknown origin: their size and depth are bounded before they are parsed.
 
-What is wrong is a `ValueError` in one line, whose words follow the name of the file; `FileNotFoundError` where there
-is none.
+A file that is refused raises a `ValueError` of one line, to be written after the file's name; a missing file raises a
+`FileNotFoundError`.
 """
 
 import hashlib
@@ -9,14 +9,11 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from hfgen.errors import LoadError, UsageError, one_line
-
-if TYPE_CHECKING:
-    pass
 
 MOST_BYTES = 1 << 20  # of a config; hfgen's own have some kilobytes
 MOST_TABLE = 1 << 26  # of a table of tensors' names, or of a run's metrics
@@ -187,7 +184,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"There is no config file {path}.") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not readable YAML: {one_line(error, 300)}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise UsageError(f"{path} is not a config file: it must hold `key: value` lines.")
     return loaded

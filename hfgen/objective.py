@@ -116,7 +116,7 @@ _frozen_depth: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Parameter]]] = We
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Keep gradients from a module's parameters for a while, as they flow through it to its input.
+    """Compute no gradients for a module's parameters inside the context; they still flow to its input.
 
     This saves their computation (and, under DDP, their reduction), and keeps a stale gradient out of the module's next
     step. It may be entered more than once: the accumulated micro-batches of a step are inside at the same time.

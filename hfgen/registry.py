@@ -8,6 +8,7 @@ code: HFGEN_PLUGINS chooses among distributions, and a name of hfgen's own canno
     dcgan = "hfgen_gan.dcgan:DCGANPipeline"
 """
 
+import difflib
 import functools
 import importlib.metadata
 import os
@@ -69,7 +70,7 @@ class Entry:
         """Import and return the class.
 
         Raises:
-            PluginError: the module fails to import, or holds no such class.
+            PluginError: the module fails to import, or holds no such class, or the class lacks a method of its group.
         """
         if self.by_hand is not None:
             return self.by_hand
@@ -83,6 +84,11 @@ class Entry:
             ) from error
         if not _derives(found, self.group.base):
             raise PluginError(f"{noun} {self.name!r} of {self.source} is not a {self.group.base_name}: {self.target}.")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise PluginError(
+                f"{noun} {self.name!r} of {self.source} does not define {self.group.base_name}.{missing[0]}"
+                f"{_rename(found, missing[0])}: {self.target}."
+            )
         if self.group.base == FAMILIES.base:
             _register_models(found)
         return found
@@ -122,7 +128,7 @@ def load(group: Group, name: str) -> Any:
 
 
 def unknown(group: Group, name: str) -> str:
-    """Say that a name is not registered: that HFGEN_PLUGINS leaves it out, or which names are near."""
+    """Return the message for a name that is not registered: HFGEN_PLUGINS leaves it out, or which names are near."""
     for entry in left_out(group):
         if entry.name == name:
             return f"The {group.noun} {name!r} belongs to {entry.source}, {how_to_enable(entry)}"
@@ -131,7 +137,7 @@ def unknown(group: Group, name: str) -> str:
 
 
 def conflict(entry: Entry, entries: Iterable[Entry]) -> str | None:
-    """Say which of `entries` takes the name of `entry`, or a family's class name; None where none does."""
+    """Return words that name which of `entries` takes the name of `entry`, or a family's class name; else None."""
     if entry.is_built_in:
         return None
     for other in entries:
@@ -153,13 +159,13 @@ def left_out(group: Group) -> list[Entry]:
 
 
 def how_to_enable(entry: Entry) -> str:
-    """The end of a sentence about an entry that is left out: by what, and how to change it."""
+    """Return the end of a sentence about an entry that HFGEN_PLUGINS leaves out, with how to enable it."""
     listed = ",".join([*sorted(_allowed() or ()), entry.distribution])
     return f"which {ALLOW_LIST} leaves out.\nUnset that variable, or add the distribution: {ALLOW_LIST}={listed}"
 
 
 def misspelled_plugins() -> list[str]:
-    """A sentence for each name in HFGEN_PLUGINS that no installed plugin distribution bears."""
+    """Return a sentence for each name in HFGEN_PLUGINS that is not an installed plugin distribution."""
     allowed = _allowed()
     if not allowed:
         return []
@@ -285,6 +291,12 @@ def _undisputed(entries: list[Entry], what: str) -> Entry | None:
 
 def _derives(found: Any, base: str) -> bool:
     return isinstance(found, type) and base in {f"{c.__module__}:{c.__qualname__}" for c in found.__mro__}
+
+
+def _rename(class_: type, missing: str) -> str:
+    """Say which method of a class has nearly the missing name, such as the one of an older version; else nothing."""
+    near = difflib.get_close_matches(missing, set(dir(class_)) - {missing}, n=1, cutoff=0.8)
+    return f" (rename its {near[0]} to {missing})" if near else ""
 
 
 def _distribution(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:

@@ -42,18 +42,18 @@ class PriorScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         if distribution not in ("normal", "uniform", "logistic"):
             raise UsageError(
-                f"scheduler.distribution is {distribution!r}; it can be 'normal', 'uniform' or 'logistic'."
+                f"--scheduler.distribution is {distribution!r}; it can be 'normal', 'uniform' or 'logistic'."
             )
         if not latent_shape or any(int(n) < 1 for n in latent_shape):
-            raise UsageError(f"scheduler.latent_shape is {list(latent_shape)}; it needs positive sizes.")
+            raise UsageError(f"--scheduler.latent_shape is {list(latent_shape)}; it needs positive sizes.")
         if not (temperature >= 0 and math.isfinite(temperature)):
-            raise UsageError(f"scheduler.temperature is {temperature}; it must be at least 0.")
+            raise UsageError(f"--scheduler.temperature is {temperature}; it must be at least 0.")
         if truncation is not None and not truncation > 0:
-            raise UsageError(f"scheduler.truncation is {truncation}; it must be above 0.")
+            raise UsageError(f"--scheduler.truncation is {truncation}; it must be above 0.")
         if distribution == "uniform" and temperature != 1.0:
-            raise UsageError("scheduler: a temperature belongs to a normal or logistic prior, not a uniform one.")
+            raise UsageError("--scheduler.temperature belongs to a normal or logistic prior, not a uniform one.")
         if distribution != "normal" and truncation is not None:
-            raise UsageError(f"scheduler: a truncation belongs to a normal prior, not a {distribution} one.")
+            raise UsageError(f"--scheduler.truncation belongs to a normal prior, not a {distribution} one.")
         self.timesteps = torch.zeros(1, dtype=torch.int64)
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str = "cpu") -> None:

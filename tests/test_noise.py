@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hfgen import PriorScheduler
+from hfgen import PriorScheduler, noise_for
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
@@ -17,6 +17,25 @@ def test_a_seed_gives_its_tensor_whatever_stands_beside_it(draw):
     among = getattr(SeededNoise.from_seeds([1, 7, 2]), draw)(3, 5)
     assert torch.equal(alone[0], among[1])
     assert not torch.equal(among[0], among[1])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ([2**64], f"seeds must be of 64 bits; got {2**64}"),
+        ([-(2**63) - 1], f"seeds must be of 64 bits; got -{2**63 + 1}"),
+        ([0.5], r"seeds must be whole numbers, one for each image; got \[0.5\]"),
+        ([1, 2], "2 seeds for 1 images"),
+    ],
+)
+def test_seeds_that_noise_cannot_be_made_from(seeds, words):
+    with pytest.raises(UsageError, match=words):
+        noise_for(1, seeds, torch.device("cpu"))
+
+
+def test_the_outermost_seeds():
+    noise = noise_for(2, [2**64 - 1, -(2**63)], torch.device("cpu"))
+    assert noise.normal(4).isfinite().all()
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform"])

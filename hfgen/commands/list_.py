@@ -36,10 +36,15 @@ def datasets() -> list[Row]:
 
 
 def plugins() -> list[Row]:
-    distributions: dict[str, list[str]] = {}
-    for entry in (entry for group in GROUPS for entry in installed(group)):
-        distributions.setdefault(entry.source, []).append(entry.name)
-    return [{"name": source, "registers": ", ".join(names)} for source, names in distributions.items()]
+    entries = [entry for group in GROUPS for entry in installed(group)]
+    return [
+        {
+            "name": source,
+            "families": ", ".join(e.name for e in entries if e.source == source and e.group == FAMILIES),
+            "others": ", ".join(e.name for e in entries if e.source == source and e.group != FAMILIES),
+        }
+        for source in dict.fromkeys(entry.source for entry in entries)
+    ]
 
 
 def metrics() -> list[Row]:

@@ -51,8 +51,8 @@ def gathered(
 ) -> Iterator[None]:
     """Fill the whole networks of the same names from their EMA, or else from their shards, inside the context.
 
-    They are moved to the CPU afterwards: who trains with shards has no device memory to spare. Other whole networks,
-    such as one that is not trained and that the objective calls, stay where they are.
+    They are moved to the CPU afterwards: training with shards leaves no device memory to spare. Other whole networks,
+    such as one that the objective calls but does not train, stay where they are.
     """
     for name, network in networks.items():
         tensors = emas[name].state_dict() if name in emas else whole_state(network)

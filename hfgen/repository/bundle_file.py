@@ -275,8 +275,12 @@ class _Collected:
                 f"{self._cannot()}: {module} uses the module {entry.bound!r} as a whole.\n"
                 f"Import names from it instead: from {entry.module} import ..."
             )
-        home = _HOME.get(entry.name, entry.module) if entry.module == "hfgen" else entry.module
-        found = self.resolve(home, entry.name)
+        home, name = entry.module, entry.name
+        if home == "hfgen":
+            home = _HOME.get(name, home)
+        elif name not in source_of(home):  # given by the module's __getattr__
+            home, name = getattr(value, "__module__", home), getattr(value, "__name__", name)
+        found = self.resolve(home, name) if self.follows(home) else None
         if found is None:
             raise UsageError(f"{self._cannot()}: {module} imports {entry.name}, which {entry.module} does not define.")
         return dataclasses.replace(found, bound=entry.bound) if isinstance(found, Import) else found

@@ -52,7 +52,7 @@ def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any
         return choices[0]
     if not isinstance(wanted, str) or wanted not in classes:
         where = f"{source}: " if source else ""
-        raise UsageError(f"{where}{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
+        raise UsageError(f"{where}--{name}.{CLASS_NAME} is {wanted!r}.{did_you_mean(str(wanted), classes)}")
     return classes[wanted]
 
 
@@ -69,10 +69,12 @@ def saved_config(class_: type, source: str, name: str) -> Config:
         loaded = load_config(class_, source)
     except (AttributeError, OSError, ValueError) as error:
         raise UsageError(
-            f"{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {one_line(error, 200)}"
+            f"--{name}.{FROM_CONFIG} {source!r}: no config of a {class_.__name__} there. {one_line(error, 200)}"
         ) from error
     if loaded.get("_class_name", class_.__name__) != class_.__name__:
-        raise UsageError(f"{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}.")
+        raise UsageError(
+            f"--{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}."
+        )
     return {key: loaded[key] for key in signature_of(class_) if key in loaded and key not in SHAPE}
 
 
@@ -91,7 +93,7 @@ def nest_options(options: Mapping[str, Any]) -> dict[str, Config]:
     for key, value in options.items():
         name, dot, option = key.partition(".")
         if not dot and not isinstance(value, Mapping):
-            raise UsageError(f"{key!r} is not an option of the model; write COMPONENT.{key}.")
+            raise UsageError(f"{key!r} is not an option of the model; write --COMPONENT.{key}.")
         nested.setdefault(name, {}).update({option: value} if dot else value)
     return nested
 
@@ -103,7 +105,7 @@ def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, 
             derived = configs.get(name, {}).get(key, ...)
             if key in options and derived is not ... and options[key] != derived:
                 raise UsageError(
-                    f"{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from "
+                    f"--{name}.{key} is {options[key]}, but for these data it is {derived}: it follows from "
                     "the images,\n--resolution and --class_conditional, and cannot be set."
                 )
 

@@ -89,14 +89,14 @@ def pretrained(
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
-    """List the options that differ from a model's own, as `encoder.width is 8, not 4`."""
+    """List the options that differ from a model's own, as `--encoder.width is 8, not 4`."""
     changed = []
     for name, options in components.items():
         part = pipeline.components.get(name)
         for option, value in options.items() if name != "objective" else ():
             own = type(part).__name__ if option == CLASS_NAME else _plain(getattr(part, "config", {}).get(option))
             if own != _plain(value):
-                changed.append(f"{name}.{option} is {value}, not {own}")
+                changed.append(f"--{name}.{option} is {value}, not {own}")
     return changed
 
 

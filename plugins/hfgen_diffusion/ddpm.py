@@ -371,14 +371,15 @@ def _clip_of(clip_sample: Clip | None, process: ForwardProcess) -> Clip:
 
 def _check_network(unet: UNet2DModel, process: ForwardProcess) -> None:
     if unet.config.sample_size is None:
-        raise UsageError("unet.sample_size is not set; it says how large the images are.")
+        raise UsageError("--unet.sample_size is not set; it says how large the images are.")
     if unet.config.class_embed_type is not None:
-        raise UsageError(f"unet.class_embed_type {unet.config.class_embed_type!r}: only class labels are known here.")
+        kind = unet.config.class_embed_type
+        raise UsageError(f"--unet.class_embed_type is {kind!r}; only None (class labels) is supported.")
     channels, given = unet.config.in_channels, unet.config.out_channels
     learned = process.variance_type == "learned_range"
     if given not in (channels, 2 * channels) or (learned and given == channels):
         wanted = 2 * channels if learned else channels
         raise UsageError(
-            f"unet.out_channels is {given}; with {channels} channels and scheduler.variance_type "
+            f"--unet.out_channels is {given}; with {channels} channels and --scheduler.variance_type "
             f"{process.variance_type} it is {wanted}."
         )

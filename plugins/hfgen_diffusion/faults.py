@@ -26,12 +26,13 @@ def check_scheduler(scheduler: Any) -> None:
         raise UsageError(f"{name} says nothing of a diffusion's noise levels; it cannot stand in a diffusion model.")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
-        raise UsageError(f"scheduler.prediction_type is {prediction!r}.{did_you_mean(prediction, PREDICTION_TYPES)}")
+        raise UsageError(f"--scheduler.prediction_type is {prediction!r}.{did_you_mean(prediction, PREDICTION_TYPES)}")
     variance_type_of(scheduler)
     if config.get("rescale_betas_zero_snr", False) and prediction == "epsilon":
         raise UsageError(
-            "scheduler: with rescale_betas_zero_snr the last level is noise alone, and a prediction of that noise\n"
-            "says nothing of the image: x_0 would be divided by zero. Use prediction_type v_prediction or sample."
+            "With --scheduler.rescale_betas_zero_snr the last level is noise alone, and a prediction of that noise\n"
+            "says nothing of the image: x_0 would be divided by zero. Use --scheduler.prediction_type v_prediction or "
+            "sample."
         )
     if config.get("variance_type") == "fixed_large_log":
         warnings.warn(
@@ -46,12 +47,12 @@ def check_betas(betas: Tensor, config: Any) -> None:
     count = config.num_train_timesteps
     if len(betas) != count or count < 2:
         raise UsageError(
-            f"scheduler: {len(betas)} betas for num_train_timesteps {count}; expected as many, at least 2."
+            f"--scheduler.num_train_timesteps is {count} for {len(betas)} betas; expected as many, at least 2."
         )
     if not bool((betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1):
         raise UsageError(
-            f"scheduler: its betas lie in [{float(betas.min()):g}, {float(betas.max()):g}]; each must be above 0 and "
-            "below 1.\nChange scheduler.beta_start, scheduler.beta_end or scheduler.beta_schedule."
+            f"The scheduler's betas lie in [{float(betas.min()):g}, {float(betas.max()):g}]; each must be above 0 and "
+            "below 1.\nChange --scheduler.beta_start, --scheduler.beta_end or --scheduler.beta_schedule."
         )
 
 
@@ -70,11 +71,11 @@ def variance_type_of(scheduler: Any) -> str:
     given = scheduler.config.get("variance_type") or "fixed_small"
     if given == "learned":
         raise UsageError(
-            "scheduler.variance_type learned: diffusers takes the network's raw output for a variance, which may be\n"
-            "negative. Use learned_range, the interpolation of Nichol & Dhariwal (2021)."
+            "--scheduler.variance_type is learned: diffusers takes the network's raw output for a variance, which\n"
+            "may be negative. Use learned_range, the interpolation of Nichol & Dhariwal (2021)."
         )
     if given not in VARIANCE_TYPES:
-        raise UsageError(f"scheduler.variance_type is {given!r}.{did_you_mean(given, VARIANCE_TYPES)}")
+        raise UsageError(f"--scheduler.variance_type is {given!r}.{did_you_mean(given, VARIANCE_TYPES)}")
     return VARIANCE_TYPES[given]
 
 

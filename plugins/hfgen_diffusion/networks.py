@@ -51,13 +51,15 @@ def unet_config(
     labels = {"num_class_embeds": config.get("num_class_embeds"), "class_embed_type": None}
     for name, derived in labels.items():
         if given.get(name, derived) != derived:
-            raise UsageError(f"unet.{name} is {given[name]!r}; it follows from the data's classes: {derived!r}.")
+            raise UsageError(f"--unet.{name} is {given[name]!r}; it follows from the data's classes: {derived!r}.")
     for name in ("down_block_types", "up_block_types"):
         if len(given.get(name, channels)) != len(channels):
-            raise UsageError(f"unet.{name} and unet.block_out_channels, {channels}, must be of equal length.")
+            raise UsageError(f"--unet.{name} and --unet.block_out_channels, {channels}, must be of equal length.")
     groups = given.get("norm_num_groups", config["norm_num_groups"])
     if groups < 1 or any(c % groups for c in channels):
-        raise UsageError(f"unet.norm_num_groups is {groups}; it must divide each of block_out_channels, {channels}.")
+        raise UsageError(
+            f"--unet.norm_num_groups is {groups}; it must divide each of --unet.block_out_channels, {channels}."
+        )
     return config
 
 

@@ -41,13 +41,13 @@ class DDPMObjective(Objective):
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
         if loss_type not in ("simple", "bound"):
-            raise UsageError(f"objective.loss_type is {loss_type!r}; it is 'simple' or 'bound'.")
+            raise UsageError(f"--objective.loss_type is {loss_type!r}; it is 'simple' or 'bound'.")
         if snr_gamma is not None and (not snr_gamma > 0 or loss_type == "bound"):
-            raise UsageError(f"objective.snr_gamma is {snr_gamma}; it is above 0, and weights the simple loss only.")
+            raise UsageError(f"--objective.snr_gamma is {snr_gamma}; it is above 0, and weights the simple loss only.")
         if not (bound_weight >= 0 and math.isfinite(bound_weight)):
-            raise UsageError(f"objective.bound_weight is {bound_weight}; it must be at least 0.")
+            raise UsageError(f"--objective.bound_weight is {bound_weight}; it must be at least 0.")
         if not 0 <= conditioning_dropout_prob < 1:
-            raise UsageError("objective.conditioning_dropout_prob must lie in [0, 1).")
+            raise UsageError("--objective.conditioning_dropout_prob must lie in [0, 1).")
         self.unet, self.process = unet, ForwardProcess(scheduler)
         self.loss_type, self.snr_gamma, self.bound_weight = loss_type, snr_gamma, bound_weight
         self.conditioning_dropout_prob = conditioning_dropout_prob

@@ -38,9 +38,9 @@ class Preprocess(nn.Module):
     def __init__(self, name: str = "logit_2alpha", alpha: float = 0.05) -> None:
         super().__init__()
         if name not in get_args(Preprocessing):
-            raise UsageError(f"flow.preprocessing is {name!r}; it can be {', '.join(get_args(Preprocessing))}.")
+            raise UsageError(f"--flow.preprocessing is {name!r}; it can be {', '.join(get_args(Preprocessing))}.")
         if not 0 < alpha < 0.5:
-            raise UsageError(f"flow.alpha is {alpha}; it must lie between 0 and 0.5.")
+            raise UsageError(f"--flow.alpha is {alpha}; it must lie between 0 and 0.5.")
         self.logit = name.startswith("logit")
         low, scale = {
             "logit_alpha": (alpha, 1 - alpha),
@@ -199,7 +199,7 @@ class InvertibleConv1x1(nn.Module):
     def __init__(self, num_channels: int, parametrization: str = "lu") -> None:
         super().__init__()
         if parametrization not in ("lu", "plain"):
-            raise UsageError(f"flow.convolution is {parametrization!r}; it can be 'lu' or 'plain'.")
+            raise UsageError(f"--flow.convolution is {parametrization!r}; it can be 'lu' or 'plain'.")
         weight = torch.linalg.qr(torch.randn(num_channels, num_channels, dtype=torch.float32))[0]
         self.parametrization = parametrization
         if parametrization == "plain":

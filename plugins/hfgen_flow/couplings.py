@@ -96,9 +96,9 @@ class SplineTransform(Transform):
     def __init__(self, num_bins: int = 8, bound: float = 3.0) -> None:
         super().__init__()
         if not 2 <= num_bins <= 256:
-            raise UsageError(f"flow.num_bins is {num_bins}; a spline has 2 to 256 bins.")
+            raise UsageError(f"--flow.num_bins is {num_bins}; a spline has 2 to 256 bins.")
         if not bound > 0:
-            raise UsageError(f"flow.spline_bound is {bound}; it must be above 0.")
+            raise UsageError(f"--flow.spline_bound is {bound}; it must be above 0.")
         self.bound, self.parameters_per_channel = bound, 3 * num_bins - 1
 
     def _split(self, h: Tensor) -> Tensor:

@@ -103,4 +103,4 @@ def to_unit(levels: Tensor, u: Tensor, num_values: int) -> Tensor:
 def check_bits(num_bits: int) -> None:
     """Raise a UsageError unless bytes have so many."""
     if not 1 <= num_bits <= 8:
-        raise UsageError(f"dequantizer.num_bits is {num_bits}; images have 1 to 8 bits.")
+        raise UsageError(f"--dequantizer.num_bits is {num_bits}; images have 1 to 8 bits.")

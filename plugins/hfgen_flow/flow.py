@@ -168,16 +168,17 @@ class FlowPipeline(HFGenPipeline):
         config, noise = flow.config, dequantizer.config
         for name in ("sample_size", "in_channels"):
             if name in noise and noise[name] != config[name]:
-                raise UsageError(f"flow.{name} is {config[name]}, dequantizer.{name} {noise[name]}.")
+                raise UsageError(f"--flow.{name} is {config[name]}, --dequantizer.{name} {noise[name]}.")
         num_dimensions = config.in_channels * config.sample_size**2
         if list(scheduler.config.latent_shape) != [num_dimensions]:
             raise UsageError(
-                f"scheduler.latent_shape is {list(scheduler.config.latent_shape)}; "
+                f"--scheduler.latent_shape is {list(scheduler.config.latent_shape)}; "
                 f"a flow of these images has [{num_dimensions}]."
             )
         if scheduler.config.distribution == "uniform":
             raise UsageError(
-                "scheduler.distribution is 'uniform'; a flow needs a density wherever latents lie: normal or logistic."
+                "--scheduler.distribution is 'uniform'; a flow needs a density wherever latents lie: normal or "
+                "logistic."
             )
         self.register_modules(flow=flow, dequantizer=dequantizer, scheduler=scheduler)
 
@@ -263,7 +264,7 @@ class FlowPipeline(HFGenPipeline):
         broken = next((name for name, weight in named if not weight.isfinite().all()), None)
         if broken is not None:
             return f"Weights are not finite, such as {broken}: the file is damaged, or the training diverged."
-        return "The image of a latent is not finite; try a lower scheduler.temperature."
+        return "The image of a latent is not finite; try a lower --scheduler.temperature."
 
     def _dequantize(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.flow.computing_dtype

@@ -81,7 +81,7 @@ class Glow(FlowModel):
             "none": None,
         }
         if coupling not in make_transform:
-            raise UsageError(f"flow.coupling is {coupling!r}; it can be {', '.join(make_transform)}.")
+            raise UsageError(f"--flow.coupling is {coupling!r}; it can be {', '.join(make_transform)}.")
         self.preprocess = Preprocess(preprocessing, alpha)
         channels, side = in_channels, sample_size
         self.levels, self.latent_shapes = nn.ModuleList(), []

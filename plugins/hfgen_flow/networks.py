@@ -17,7 +17,7 @@ def require_at_least(least: int, component: str = "flow", /, **options: int) -> 
     """Raise a UsageError that names the option which is below."""
     for name, value in options.items():
         if value < least:
-            raise UsageError(f"{component}.{name} is {value}; it must be at least {least}.")
+            raise UsageError(f"--{component}.{name} is {value}; it must be at least {least}.")
 
 
 class NormalizedConv2d(nn.Module):

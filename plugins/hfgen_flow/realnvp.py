@@ -78,7 +78,7 @@ class RealNVP(FlowModel):
             "spline": lambda num_channels: SplineTransform(num_bins, spline_bound),
         }
         if coupling not in make_transform:
-            raise UsageError(f"flow.coupling is {coupling!r}; it can be {', '.join(make_transform)}.")
+            raise UsageError(f"--flow.coupling is {coupling!r}; it can be {', '.join(make_transform)}.")
         self.preprocess = Preprocess(preprocessing, alpha)
         self.scales, self.latent_shapes = nn.ModuleList(), []
         channels, side, width = in_channels, sample_size, hidden_channels

@@ -49,7 +49,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise UsageError(f"generator.activation is {activation!r}; it can be {' or '.join(ACTIVATIONS)}.")
+            raise UsageError(f"--generator.activation is {activation!r}; it can be {' or '.join(ACTIVATIONS)}.")
         base, doublings = split_size(sample_size)
         widths = [base_channels * 2**i for i in reversed(range(doublings))]
         stem = nn.ConvTranspose2d(latent_dim + (num_classes or 0), widths[0], base, bias=False)
@@ -257,7 +257,7 @@ class DCGANPipeline(HFGenPipeline):
         super().__init__()
         shape, latent_dim = list(scheduler.config.latent_shape), generator.config.latent_dim
         if shape != [latent_dim]:
-            raise UsageError(f"scheduler.latent_shape is {shape}, but generator.latent_dim is {latent_dim}.")
+            raise UsageError(f"--scheduler.latent_shape is {shape}, but --generator.latent_dim is {latent_dim}.")
         self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
 
     @classmethod

@@ -151,7 +151,9 @@ class AutoencoderKLPipeline(VariationalPipeline):
         side = sample_size // _factor(vae["block_out_channels"])
         latent_shape = [vae["latent_channels"], side, side]
         if list(overrides.get("scheduler", {}).get("latent_shape", latent_shape)) != latent_shape:
-            raise UsageError(f"scheduler.latent_shape follows from the images and the network: it is {latent_shape}.")
+            raise UsageError(
+                f"--scheduler.latent_shape follows from the images and the network; it is {latent_shape}."
+            )
         return {"vae": vae, "scheduler": {"latent_shape": latent_shape}}
 
     @classmethod
@@ -230,11 +232,11 @@ def _check_latents(vae: AutoencoderKL, scheduler: PriorScheduler) -> None:
     shape = list(scheduler.config.latent_shape)
     if len(shape) != 3 or shape[0] != vae.config.latent_channels:
         raise UsageError(
-            f"scheduler.latent_shape is {shape}; with vae.latent_channels {vae.config.latent_channels} it is "
+            f"--scheduler.latent_shape is {shape}; with --vae.latent_channels {vae.config.latent_channels} it is "
             f"[{vae.config.latent_channels}, height, width]."
         )
     if scheduler.config.distribution != "normal":
-        raise UsageError("scheduler.distribution must be normal: the prior that q(z|x) is compared with is N(0, 1).")
+        raise UsageError("--scheduler.distribution must be normal: the prior that q(z|x) is compared with is N(0, 1).")
 
 
 # --- the network's blocks -------------------------------------------------------------------------------------------
@@ -249,20 +251,20 @@ def _blocks(sample_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return channels, kinds of block and groups: the given ones, and defaults that fit them."""
     channels = list(given.get("block_out_channels", SMALL_CHANNELS if sample_size <= SMALL else LARGE_CHANNELS))
     if not channels or any(c < 1 for c in channels):
-        raise UsageError(f"vae.block_out_channels is {channels}; it needs the channels of each block, at least one.")
+        raise UsageError(f"--vae.block_out_channels is {channels}; it needs the channels of each block, at least one.")
     _check_side(sample_size, len(channels))
     blocks: dict[str, Any] = {"block_out_channels": channels}
     for name, usual in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         blocks[name] = list(given.get(name, [usual] * len(channels)))
         if len(blocks[name]) != len(channels):
             raise UsageError(
-                f"vae.{name} names {len(blocks[name])} blocks, vae.block_out_channels the channels of {len(channels)}:"
-                f"\ngive as many, or leave out vae.{name}."
+                f"--vae.{name} names {len(blocks[name])} blocks, --vae.block_out_channels the channels of "
+                f"{len(channels)}:\ngive as many, or leave out --vae.{name}."
             )
     blocks["norm_num_groups"] = groups = given.get("norm_num_groups", _groups(channels))
     if groups < 1 or any(c % groups for c in channels):
         raise UsageError(
-            f"vae.norm_num_groups is {groups}; it must divide each of vae.block_out_channels, {channels}."
+            f"--vae.norm_num_groups is {groups}; it must divide each of --vae.block_out_channels, {channels}."
         )
     return blocks
 

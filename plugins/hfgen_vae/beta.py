@@ -30,13 +30,15 @@ class BetaScheduler(SchedulerMixin, ConfigMixin):
         self, beta: float = 1.0, warmup_steps: int = 0, cycle_steps: int | None = None, free_bits: float = 0.0
     ) -> None:
         if not (beta >= 0 and math.isfinite(beta)):
-            raise UsageError(f"beta_scheduler.beta is {beta}; it must be at least 0.")
+            raise UsageError(f"--beta_scheduler.beta is {beta}; it must be at least 0.")
         if warmup_steps < 0:
-            raise UsageError(f"beta_scheduler.warmup_steps is {warmup_steps}; it must be at least 0.")
+            raise UsageError(f"--beta_scheduler.warmup_steps is {warmup_steps}; it must be at least 0.")
         if cycle_steps is not None and cycle_steps < max(warmup_steps, 1):
-            raise UsageError(f"beta_scheduler.cycle_steps is {cycle_steps}, less than the warm-up of {warmup_steps}.")
+            raise UsageError(
+                f"--beta_scheduler.cycle_steps is {cycle_steps}, less than the warm-up of {warmup_steps} steps."
+            )
         if not (free_bits >= 0 and math.isfinite(free_bits)):
-            raise UsageError(f"beta_scheduler.free_bits is {free_bits}; it must be at least 0.")
+            raise UsageError(f"--beta_scheduler.free_bits is {free_bits}; it must be at least 0.")
 
     @property
     def is_elbo(self) -> bool:

@@ -50,7 +50,7 @@ class Likelihood(ModelMixin, ConfigMixin):
         needed = in_channels * self.parameters_per_channel
         if out_channels != needed:
             raise UsageError(
-                f"{component}.out_channels is {out_channels}; for {in_channels} channels "
+                f"--{component}.out_channels is {out_channels}; for {in_channels} channels "
                 f"{type(self).__name__} needs {needed}."
             )
 
@@ -119,7 +119,7 @@ class BernoulliLikelihood(Likelihood):
     def __init__(self, binarization: Literal["dynamic", "threshold", "none"] = "dynamic") -> None:
         super().__init__()
         if binarization not in ("dynamic", "threshold", "none"):
-            raise UsageError(f"likelihood.binarization is {binarization!r}; it can be dynamic, threshold or none.")
+            raise UsageError(f"--likelihood.binarization is {binarization!r}; it can be dynamic, threshold or none.")
 
     def observe(self, images: Tensor, noise: Noise) -> Tensor:
         """Binary images with values -1 and 1.
@@ -140,7 +140,7 @@ class BernoulliLikelihood(Likelihood):
         if gray.any():
             raise UsageError(
                 f"A Bernoulli likelihood is over black and white; {gray.float().mean():.0%} of the values are gray.\n"
-                "Choose likelihood.binarization dynamic or threshold, or another likelihood."
+                "Choose --likelihood.binarization dynamic or threshold, or another likelihood."
             )
 
     def elementwise(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -182,9 +182,9 @@ class GaussianLikelihood(Likelihood):
     def __init__(self, sigma: float | None = None, momentum: float = 0.01) -> None:
         super().__init__()
         if sigma is not None and not (sigma > 0 and math.isfinite(sigma)):
-            raise UsageError(f"likelihood.sigma is {sigma}; it must be above 0.")
+            raise UsageError(f"--likelihood.sigma is {sigma}; it must be above 0.")
         if not 0 < momentum <= 1:
-            raise UsageError(f"likelihood.momentum is {momentum}; it must lie in (0, 1].")
+            raise UsageError(f"--likelihood.momentum is {momentum}; it must lie in (0, 1].")
         self.register_buffer("variance", torch.tensor(1.0 if sigma is None else sigma**2))
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
     def __init__(self, num_mixtures: int = 1, min_log_scale: float = -7.0) -> None:
         super().__init__()
         if num_mixtures < 1:
-            raise UsageError(f"likelihood.num_mixtures is {num_mixtures}; it must be at least 1.")
+            raise UsageError(f"--likelihood.num_mixtures is {num_mixtures}; it must be at least 1.")
 
     @property
     def parameters_per_channel(self) -> int:
@@ -282,9 +282,9 @@ def log_bin_mass(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     out that an approximation must stand in for it.
     """
     scale = torch.exp(-log_scale)
-    centerd = (x - location) * scale
+    centered = (x - location) * scale
     half = HALF_BIN * scale
-    below = logsigmoid(centerd + half)  # ln of the mass below the bin's upper end
-    above = logsigmoid(half - centerd)  # ln of the mass above its lower end
+    below = logsigmoid(centered + half)  # ln of the mass below the bin's upper end
+    above = logsigmoid(half - centered)  # ln of the mass above its lower end
     inside = below + above + torch.log(-torch.expm1(-2 * half))
     return torch.where(x < -1 + HALF_BIN, below, torch.where(x > 1 - HALF_BIN, above, inside))

@@ -182,7 +182,9 @@ def pyramid(sample_size: int, base_channels: int) -> tuple[list[int], list[int]]
 
 def _perceptron(widths: Sequence[int], activation: str) -> nn.Sequential:
     if activation not in ACTIVATIONS:
-        raise UsageError(f"activation is {activation!r}; it can be {', '.join(ACTIVATIONS)}.")
+        raise UsageError(
+            f"--encoder.activation (or --decoder.activation) is {activation!r}; it can be {', '.join(ACTIVATIONS)}."
+        )
     layers = [[nn.Linear(a, b), ACTIVATIONS[activation]()] for a, b in pairwise(widths)]
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
@@ -237,14 +239,15 @@ class VAEObjective(Objective):
         gradient_estimator: Literal["reparameterized", "doubly_reparameterized"] = "reparameterized",
     ) -> None:
         if num_importance_samples < 1:
-            raise UsageError(f"objective.num_importance_samples is {num_importance_samples}; it must be at least 1.")
+            raise UsageError(f"--objective.num_importance_samples is {num_importance_samples}; it must be at least 1.")
         beta_scheduler = BetaScheduler() if beta_scheduler is None else beta_scheduler
         likelihood.statistics = []  # of a step that did not end
         self.importance_weighted = num_importance_samples > 1 or gradient_estimator == "doubly_reparameterized"
         if self.importance_weighted and not beta_scheduler.is_elbo:
             raise UsageError(
                 "The importance-weighted bound and the doubly reparameterized gradient have no KL term to weigh:\n"
-                "set beta_scheduler.beta 1, .warmup_steps 0 and .free_bits 0, or train the plain ELBO."
+                "set --beta_scheduler.beta 1, --beta_scheduler.warmup_steps 0 and --beta_scheduler.free_bits 0,\n"
+                "or train the plain ELBO."
             )
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.beta_scheduler, self.num_samples = beta_scheduler, num_importance_samples
@@ -334,10 +337,14 @@ class VAEPipeline(VariationalPipeline):
         super().__init__()
         likelihood.check_channels(encoder.config.in_channels, decoder.config.out_channels, "decoder")
         if decoder.config.get("bounded") and not hasattr(likelihood, "variance"):  # bundled code has other classes
-            raise UsageError(f"decoder.bounded is for a Gaussian mean; {type(likelihood).__name__} takes any number.")
+            raise UsageError(
+                f"--decoder.bounded is for a Gaussian mean; {type(likelihood).__name__} takes any number."
+            )
         for name in ("sample_size", "num_classes"):
             if encoder.config[name] != decoder.config[name]:
-                raise UsageError(f"encoder.{name} is {encoder.config[name]}, decoder.{name} {decoder.config[name]}.")
+                raise UsageError(
+                    f"--encoder.{name} is {encoder.config[name]}, but --decoder.{name} is {decoder.config[name]}."
+                )
         _check_latents(encoder.config.latent_dim, decoder.config.latent_dim, scheduler)
         self.register_modules(
             encoder=encoder, decoder=decoder, likelihood=likelihood, scheduler=scheduler, beta_scheduler=beta_scheduler
@@ -361,7 +368,7 @@ class VAEPipeline(VariationalPipeline):
         default = 50 if classes["encoder"] is MLPEncoder else 32
         latent_dim = next((dim for dim in given if dim is not None), default)
         if latent_dim < 1:
-            raise UsageError(f"latent_dim is {latent_dim}; it must be at least 1.")
+            raise UsageError(f"--encoder.latent_dim (or --decoder.latent_dim) is {latent_dim}; it must be at least 1.")
         shape = {"sample_size": sample_size, "num_classes": num_classes, "latent_dim": latent_dim}
         return {
             "encoder": {**shape, "in_channels": in_channels},
@@ -388,7 +395,7 @@ def _check_latents(encoded: int, decoded: int, scheduler: PriorScheduler) -> Non
     shape = list(scheduler.config.latent_shape)
     if not encoded == decoded == shape[0] or len(shape) != 1:
         raise UsageError(
-            f"encoder.latent_dim {encoded}, decoder.latent_dim {decoded}, scheduler.latent_shape {shape} differ."
+            f"--encoder.latent_dim {encoded}, --decoder.latent_dim {decoded}, --scheduler.latent_shape {shape} differ."
         )
     if scheduler.config.distribution != "normal":
-        raise UsageError("scheduler.distribution must be normal: the prior that q(z|x) is compared with is N(0, 1).")
+        raise UsageError("--scheduler.distribution must be normal: the prior that q(z|x) is compared with is N(0, 1).")

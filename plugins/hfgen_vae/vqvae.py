@@ -164,11 +164,12 @@ class VectorQuantizer(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if num_embeddings < 2 or latent_dim < 1:
-            raise UsageError(f"quantizer: {num_embeddings} codes of length {latent_dim}; at least 2 of length 1.")
+            sizes = f"num_embeddings is {num_embeddings}, --quantizer.latent_dim {latent_dim}"
+            raise UsageError(f"--quantizer.{sizes}; they must be at least 2 and 1.")
         if not (0 <= decay < 1 and epsilon > 0 and 0 <= restart_threshold < 1):
             raise UsageError(
-                f"quantizer.decay {decay} and restart_threshold {restart_threshold} must lie in [0, 1), and epsilon "
-                f"{epsilon} be above 0."
+                f"--quantizer.decay {decay} and --quantizer.restart_threshold {restart_threshold} must lie in [0, 1), "
+                f"and --quantizer.epsilon {epsilon} be above 0."
             )
         self.register_buffer("codebook", torch.randn(num_embeddings, latent_dim))
         self.register_buffer("counts", torch.zeros(num_embeddings))
@@ -240,7 +241,8 @@ class CodeScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(self, num_embeddings: int = 512, code_shape: Sequence[int] = (7, 7)) -> None:
         if num_embeddings < 2 or len(code_shape) != 2 or min(code_shape) < 1:
-            raise UsageError(f"scheduler: {list(code_shape)} codes out of {num_embeddings}; expected [h, w] and 2 up.")
+            sizes = f"code_shape is {list(code_shape)}, --scheduler.num_embeddings {num_embeddings}"
+            raise UsageError(f"--scheduler.{sizes}; expected [height, width] and at least 2.")
         self.timesteps = torch.zeros(1, dtype=torch.int64)
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str = "cpu") -> None:

@@ -46,8 +46,8 @@ def sides(sample_size: int, num_halvings: int) -> list[int]:
         found.append(math.ceil(found[-1] / 2))
     if num_halvings < 1 or found[-2] < 2:
         raise UsageError(
-            f"num_halvings is {num_halvings} for images of side {sample_size}; it must be at least 1, and leave at "
-            "least a side of 2 to halve."
+            f"--encoder.num_halvings (or --decoder.num_halvings) is {num_halvings} for images of side {sample_size}; "
+            "it must be at least 1, and leave at least a side of 2 to halve."
         )
     return found
 
@@ -56,15 +56,18 @@ def check_codes(encoder: Any, quantizer: Any, decoder: Any, scheduler: Any) -> N
     """Raise a UsageError unless the configs of all components have latents of one length, number and map."""
     lengths = [part.config.latent_dim for part in (encoder, quantizer, decoder)]
     if len({*lengths}) > 1:
-        raise UsageError(f"latent_dim of encoder, quantizer and decoder is {lengths}; it must be the same.")
+        raise UsageError(
+            "--encoder.latent_dim, --quantizer.latent_dim and --decoder.latent_dim are "
+            f"{', '.join(map(str, lengths))}; they must be the same."
+        )
     maps = [sides(part.config.sample_size, part.config.num_halvings)[-1] for part in (encoder, decoder)]
     if [*scheduler.config.code_shape] != [maps[0]] * 2 or maps[0] != maps[1]:
         raise UsageError(
             f"The encoder gives {maps[0]}x{maps[0]} codes, the decoder takes {maps[1]}x{maps[1]}, and "
-            f"scheduler.code_shape is {[*scheduler.config.code_shape]}; they must be the same."
+            f"--scheduler.code_shape is {[*scheduler.config.code_shape]}; they must be the same."
         )
     if quantizer.config.num_embeddings != scheduler.config.num_embeddings:
         raise UsageError(
-            f"quantizer.num_embeddings is {quantizer.config.num_embeddings}, but scheduler.num_embeddings is "
+            f"--quantizer.num_embeddings is {quantizer.config.num_embeddings}, but --scheduler.num_embeddings is "
             f"{scheduler.config.num_embeddings}."
         )

@@ -43,7 +43,7 @@ class VQVAEObjective(Objective):
         commitment_cost: float = 0.25,
     ) -> None:
         if not (commitment_cost >= 0 and math.isfinite(commitment_cost)):
-            raise UsageError(f"objective.commitment_cost is {commitment_cost}; it must be at least 0.")
+            raise UsageError(f"--objective.commitment_cost is {commitment_cost}; it must be at least 0.")
         self.encoder, self.quantizer, self.decoder, self.likelihood = encoder, quantizer, decoder, likelihood
         self.commitment_cost = commitment_cost
         likelihood.statistics = []  # of a step that did not end

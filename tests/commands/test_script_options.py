@@ -238,7 +238,7 @@ def test_options_of_the_script_belong_to_its_recipe(script, tmp_path):
     assert (code, "needs a value" in err) == (2, True)
     (tmp_path / "empty").mkdir()
     code, _, err = script("--dataset_name blobs.npz --model_config_name_or_path empty")
-    assert (code, "unet.from_config 'empty': no config of a UNet2DModel there" in err) == (2, True), err
+    assert (code, "--unet.from_config 'empty': no config of a UNet2DModel there" in err) == (2, True), err
     (tmp_path / "unet" / "config.json").write_text(json.dumps({**TINY, "_class_name": "AutoencoderKL"}))
     code, _, err = script("--dataset_name blobs.npz --model_config_name_or_path unet")
     assert (code, "is of a AutoencoderKL, not a UNet2DModel" in err) == (2, True)

@@ -53,6 +53,33 @@ class Impostor(Theirs):
 """
 
 
+OLD = """
+class Old(Theirs):
+    recognizes = Converter.recognizes
+    @classmethod
+    def recognises(cls, source): return True
+class Half(Theirs):
+    read = Converter.read
+"""
+
+
+def test_a_format_without_a_method(tmp_path):
+    """The error names the distribution and what to rename; other formats stay usable."""
+    names = {"old": "theirs:Old", "half": "theirs:Half", "theirs": "theirs:Theirs"}
+    install(tmp_path / "site", "their-plugin", names, {"theirs": THEIRS + OLD}, group=CONVERTERS)
+    (tmp_path / "source").mkdir()
+    source = open_source(str(tmp_path / "source"), False)
+    renamed = r"'old' of their-plugin 1\.0 does not define .*recognizes \(rename its recognises to recognizes\)"
+    with on_path(tmp_path / "site"):
+        for name, words in (("old", renamed), ("half", r"'half' of .* does not define Converter\.read: theirs:Half")):
+            with pytest.raises(PluginError, match=words):
+                converter_of(name)
+        with pytest.raises(UsageError, match=renamed):
+            recognize(source)
+        (tmp_path / "source" / "theirs.json").write_text("{}")
+        assert recognize(source).name == "theirs"
+
+
 def test_a_plugins_format(tmp_path, monkeypatch):
     """It is recognized; a broken one hurts only who asks for it; a built-in's name stays the built-in's."""
     names = {"theirs": "theirs:Theirs", "torchgan": "theirs:Impostor", "broken": "theirs:Missing", "odd": "json:loads"}

@@ -38,7 +38,7 @@ class TestDDIM(FamilyTests):
     objective = {"snr_gamma": 5.0}
     sample_size = 12
     num_classes = 2
-    in_processes = False  # it trains as DDPM does, and tests/test_diffusers_interop.py loads it in other processes
+    in_processes = False  # it trains as DDPM does, and test_diffusers_interop.py loads it in other processes
     tolerance = 1e-4
 
 

@@ -121,12 +121,12 @@ def test_what_one_component_is_told_about_the_latents_holds_for_all():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"decoder.latent_dim": 5}, r"latent_dim of encoder, quantizer and decoder is \[4, 4, 5\]"),
-        ({"scheduler.num_embeddings": 8}, "num_embeddings is 16, but scheduler.num_embeddings is 8"),
-        ({"scheduler.code_shape": [4, 5]}, r"scheduler.code_shape is \[4, 5\]"),
+        ({"decoder.latent_dim": 5}, "--decoder.latent_dim are 4, 4, 5; they must be the same"),
+        ({"scheduler.num_embeddings": 8}, "num_embeddings is 16, but --scheduler.num_embeddings is 8"),
+        ({"scheduler.code_shape": [4, 5]}, r"--scheduler.code_shape is \[4, 5\]"),
         ({"encoder.num_halvings": 1, "decoder.num_halvings": 2}, "gives 8x8 codes, the decoder takes 4x4"),
         ({"quantizer.decay": 1.0}, "decay 1.0"),
-        ({"quantizer.num_embeddings": 1}, "1 codes of length 4"),
+        ({"quantizer.num_embeddings": 1}, "--quantizer.num_embeddings is 1, --quantizer.latent_dim 4"),
     ],
 )
 def test_components_that_do_not_fit(overrides, message):

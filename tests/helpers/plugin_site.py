@@ -53,7 +53,7 @@ def install_classes(
     """A distribution of empty classes of a group, whose module notes its import in $IMPORTED; name -> class name."""
     base_module, _, base = group.base.partition(":")
     module = distribution.lower().replace("-", "_").replace(".", "_")
-    body = "".join(f"class {class_name}({base}): pass\n" for class_name in classes.values())
+    body = "".join(f"class {c}({base}): recognizes = read = None\n" for c in classes.values())  # for a Converter
     targets = {name: f"{module}:{class_name}" for name, class_name in classes.items()}
     source = f"{NOTED}from {base_module} import {base}\n{body}"
     install(site, distribution, targets, {module: source}, version, group)
