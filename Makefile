@@ -34,7 +34,7 @@ test-quick: install
 slow: install
 	$(BIN)/python -m pytest -m slow
 
-# The quick tests with the lowest versions that pyproject.toml allows.
+# The quick tests with the lowest versions that pyproject.toml allows; constraints-oldest.txt says why torch is not one.
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/$(QUICK)
 

@@ -23,8 +23,8 @@ from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
 from hfgen.repository.checks import LOADING, check_components, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import STACK, class_name_of, component_classes, pipeline_class_of, redirect
-from hfgen.repository.index import check_index, component_entries, is_bundled
+from hfgen.repository.components import STACK, component_classes, pipeline_class_of, redirect
+from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
 from hfgen.repository.save import saving
 from hfgen.settings.model_configs import component_config, construct
 from hfgen.settings.options import (

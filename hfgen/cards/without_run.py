@@ -15,8 +15,7 @@ from hfgen.cards.parts import component_rows, how_to_load, python_snippet
 from hfgen.cards.results_section import TASK
 from hfgen.files import write_text
 from hfgen.registry import family_of
-from hfgen.repository.components import class_name_of
-from hfgen.repository.index import read_index
+from hfgen.repository.index import class_name_of, read_index
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

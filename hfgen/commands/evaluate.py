@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import click
 from hfgen.commands.options import CALL_OPTIONS, DottedCommand, loading_options, parse_numbers, sampler_options
 from hfgen.commands.pipelines import load
 from hfgen.errors import CheckError, HFGenError, UsageError
-from hfgen.results.metrics import METRICS
+from hfgen.results.metrics import LIKELIHOOD, METRICS
 from hfgen.results.records import folder_of
 
 if TYPE_CHECKING:
@@ -77,19 +77,20 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     from hfgen.processes.launcher import MODULE, Wanted, launch
 
     refuse_unknown(o["dotted"])
+    limits = finite({name: o[name] for name in LIMITS if o[name] is not None})
     wanted = Wanted(num_processes)
     if not wanted.here():
         return launch(["evaluate", *words], wanted, MODULE)
-    from hfgen.evaluation.evaluate import Asked, prepare_evaluation
+    from hfgen.evaluation.evaluate import Asked, plan_evaluation, prepare_evaluation
     from hfgen.evaluation.progress import bars_on_stderr
     from hfgen.processes.world import join_processes
 
     is_main = join_processes().is_main_process
     bars, pipeline = bars_on_stderr(is_main), load(target, o, any_pipeline=True)
     samplings = list(samplings_of(pipeline, o))
-    evaluation = prepare_evaluation(target, pipeline, Asked(**{f.name: o[f.name] for f in fields(Asked)}), bars)
-    limits = {name: o[name] for name in LIMITS if o[name] is not None}
-    refuse_unmeasured(evaluation.metrics, limits)
+    plan = plan_evaluation(target, pipeline, Asked(**{f.name: o[f.name] for f in fields(Asked)}), bars)
+    refuse_unmeasured(plan.metrics, limits, o["dotted"].get("likelihood", {}))
+    evaluation = prepare_evaluation(plan, pipeline.device, bars)
     folder = o["output_dir"] or folder_of(target)
     found = [measure(target, folder, pipeline, evaluation, sampling, bars) for sampling in samplings]
     results = [result for result in found if result is not None]
@@ -158,14 +159,24 @@ def measure(
     return result
 
 
-def refuse_unmeasured(metrics: Sequence[str], limits: Mapping[str, float]) -> None:
-    """Raise a UsageError of a limit that nothing can keep, before anything is measured."""
+def finite(limits: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the limits; raise a UsageError if one is infinite or NaN."""
     for limit, bound in limits.items():
-        name = limit.partition("_")[2]
-        if name not in metrics:
-            raise UsageError(f"--{limit}: {name} is not measured here; see --metrics.")
         if not math.isfinite(bound):
             raise UsageError(f"--{limit} is {bound}; it must be a finite number.")
+    return limits
+
+
+def refuse_unmeasured(metrics: Sequence[str], limits: Iterable[str], likelihood: Iterable[str]) -> None:
+    """Raise a UsageError if a limit, or an option of the likelihood, is given for a metric that is not measured."""
+    for limit in limits:
+        name = limit.partition("_")[2]
+        if name not in metrics:
+            raise UsageError(f"--{limit} limits {name}, which is not measured; --metrics must name it.")
+    for option in likelihood if not set(LIKELIHOOD) & set(metrics) else ():
+        raise UsageError(
+            f"--likelihood.{option}: no likelihood is measured; --metrics must name one of {', '.join(LIKELIHOOD)}."
+        )
 
 
 def require(results: "Sequence[Result]", limits: Mapping[str, float]) -> None:

@@ -1,10 +1,13 @@
 """Measure a pipeline by a protocol, as `hfgen evaluate` does: find the real images, measure, write the result."""
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from hfgen import run_folder
 from hfgen.cards import card
@@ -17,16 +20,19 @@ from hfgen.evaluation.progress import Bars, no_bars
 from hfgen.evaluation.real_images import RealImages
 from hfgen.evaluation.record import identity, record, result_name
 from hfgen.files import read_config_file
-from hfgen.results.metrics import LIKELIHOOD, chosen
+from hfgen.results.metrics import chosen
 from hfgen.results.protocol import GENERAL, Protocol, protocol_of, read_protocol
 from hfgen.results.records import FOLDER, Result, write
+
+if TYPE_CHECKING:
+    import torch
 
 SIZE = ("resolution", "center_crop")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The options that a person gave; None leaves one to the protocol, or to the training's config.
+    """Options of `hfgen evaluate`; where one is None, the protocol's value holds, or that of the training's config.
 
     Attributes:
         metrics: comma-separated.
@@ -64,13 +70,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The shared part of all measurements of one call: real images, prepared once, and the metrics.
+    """The plan of a measurement: the protocol, the real images and the metrics, for every way to sample alike.
 
     Attributes:
-        asked: with what the training's config adds.
-        unchanged: the protocol as it is written; `protocol` with the changes that were asked for.
-        split: of the real images.
-        metrics: names of what is measured.
+        asked: the options, completed from the training's config.
+        unchanged: the protocol as it is written.
+        protocol: the same with the changes that the options make.
+        split: name of the split of the real images.
+        metrics: names of the metrics to measure.
+        real: the real images; their features are there after `prepare_evaluation`.
+        train: the training images; None where the dataset has none.
     """
 
     asked: Asked
@@ -79,17 +88,18 @@ class Evaluation:
     split: str
     metrics: list[str]
     real: Real
+    train: Images | None
 
 
 # --- the real images --------------------------------------------------------------------------------------------
-def prepare_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_bars) -> Evaluation:
-    """Find the real images, by them the protocol, and what of it was asked to change; extract features.
+def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_bars) -> Evaluation:
+    """Find and decode the real images, choose the protocol that belongs to them, and choose the metrics.
 
     Args:
         target: a run, a checkpoint or a repository; where it is a run, its config says what it was trained on.
 
     Raises:
-        UsageError: the images or the metrics cannot be had, or do not fit the protocol.
+        UsageError: the real images are not found, or a metric is unknown or cannot be measured of this model.
     """
     given = read_protocol(asked.protocol) if asked.protocol else None
     trained = trained_on(target)
@@ -107,9 +117,26 @@ def prepare_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no
     train = _train_images(source, protocol.train_split)
     possible = [n for n in metrics_of(pipeline, protocol) if train is not None or n != "authenticity"]
     metrics = chosen_metrics(asked.metrics, possible, getattr(pipeline, "measured_on_request", ()))
-    weights, device = asked.extractor_weights, pipeline.device
-    real = prepare(images, pixels, lambda: train, protocol, metrics, weights=weights, device=device, bars=bars)
-    return Evaluation(asked, unchanged, protocol, split, metrics, real)
+    return Evaluation(asked, unchanged, protocol, split, metrics, Real(images, pixels), train)
+
+
+def prepare_evaluation(plan: Evaluation, device: "torch.device | str" = "cpu", bars: Bars = no_bars) -> Evaluation:
+    """Extract the features of the real images that the metrics need.
+
+    Raises:
+        UsageError: the real images are not those of the protocol, or do not fit its extractor.
+    """
+    real = prepare(
+        plan.real.images,
+        plan.real.pixels,
+        lambda: plan.train,
+        plan.protocol,
+        plan.metrics,
+        weights=plan.asked.extractor_weights,
+        device=device,
+        bars=bars,
+    )
+    return replace(plan, real=real)
 
 
 def trained_on(target: str) -> dict[str, Any]:
@@ -127,7 +154,10 @@ def _dataset_of(trained: str | None, protocol: Protocol | None) -> str:
     at_hand = trained is not None and (trained in BUILT_IN_FOLDERS or Path(trained).exists())
     name = trained if at_hand or protocol is None or protocol.dataset is None else protocol.dataset
     if name is None:
-        raise UsageError("Which real images? The model does not say what it was trained on; give --dataset_name.")
+        raise UsageError(
+            "The dataset to compare with is not known: the model does not record what it was trained on.\n"
+            "Give --dataset_name."
+        )
     return name
 
 
@@ -144,8 +174,8 @@ def _find(source: DataSource, split: str | None) -> tuple[str, Images]:
             if split:
                 raise
     raise UsageError(
-        f"{source.name} has no split test or validation to compare with; name one: --split.\n"
-        "Images that a model was trained on do not show what it has memorized."
+        f"{source.name} has neither a split 'test' nor a split 'validation'.\n"
+        "Give --split; choose images that the model was not trained on, so that copies of them do not count as good."
     )
 
 
@@ -157,7 +187,7 @@ def _train_images(source: DataSource, split: str) -> Images | None:
 
 
 def _changes(protocol: Protocol, asked: Asked) -> dict[str, Any]:
-    """The fields of a protocol that are asked to differ from how it is written."""
+    """The fields of the protocol that the options change, with their new values."""
     found = _given(asked, ("num_images", "seed", "extractor", *SIZE))
     if asked.num_likelihood_images is not None:
         found["likelihood_images"] = asked.num_likelihood_images
@@ -177,8 +207,8 @@ def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterab
     found = [name for name in possible if name not in on_request]
     if set(found) <= {"parameters"}:
         raise UsageError(
-            "No protocol is about these images, and there is no likelihood to measure; in whose features are\n"
-            "they to be compared? Give --extractor; `hfgen list extractors` shows them."
+            "Nothing can be measured: no protocol is made for these images, so no feature extractor is chosen,\n"
+            "and the model has no likelihood. Give --extractor; `hfgen list extractors` shows the names."
         )
     return found
 
@@ -194,11 +224,8 @@ def evaluate(
         folder: images sampled so far are kept in its `evaluation/`, so that a killed measurement goes on.
 
     Raises:
-        UsageError: options of a likelihood that is not measured.
         OSError: the folder cannot be written.
     """
-    if sampling.likelihood and not set(LIKELIHOOD) & set(evaluation.metrics):
-        raise UsageError(f"--likelihood.{next(iter(sampling.likelihood))}: no likelihood is measured; see --metrics.")
     protocol, real = evaluation.protocol, evaluation.real
     departures = {**sampling.options, **sampling.changed, **_dotted(sampling.likelihood)}
     file = result_name(protocol, departures, evaluation.unchanged, real)
@@ -264,14 +291,26 @@ def command_line(name: str, evaluation: Evaluation, sampling: Sampling) -> str:
     options["split"] = None if evaluation.split == unchanged.split else evaluation.split
     options |= {name: None for name in SIZE if options[name] == getattr(unchanged, name)}
     words = ["hfgen", "evaluate", name, "--protocol", unchanged.name]
-    for option, value in {**options, **sampling.options, **sampling.changed}.items():
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no_{option}")
-        elif value is not None:
-            words += [f"--{option}", str(value)]
-    for option, value in _dotted(sampling.likelihood).items():
-        words += [f"--{option}", str(value)]
+    for option, value in {**options, **sampling.options, **sampling.changed, **_dotted(sampling.likelihood)}.items():
+        words += _words(option, value)
     return shlex.join(words)
+
+
+def _words(option: str, value: Any) -> list[str]:
+    """An option as the command line reads it: the value of a dotted one is YAML, others may be flags or left out."""
+    if "." in option:
+        return [f"--{option}", _yaml(value)]
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no_{option}"]
+    return [] if value is None else [f"--{option}", str(value)]
+
+
+def _yaml(value: Any) -> str:
+    """
+    >>> [_yaml(value) for value in (False, None, 1e-05, "none", "true", [1, 2])]
+    ['false', 'null', '1.0e-05', 'none', "'true'", '[1, 2]']
+    """
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").removesuffix("\n")
 
 
 def _dotted(options: Mapping[str, Any]) -> dict[str, Any]:

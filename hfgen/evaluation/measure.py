@@ -90,8 +90,9 @@ def prepare(
         return real
     if protocol.extractor is None:
         raise UsageError(
-            f"In whose features? {protocol.name} names no extractor; give --extractor (`hfgen list extractors`),\n"
-            "or measure what needs none: --metrics bits_per_dim, nats, reconstruction_mse."
+            f"The metrics compare features of images, and {protocol.name} names no feature extractor.\n"
+            "Give --extractor (`hfgen list extractors` shows the names), or measure only metrics that need none:\n"
+            "--metrics bits_per_dim, nats or reconstruction_mse."
         )
     refuse_shape(extractor_class(protocol.extractor), *_shape(pixels.pixels))
     real.extractor = (extractor or extractor_class(protocol.extractor).load(weights)).to(device)

@@ -16,7 +16,14 @@ def no_bars(_: str) -> Progress:
 
 
 def bars_on_stderr(visible: bool) -> Bars:
-    """Name a loop, then wrap what it runs over; nothing is shown unless `visible`."""
+    """Return a function that takes a loop's name and returns the wrapper of its items; it shows progress on stderr.
+
+    Args:
+        visible: whether this process shows any progress.
+
+    >>> [index for index in bars_on_stderr(visible=False)("sampling images")(range(3))]
+    [0, 1, 2]
+    """
     return lambda what: functools.partial(_shown, what, visible)
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hfgen.errors import LoadError, PluginError
 from hfgen.registry import FAMILIES, find_by_class, how_to_enable, left_out, list_families, misspelled_plugins
-from hfgen.repository.index import check_entries, component_entries
+from hfgen.repository.index import check_entries, class_name_of, component_entries
 
 CORE_MODULES = ("hfgen.scheduler",)
 COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
@@ -27,11 +27,6 @@ def redirect(library: str, class_name: str, found: type) -> list[str]:
     key = f"{library}:{class_name}"
     _found[key] = found
     return [__name__, key]
-
-
-def class_name_of(index: Mapping[str, Any]) -> str:
-    """Name of the pipeline class: hfgen's own entry if the index has one, else diffusers' entry."""
-    return index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
 
 
 def pipeline_class_of(index: Mapping[str, Any]) -> Any:

@@ -83,6 +83,11 @@ def _malformed(name: str, value: Any) -> str:
     return f"{MODEL_INDEX}: the entry {name!r} is not a component, [library, class name]: {value!r}."
 
 
+def class_name_of(index: Mapping[str, Any]) -> str:
+    """Name of the pipeline class: hfgen's own entry if the index has one, else diffusers' entry."""
+    return index.get("_hfgen", {}).get("pipeline") or index["_class_name"]
+
+
 def component_entries(index: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, library, class name) of each component of an index; absent optional ones are left out."""
     entries = [(n, v) for n, v in index.items() if not n.startswith("_") and is_pair_of_strings(v)]

@@ -27,7 +27,7 @@ class Metric:
 
     @property
     def of_samples(self) -> bool:
-        """Tell whether it is measured on sampled images, in an extractor's features."""
+        """Return True if the metric compares an extractor's features of sampled images with those of real images."""
         return self.kind in ("features", "manifold")
 
 

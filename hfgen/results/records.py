@@ -107,6 +107,8 @@ class Result:
         known = {"floor": {}, "extractor": None, **known}
         name = known.get("name")
         known["name"] = name if isinstance(name, str) and name else path.stem
+        if "likelihood" in known:
+            known["likelihood"] = _respelled(known["likelihood"])
         return cls(**known, path=path, target=target)
 
 
@@ -141,6 +143,12 @@ def _wrong(record: Mapping[str, Any]) -> list[str]:
     if set(LIKELIHOOD) & set(values) and not _is(_at(record, "likelihood.kind"), str):
         wrong.append("likelihood.kind")
     return wrong
+
+
+def _respelled(likelihood: Json) -> Json:
+    """The facts of a likelihood, with its method in American spelling: older results have "isation" there."""
+    method = likelihood.get("method")
+    return {**likelihood, "method": method.replace("isation", "ization")} if isinstance(method, str) else likelihood
 
 
 def _at(record: Mapping[str, Any], name: str) -> Any:
@@ -292,7 +300,7 @@ def _merged(path: Path, result: Result) -> Result:
         earlier = Result.from_dict(_record(path), path)
     except (UsageError, AttributeError):  # none yet, or one that is damaged
         return result
-    if any(getattr(earlier, name) != getattr(result, name) for name in SAME):
+    if _same(earlier) != _same(result):
         return result
     ways = [r.likelihood.get("options") for r in (earlier, result) if r.likelihood is not None]
     if ways[1:] and ways[0] != ways[1]:
@@ -306,4 +314,8 @@ def _merged(path: Path, result: Result) -> Result:
     )
 
 
-SAME = ("protocol", "reference", "extractor", "model", "sampler", "versions")
+def _same(result: Result) -> list[Any]:
+    """The facts that must agree for values to join; of an extractor its weights, not the words that describe it."""
+    e = result.extractor
+    extractor = None if e is None else (e["name"], e["weights_sha256"])
+    return [extractor, result.protocol, result.reference, result.model, result.sampler, result.versions]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -34,6 +36,11 @@ def measured(few, tmp_path_factory):
 def run(measured, tmp_path):
     shutil.copytree(measured, tmp_path / measured.name, ignore=shutil.ignore_patterns("checkpoints"))
     return tmp_path / measured.name
+
+
+def test_rendering_a_card_imports_no_torch():
+    code = "import hfgen.cards.card, hfgen.cards.without_run, sys; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def result_of(run):

@@ -1,5 +1,7 @@
 """`hfgen evaluate`: one protocol for every family; what it records and refuses."""
 
+import doctest
+import importlib
 import json
 import re
 import shlex
@@ -8,12 +10,15 @@ from pathlib import Path
 import click
 import pytest
 import torch
+import yaml
 from measuring import TINY, evaluate, the_file
 
 from hfgen import HFGenPipeline
 from hfgen.cards.results_section import section
 from hfgen.commands.main import cli
+from hfgen.commands.options import split_dotted
 from hfgen.errors import CheckError, LoadError, UsageError
+from hfgen.evaluation import real_images
 from hfgen.evaluation.record import weights_sha256
 from hfgen.registry import get_family
 from hfgen.results.metrics import METRICS
@@ -97,7 +102,9 @@ def test_limits(gan, few, tmp_path):
     with pytest.raises(CheckError, match="FID of gan is .*; --max_fid is 1"):
         evaluate(*words, "--max_fid", 1)
     evaluate(*words, "--max_fid", 1000)
-    with pytest.raises(UsageError, match="coverage is not measured"):
+    with pytest.raises(
+        UsageError, match="--min_coverage limits coverage, which is not measured; --metrics must name it"
+    ):
         evaluate(*words, "--min_coverage", 0.5)
     with pytest.raises(UsageError, match="--max_fid is nan; it must be a finite number"):
         evaluate(*words, "--max_fid", "nan")
@@ -150,6 +157,41 @@ def test_options_of_a_likelihood(ddpm, few, tmp_path, capsys):
     other = json.loads(capsys.readouterr().out)[0]
     assert other["likelihood"]["kind"] == "estimate"
     assert len(list((tmp_path / "evaluation").iterdir())) == 2
+
+
+def test_the_command_gives_dotted_options_as_the_command_line_reads_them(ddpm, few, tmp_path, capsys):
+    """YAML: true, false, null, and a number with an exponent."""
+    words = ["--metrics", "nats", "--num_likelihood_images", 2, "--likelihood.num_timesteps", "null"]
+    scheduler = {"clip_sample": False, "thresholding": True, "beta_start": 1e-5, "trained_betas": None}
+    scheduler |= {"num_train_timesteps": 3, "variance_type": "fixed_small"}
+    for name, value in scheduler.items():
+        words += [f"--scheduler.{name}", yaml.safe_dump(value).split("\n")[0]]
+    evaluate(ddpm, "--protocol", few, *words, "--json", "--output_dir", tmp_path)
+    result = json.loads(capsys.readouterr().out)[0]
+    _, dotted = split_dotted(shlex.split(result["command"]))
+    assert dotted == {"likelihood": {"num_timesteps": None}, "scheduler": scheduler}
+    assert "--scheduler.clip_sample false" in result["command"]
+    assert result["changed"] == {f"scheduler.{name}": value for name, value in scheduler.items()}
+    repeated = shlex.split(result["command"])[5:]
+    evaluate(ddpm, "--protocol", few, *repeated, "--json", "--output_dir", tmp_path / "again")
+    again = json.loads(capsys.readouterr().out)[0]
+    assert {**again, "values": None} == {**result, "values": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max_bits_per_dim", 3], "--max_bits_per_dim limits bits_per_dim, which is not measured; --metrics"),
+        (["--max_fid", "nan"], "--max_fid is nan; it must be a finite number"),
+        (["--metrics", "fid,fdi"], "no metric 'fdi'"),
+        (["--likelihood.num_timesteps", 3], "--likelihood.num_timesteps: no likelihood is measured"),
+    ],
+)
+def test_what_cannot_hold_is_refused_before_features_are_extracted(ddpm, few, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(real_images, "cache_folder", lambda: tmp_path / "cache")
+    with pytest.raises(UsageError, match=message):
+        evaluate(ddpm, "--protocol", few, "--metrics", "fid", *words, "--output_dir", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -211,13 +253,13 @@ def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
     [
         (["--protocol", "mnist-v2"], "no protocol 'mnist-v2'. Did you mean 'mnist-v1'"),
         (["--protocol", "mnist-v1", "--dataset_name", "DATA"], "not the reference of mnist-v1"),
-        (["--dataset_name", "DATA", "--split", "train"], "in whose features"),
+        (["--dataset_name", "DATA", "--split", "train"], "no protocol is made for these images"),
         (["--protocol", "FEW", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
         (["--protocol", "FEW", "--metrics", "nats"], "nats cannot be measured of this model"),
         (["--dataset_name", "DATA", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
         (["--dataset_name", "DATA", "--extractor", "dinov2-base"], "takes images of 3 channels"),
         (["--protocol", "FEW", "-n", 5], "needs at least 20 images, and --num_images is 5"),
-        ([], "give --dataset_name"),
+        ([], "Give --dataset_name"),
     ],
 )
 def test_what_cannot_be_measured(gan, few, words, message):
@@ -248,7 +290,7 @@ def test_a_pipeline_of_diffusers_own(few, tmp_path, capsys):
     index = json.loads((tmp_path / "cm" / "model_index.json").read_text())
     index["unet"] = ["os", "system"]
     (tmp_path / "cm" / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(LoadError, match="'unet' is of 'os'"):
+    with pytest.raises(LoadError, match="'unet' comes from 'os'"):
         evaluate(tmp_path / "cm", "--protocol", few)
 
 
@@ -270,3 +312,16 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
         assert values["fid"]["value"] == pytest.approx(logged[step]["validation_fid"], rel=1e-6)
         assert values["recall"]["value"] == logged[step]["validation_recall"]
         assert read_protocol("general-v1").name in next((tmp_path / "out" / "evaluation").iterdir()).name
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("hfgen.evaluation.evaluate", "hfgen.evaluation.progress", "hfgen.evaluation.real_images"),
+        *("hfgen.results.metrics", "hfgen.results.rows"),
+    ],
+)
+def test_docstring_examples(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -129,6 +129,29 @@ def test_values_found_in_the_same_way_join(put, change, joins):
     assert read_results(old.path.parents[1]) == [written]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "joins"),
+    [
+        ("preprocessing", "features standard" + "ised", True),  # its words have changed since
+        ("citation", "another", True),
+        ("weights_sha256", 64 * "0", False),
+        ("name", "another", False),
+    ],
+)
+def test_values_join_in_the_features_of_one_network(put, key, value, joins):
+    (old,) = read_results(Path(put("a", {"values": {"recall": {"value": 0.5}}, f"extractor.{key}": value})))
+    (new,) = read_results(Path(put("b", {"values": {"fid": {"value": 1.0}}})))
+    written = write(old.path.parents[1], "result", replace(new, model=old.model))
+    assert list(written.values) == (["fid", "recall"] if joins else ["fid"])
+    assert written.extractor == new.extractor
+
+
+def test_values_do_not_join_where_only_one_result_compares_features(put):
+    (old,) = read_results(Path(put("a", {"values": {"parameters": {"value": 5.0}}, "extractor": None})))
+    (new,) = read_results(Path(put("b", {"values": {"fid": {"value": 1.0}}})))
+    assert list(write(old.path.parents[1], "result", replace(new, model=old.model)).values) == ["fid"]
+
+
 COMPARING_REPOSITORIES = """
 import json, pathlib
 from hfgen.errors import UsageError

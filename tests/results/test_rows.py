@@ -37,6 +37,13 @@ def test_what_has_no_error_or_no_better_is_not_ranked(put):
         assert marks(c, metric) == {"a": None, "b": None}
 
 
+def test_a_method_in_its_former_spelling_is_the_same(put):
+    ways = [{**EXACT, "kind": "estimate", "method": f"ODE; uniform dequant{end}"} for end in ("isation", "ization")]
+    c = compare([put(f"of {value}", likelihood(way, value)) for way, value in zip(ways, (1.5, 1.0), strict=True)])
+    assert marks(c, "bits_per_dim") == {"of 1.5": None, "of 1.0": "best"}
+    assert {row.likelihood["method"] for row in c.rows} == {"ODE; uniform dequantization"}
+
+
 def test_likelihoods_are_ranked_within_a_kind(put):
     told = {"bound 2.0": (BOUND, 2.0), "bound 1.5": (BOUND, 1.5), "exact 1.7": (EXACT, 1.7), "exact 1.9": (EXACT, 1.9)}
     told["of 2 values"] = ({**EXACT, "num_values": 2}, 0.2)
