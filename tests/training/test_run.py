@@ -83,7 +83,7 @@ def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tm
     for folder, changed, steps in (("second", resumed, 2), ("third", {}, 1)):
         config = resolve([("", written), ("", changed)], "vae", pipeline_class)
         assert run.train(config, pipeline_class, tmp_path / folder, say=print)["steps"] == steps
-    with pytest.raises(UsageError, match="(?s)Options that differ from its own .* --likelihood.class_name is Gaussian"):
+    with pytest.raises(UsageError, match="(?s)Options that differ .* --likelihood.class_name is Gaussian"):
         wrong = resolve([("", written), ("", {"likelihood": "GaussianLikelihood"})], "vae", pipeline_class)
         build(wrong, pipeline_class, load_images(splits))
 
