@@ -278,6 +278,8 @@ class HFGenPipeline(DiffusionPipeline):
         if wrapper is not None:
             wrapping_family: Any = wrapper.load()
             return wrapping_family.from_pretrained(folder, **kwargs)
+        if kwargs.get("subfolder"):
+            raise UsageError(f"{cls.__name__}.from_pretrained takes no 'subfolder' of a pipeline; give its folder.")
         verify, variant = kwargs.pop("verify", True), kwargs.get("variant")
         with folder.clear_errors():
             family = cls._dispatch(folder.index)

@@ -31,7 +31,7 @@ def load(asked):
         api = huggingface_hub.HfApi(token=options["token"])
         return {"answer": str(getattr(api, options["api"])(**options["words"]))}
     if "folder" in options:
-        return {"path": fetching.download(asked["target"], **options["folder"])}
+        return {"path": str(fetching.download(asked["target"], **options["folder"]))}
     pipeline = HFGenPipeline.from_pretrained(asked["target"], **options)
     return {"pixels": pipeline(seeds=[0], output_type="np").images.ravel().tolist()}
 
@@ -328,7 +328,7 @@ def test_a_cache_that_was_damaged_is_mended(load, loads, cold, name):
 
 def test_which_revisions_are_cached_is_told(load, warm):
     found = load(cache_dir=warm, revision="v9", local_files_only=True)
-    assert re.search(r"revision 'v9' is not in the cache, only main", found["message"]), found
+    assert re.search(r"revision 'v9' of 'org/toy' is not in the cache, only main", found["message"]), found
 
 
 def test_which_variants_a_repository_has_is_told_before_weights_are_fetched(load, cold):

@@ -17,6 +17,7 @@ from hfgen.hub.client import is_transient
 from hfgen.hub.contents import contents, prepared
 from hfgen.hub.upload import Place
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.training import pushing
 from hfgen.training.pushing import require_place
 
 ONCE_OR_TWICE = {
@@ -89,7 +90,7 @@ def test_a_failed_push_leaves_the_run_and_prints_the_command_that_succeeds(hub, 
     [
         ("me/wrong", "hf_wrong_token", "not valid; `hf auth login`"),
         ("me/reads", READER, "needs the role `write`"),
-        ("they/theirs", TOKEN, "to a repository of others, --create_pr"),
+        ("they/theirs", TOKEN, "for a repository of others, --create_pr"),
     ],
 )
 def test_who_may_not_write_is_told_and_leaves_nothing(hub, run, hfgen, repo_id, token, says):
@@ -136,6 +137,7 @@ def test_a_training_whose_push_is_refused_loses_nothing_else(hfgen, run, place):
 
 def test_who_is_not_logged_in_is_told_before_the_training(monkeypatch, tmp_path):
     monkeypatch.setattr(publish, "get_token", lambda: None)
+    monkeypatch.setattr(pushing, "get_token", lambda: None)
     with pytest.raises(UsageError, match="--push_to_hub needs a token: `hf auth login`"):
         require_place(TrainingArguments(push_to_hub=True), Path("run"))
     require_place(TrainingArguments(push_to_hub=True, hub_token="hf_x"), Path("run"))
@@ -147,7 +149,7 @@ def test_who_is_not_logged_in_is_told_before_the_training(monkeypatch, tmp_path)
 
 
 def test_a_name_that_no_repository_can_have_is_told_before_the_training(monkeypatch):
-    monkeypatch.setattr(publish, "get_token", lambda: "hf_x")
+    monkeypatch.setattr(pushing, "get_token", lambda: "hf_x")
     with pytest.raises(UsageError, match="--hub_model_id: 'bad id' is not a repository name"):
         require_place(TrainingArguments(push_to_hub=True, hub_model_id="bad id"), Path("run"))
     with pytest.raises(UsageError, match="--hub_model_id: 'my run' is not a repository name"):

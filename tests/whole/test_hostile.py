@@ -178,7 +178,7 @@ RESULTS = {
     "deep": ("[" * 100_000, "levels deep"),
     "long": (" " * (2 << 20), "bytes"),
     "list": ("[]", "is TARGET|no result"),
-    "other": ('{"metric": "evaluation", "values": []}', "no result that this version"),
+    "other": ('{"metric": "evaluation", "values": []}', "not a result that this version"),
 }
 
 
@@ -296,7 +296,7 @@ def test_attention_blocks_of_old_repositories_are_loaded(tmp_path):
         ("unet/config.json", {"layers_per_block": 10**5}, "asks for more than"),
         ("unet/config.json", {"sample_size": 10**6}, "sample_size is 1000000"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}, "num_train_timesteps is"),
-        ("model_index.json", {"scheduler": ["os", "system"]}, "is of 'os'"),
+        ("model_index.json", {"scheduler": ["os", "system"]}, "comes from 'os'"),
         ("model_index.json", {"../unet": ["diffusers", "UNet2DModel"]}, "names a component"),
     ],
 )
