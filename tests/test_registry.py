@@ -76,6 +76,7 @@ def test_loading_imports_one_plugin(twenty):
 
 
 @pytest.mark.parametrize("verb", [["list"], ["plugins"]])
+@pytest.mark.whole
 def test_the_commands_import_neither_plugins_nor_the_stack(twenty, verb):
     code = (
         "import os, sys\nfrom hfgen.commands.main import main\n"
@@ -238,6 +239,7 @@ def test_two_names_of_one_class_are_no_dispute(site):
         ("second__toy", {"two"}),
     ],
 )
+@pytest.mark.whole
 def test_the_allow_list(site, monkeypatch, listed, expected):
     """Of distributions, their names as pip compares them; built-ins are never out."""
     install_family(site, "First_Toy", {"one": "OnePipeline"})

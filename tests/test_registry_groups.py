@@ -131,6 +131,7 @@ def test_a_disabled_name_says_how_to_enable_it(site, group, monkeypatch):
         ("class ToyClass: pass", "is not a {base}: toys:ToyClass"),
     ],
 )
+@pytest.mark.whole
 def test_a_broken_entry_hurts_only_who_asks_for_it(site, group, source, words):
     install(site, "toys", {"toy": "toys:ToyClass"}, {"toys": NOTED + source}, "2.5", group)
     assert LOOKED_UP[group](BUILT_IN[group].name)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.mark.parametrize("target", [*list_recipes(), *(family.name for family in list_families())])
+@pytest.mark.whole
 def test_what_is_written_is_the_same_run(hfgen, tmp_path, target):
     assert hfgen("init", target, "-o", "my.yaml")[:2] == (0, "my.yaml\n")
     written, original = resolve_run("my.yaml", None, {}, {})[0], resolve_run(target, None, {}, {})[0]

@@ -296,6 +296,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.whole
 def test_bad_calls_say_what_and_exit_rightly(hfgen, tmp_path, monkeypatch, name):
     """One message of at most six lines, the right code, no traceback, nothing written."""
     monkeypatch.chdir(tmp_path)

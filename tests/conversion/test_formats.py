@@ -36,6 +36,7 @@ from hfgen_gan.converters import build
 @pytest.mark.parametrize(
     "wrap", ["bare", "DataParallel", "in a dictionary", "safetensors", "before BatchNorm counted"]
 )
+@pytest.mark.whole
 def test_the_tutorials_generator_draws_its_images(wrap, tmp_path):
     model = random(TutorialGenerator())
     tensors = model.state_dict()
@@ -81,6 +82,7 @@ def test_the_sizes_are_those_of_the_tensors(tmp_path):
     assert pipeline.generator.config.batch_norm_momentum == 0.2
 
 
+@pytest.mark.whole
 def test_what_is_not_the_tutorials_is_named(tmp_path):
     tensors = random(TutorialGenerator()).state_dict()
     discriminator = random(TutorialDiscriminator()).state_dict()
@@ -139,6 +141,7 @@ def test_a_discriminator_that_is_left_out_is_smaller_than_the_generator():
 
 
 @pytest.mark.parametrize(("file", "options"), [("generator.pt", ()), ("both.pt", ("--generator.activation", "relu"))])
+@pytest.mark.whole
 def test_torchgans_generator_draws_its_images(file, options, tmp_path):
     expected = load_file(HERE / "torchgan" / "expected.safetensors")
     pipeline = converted(HERE / "torchgan" / file, tmp_path / "made", *options)
@@ -158,6 +161,7 @@ def test_studiogan_is_told_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.whole
 def test_pythaes_vae_encodes_decodes_and_reconstructs(loss, tmp_path):
     expected = load_file(HERE / f"pythae-{loss}" / "expected.safetensors")
     pipeline = converted(HERE / f"pythae-{loss}", tmp_path / "made")
@@ -233,6 +237,7 @@ def test_a_small_file_asks_for_no_large_vae(tmp_path):
     refused("mean and log variance are of different sizes", tmp_path / "source", tmp_path / "made", "--allow_pickle")
 
 
+@pytest.mark.whole
 def test_what_pythaes_mse_was_is_told(tmp_path):
     """Its factor of 0.5 came with a version that no file tells."""
     for words, number in (((), 1), (("--likelihood.sigma", "1.4142"), 0)):
@@ -270,6 +275,7 @@ def images_of(pipeline):
 
 
 @pytest.mark.parametrize("layout", ["pickled, in shards", "first repositories", "safetensors"])
+@pytest.mark.whole
 def test_diffusers_pipelines(layout, tmp_path):
     """hfgen's images of the folder, and plain diffusers' of the folder, are those of plain diffusers of the source."""
     sharded = {"safe_serialization": False, "max_shard_size": "50KB"} if layout == "pickled, in shards" else {}
@@ -322,6 +328,7 @@ def test_a_single_autoencoder_is_its_familys(tmp_path):
     torch.testing.assert_close(pipeline.vae.decode(latents).sample, vae.decode(latents).sample, **CLOSE)
 
 
+@pytest.mark.whole
 def test_diffusers_settings(tmp_path):
     saved_by_diffusers(tmp_path / "source")
     pipeline = converted(tmp_path / "source", tmp_path / "made", "--scheduler.clip_sample", "false")

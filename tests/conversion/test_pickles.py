@@ -27,6 +27,7 @@ def test_a_pickle_is_read_on_the_users_word_only(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["torch", "plain"])
+@pytest.mark.whole
 def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatch):
     """Whatever the environment says."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -55,6 +56,7 @@ def test_a_pickle_of_more_than_tensors_is_refused(protocol, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("protocol", [*range(6), "in an archive"])
+@pytest.mark.whole
 def test_nobody_is_told_how_to_run_a_refused_pickle(protocol, tmp_path):
     """torch's own message tells it; here the code is named, in words of hfgen's alone, whatever the protocol."""
     bomb = Bomb(tmp_path / "exploded")

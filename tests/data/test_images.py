@@ -25,6 +25,7 @@ def folder_of(tmp_path, images, names=None):
     return str(tmp_path / "data")
 
 
+@pytest.mark.whole
 def test_mnist_mini_is_balanced_and_needs_no_network():
     images = load_images("mnist-mini")
     assert (len(images), images.mode, images.resolution(), images.num_classes) == (10_000, "L", 28, 10)

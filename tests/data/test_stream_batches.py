@@ -53,6 +53,7 @@ def test_labels_and_flips_belong_to_their_images(shards):
 
 
 @pytest.mark.parametrize("source", ["shards", "image_folder"])
+@pytest.mark.whole
 def test_what_is_decoded_is_what_the_map_style_path_decodes(source, request):
     data = request.getfixturevalue(source)
     whole, [batch] = load_images(data), next(stream(data, Layout(COUNT), class_conditional=True).steps(0, 1))

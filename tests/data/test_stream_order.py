@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("source", ["one_file", "shards", "image_folder", "tars"])
+@pytest.mark.whole
 def test_an_epoch_holds_each_image_once_and_the_next_another_order(source, request):
     data = request.getfixturevalue(source)
     steps = drawn(stream(data, Layout(10)), 0, 10)
@@ -55,6 +56,7 @@ def test_an_incomplete_batch_is_left_out(shards):
 
 @pytest.mark.parametrize("source", ["one_file", "shards", "image_folder", "tars"])
 @pytest.mark.parametrize("block", [1, 5, 16, 1000])
+@pytest.mark.whole
 def test_a_stream_goes_on_from_any_step(source, block, request, monkeypatch):
     """Inside a block, at its end, across files and epochs; what is kept is JSON, and nothing is read and dropped."""
     images = found(request.getfixturevalue(source))

@@ -17,6 +17,7 @@ from hfgen.errors import HFGenError, UsageError
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
+@pytest.mark.whole
 def test_the_built_in_data_are_streamed_whole():
     images = found("mnist-mini")
     assert (images.count, images.mode, images.resolution(), images.num_classes) == (10_000, "L", 28, 10)
@@ -123,6 +124,7 @@ def test_a_broken_image_is_named_where_it_is_met(tmp_path, monkeypatch):
         assert len(str(error.value).splitlines()) == 2
 
 
+@pytest.mark.whole
 def test_a_stream_that_hangs_does_not_keep_a_run_from_stopping(shards, monkeypatch):
     """The steps end; what was trained can be saved."""
     import datasets

@@ -44,6 +44,7 @@ def workers():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.whole
 def test_the_order_is_that_of_the_asking(num_workers):
     batches = [[3 * i + j for j in range(i % 3 + 1)] for i in range(12)]
     found = list(decoded(ask(*batches), decode, num_workers, CPU))
@@ -54,6 +55,7 @@ def test_the_order_is_that_of_the_asking(num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("where", ["decoding", "asking"])
+@pytest.mark.whole
 def test_an_error_comes_in_the_place_of_its_batch_and_without_a_traceback(num_workers, where):
     broken = HFGenError("x.png cannot be read\nMend it.")
     batches = [[1], [2], [3], [4, broken] if where == "decoding" else broken, [5]]

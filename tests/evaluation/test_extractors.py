@@ -29,6 +29,7 @@ def net():
     return DigitNet.load()
 
 
+@pytest.mark.whole
 def test_the_shipped_weights_are_what_is_said_of_them(net, digits):
     assert sum(p.numel() for p in net.parameters()) == 81_010
     data = digitnet.WEIGHTS.read_bytes()
@@ -41,6 +42,7 @@ def test_the_shipped_weights_are_what_is_said_of_them(net, digits):
     assert torch.linalg.matrix_rank(features.double().T.cov()) == 64
 
 
+@pytest.mark.whole
 def test_the_training_is_deterministic_and_learns(monkeypatch):
     """Of a small one: 500 images and two epochs; the shipped weights are checked above."""
     from hfgen_extractors import digitnet_training

@@ -26,6 +26,7 @@ def x():
     return gaussian(2000) * torch.linspace(0.2, 2, D)
 
 
+@pytest.mark.whole
 def test_fid_of_equal_features_is_nothing(x):
     assert fid(x, x).value == pytest.approx(0, abs=1e-6)
     assert fid(x, x[torch.randperm(len(x))]).value == pytest.approx(0, abs=1e-6)
@@ -54,6 +55,7 @@ def test_fid_agrees_with_two_independent_implementations(x):
     assert value == pytest.approx(float(with_eigenvalues), rel=1e-4)
 
 
+@pytest.mark.whole
 def test_the_bootstraps_error_is_that_of_other_draws():
     real = gaussian(4000)
     draws = torch.tensor([fid(real, gaussian(1000, seed) * 1.3).value for seed in range(1, 13)])

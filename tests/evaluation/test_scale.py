@@ -27,6 +27,7 @@ def corruptions(images, labels):
     }
 
 
+@pytest.mark.whole
 def test_the_scale():
     extractor = DigitNet.load()
     real_images = load_images("mnist-mini", "test")
@@ -52,6 +53,7 @@ def test_the_scale():
     assert authenticity(features["copies"], real).value > 0.5
 
 
+@pytest.mark.whole
 def test_geometry_matters_more_than_many_models():
     """Padding and cropping changes nothing; there and back by bilinear resizing is worse than a fair blur."""
     extractor = DigitNet.load()

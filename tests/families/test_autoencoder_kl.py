@@ -233,6 +233,7 @@ def test_latents_are_maps(pipeline, images):
     assert sum(diagnosis.values["kl_per_channel"]) == pytest.approx(kl, abs=1e-3)
 
 
+@pytest.mark.whole
 def test_the_bound_tightens_in_expectation(pipeline, images):
     one = [pipeline.log_likelihood(images, num_importance_samples=1, seeds=range(s, s + 6)).nats for s in range(50)]
     many = pipeline.log_likelihood(images, num_importance_samples=200).nats

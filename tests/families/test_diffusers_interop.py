@@ -136,6 +136,7 @@ def plainly_drawn(pipeline, **options):
         ("DDIMPipeline", diffusers.DDIMScheduler, {"set_alpha_to_one": False, "steps_offset": 1}),
     ],
 )
+@pytest.mark.whole
 def test_a_plain_repository_draws_the_same_images_here(tmp_path, class_name, scheduler_class, config):
     plain = plain_pipeline(class_name, scheduler_class, **config)
     plain.save_pretrained(tmp_path)
@@ -147,6 +148,7 @@ def test_a_plain_repository_draws_the_same_images_here(tmp_path, class_name, sch
     assert np.abs(difference).max() < float32_error(plain.scheduler)
 
 
+@pytest.mark.whole
 def test_a_repository_without_folders(tmp_path):
     """Diffusers' first repositories, such as google/ddpm-cifar10-32, have everything beside the index."""
     plain = plain_pipeline("DDPMPipeline", diffusers.DDPMScheduler)
@@ -163,6 +165,7 @@ def test_a_repository_without_folders(tmp_path):
         HFGenPipeline.from_pretrained(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_scheduler_that_scales_its_input(tmp_path):
     """Plain `DDPMPipeline` neither scales its noise nor the network's input: it draws noise, and nothing says so."""
     pipeline = swapped(tiny(), diffusers.EulerDiscreteScheduler)

@@ -203,6 +203,7 @@ def test_the_bound_is_tight_with_the_best_variance(name):
     assert total - ENTROPY == pytest.approx(0.5 * (variance - 1 - math.log(variance)), abs=1e-5)
 
 
+@pytest.mark.whole
 def test_bound_ode_and_entropy_agree_on_a_schedule_uniform_in_log_snr():
     """To 1e-3 bits."""
     process = ForwardProcess(SCHEDULES["uniform"])
@@ -356,6 +357,7 @@ def test_the_bound_of_bytes_comes_to_their_entropy():
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.whole
 def test_density_of_the_probability_flow(prediction_type):
     process = process_of(DDPMScheduler, prediction_type=prediction_type)
     denoise = GaussianDenoiser(process)

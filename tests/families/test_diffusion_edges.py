@@ -18,6 +18,7 @@ from hfgen_diffusion.timesteps import timesteps_of
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "quadratic"])
+@pytest.mark.whole
 def test_any_number_of_steps_has_its_levels(spacing):
     """Trailing, in floating point, would list one below 0 of 61, 103, 121 ... of 1,000."""
     scheduler = DDIMScheduler()
@@ -42,6 +43,7 @@ def test_an_offset_leaves_the_whole_chain_whole():
     )
 
 
+@pytest.mark.whole
 def test_the_levels_of_encode_are_the_schedulers_own(tmp_path):
     """Whatever class it is of, and the same when it was saved and loaded; of schedules that DDIM does not know too."""
     pipeline = tiny(**{"scheduler.num_train_timesteps": 100})
@@ -84,6 +86,7 @@ def test_the_label_that_stands_for_none_is_the_models_own():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.whole
 def test_solvers_draw_by_default_and_refuse_what_leads_them_astray(name):
     """Of closely listed levels some make NaN, some saturated images, some an IndexError."""
     if name == "LMSDiscreteScheduler" and importlib.util.find_spec("scipy") is None:

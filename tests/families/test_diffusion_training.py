@@ -124,6 +124,7 @@ def test_labels_are_dropped_as_often_as_said():
     assert torch.equal(labels[kept], (torch.arange(4000) % 3)[kept])
 
 
+@pytest.mark.whole
 def test_guidance():
     """w = 1 is the conditional model, w = 0 the one without labels, and between and beyond it is linear."""
     pipeline = tiny(3)
@@ -212,6 +213,7 @@ def test_wrong_options_of_objective_and_networks_are_refused():
 @pytest.mark.parametrize(
     ("size", "channels", "levels"), [(28, 1, 3), (32, 3, 3), (36, 3, 3), (64, 3, 4), (128, 4, 5), (256, 3, 6)]
 )
+@pytest.mark.whole
 def test_the_default_network_takes_images_of_that_size(size, channels, levels):
     """As they are: nothing is padded. One head of attention as wide as its level."""
     with torch.device("meta"):
@@ -243,6 +245,7 @@ def test_fewer_levels_have_as_much_noise():
         assert pipeline.scheduler.config.beta_end == pytest.approx(20 / levels)
 
 
+@pytest.mark.whole
 def test_likelihoods_are_called_what_they_are():
     pipeline = tiny()
     bound = pipeline.log_likelihood(images(2))

@@ -135,6 +135,7 @@ def test_checkerboard_couplings(transform, parity, channels, size, context):
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("channels", "kept"), [(4, 2), (5, 2), (5, 3), (2, 1)])
+@pytest.mark.whole
 def test_channel_couplings(transform, reverse, channels, kept):
     make_network = partial(ResidualNetwork, hidden_channels=5, num_blocks=1)
     transform = TRANSFORMS[transform](channels - kept)
@@ -282,6 +283,7 @@ def drawn_flow(seed):
 
 
 @pytest.mark.parametrize("seed", range(25))
+@pytest.mark.whole
 def test_any_flow_is_a_bijection_with_the_determinant_that_it_says(seed):
     torch.manual_seed(seed)
     flow, classes, options = drawn_flow(seed)

@@ -190,6 +190,7 @@ def test_constant_channels_give_finite_numbers():
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("images", [torch.full((4, 1, 8, 8), -1.0), some_images(1)], ids=["black", "one image"])
+@pytest.mark.whole
 def test_images_without_any_variation_train(name, images):
     """Black images of which only the noise differs; a single image."""
     pipeline = begun(name, images)
@@ -216,6 +217,7 @@ def test_images_without_any_variation_train(name, images):
     ],
     ids=["sample", "decode", "encode", "log_likelihood", "round_trip", "from_latents", "interpolate", "inverse"],
 )
+@pytest.mark.whole
 def test_before_it_nothing_can_be_asked(name, call):
     pipeline = untrained(name)
     with pytest.raises(
@@ -247,6 +249,7 @@ def test_an_uninitialised_pipeline_is_saved_and_loaded(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.whole
 def test_it_is_remembered_in_a_saved_buffer(name, tmp_path):
     pipeline = begun(name)
     pipeline.save_pretrained(tmp_path)

@@ -229,6 +229,7 @@ def sixteen_probabilities(pipeline, count=2**12):
 
 
 @pytest.mark.parametrize("name", TINY_FLOWS)
+@pytest.mark.whole
 def test_sixteen_probabilities_sum_to_one(name):
     """A logit with a small alpha reaches all of the space, so sixteen probabilities sum to 1."""
     pipeline = random_flow(name, **{"flow.preprocessing": "logit_2alpha", "flow.alpha": 1e-6})
@@ -239,6 +240,7 @@ def test_sixteen_probabilities_sum_to_one(name):
 
 @pytest.mark.parametrize("preprocessing", ["glow", "unit", "logit_2alpha"])
 @pytest.mark.parametrize("name", ["spline", "glow", "linear"])
+@pytest.mark.whole
 def test_what_is_missing_lies_outside_the_box(name, preprocessing):
     """The sum is the share of the prior's samples that the inverse maps to images: no log-determinant in that."""
     pipeline = random_flow(name, **{"flow.preprocessing": preprocessing, "flow.alpha": 0.1})
@@ -267,6 +269,7 @@ def test_the_bound_of_k_draws_is_the_log_mean_of_single_ones(options):
     assert single.std(1).min() > 1e-3
 
 
+@pytest.mark.whole
 def test_the_bound_rises_with_k():
     """On average over the draws of one image; K = 1 is the mean of ln p, and many come to ln P."""
     pipeline = random_flow("realnvp", **{"flow.preprocessing": "logit_2alpha", "flow.alpha": 0.05})
@@ -400,6 +403,7 @@ def test_noise_that_rounds_to_the_next_value_changes_no_pixel():
 # --- size -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_the_parameters_of_the_paper_s_cifar_10_model():
     """44.14 million in the paper's code without its border channel: 44,135,856, of which 83,136 are a convolution of
     zeros, 96 -> 96 channels, that makes the top prior's 96 moments; here these themselves are learned. An LU

@@ -55,6 +55,7 @@ def network_names(model):
     ],
 )
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.whole
 def test_only_coupling_networks_become_half(name, move):
     for part in built(name, **VARIATIONAL).models().values():
         before = {name: tensor.clone() for name, tensor in part.state_dict().items()}
@@ -85,6 +86,7 @@ def test_half_and_pipelines():
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.whole
 def test_likelihoods_of_a_half_pipeline_are_computed_in_float32(name):
     """Those of the rounded weights, not of rounded sums."""
     half, rounded, images = built(name, **VARIATIONAL).to(torch.bfloat16), built(name, **VARIATIONAL), some_images()
@@ -111,6 +113,7 @@ def test_a_half_pipeline_samples_what_a_whole_one_does_but_for_rounding(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.whole
 def test_autocast_changes_no_likelihood_and_no_latent(name):
     pipeline, images = built(name, **VARIATIONAL), some_images()
 
@@ -150,6 +153,7 @@ def test_under_autocast_only_coupling_networks_are_half():
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.whole
 def test_loaded_as_bfloat16_all_but_the_networks_is_as_it_was_saved(name, tmp_path):
     pipeline = built(name, **VARIATIONAL)
     pipeline.save_pretrained(tmp_path)

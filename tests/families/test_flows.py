@@ -97,6 +97,7 @@ def test_a_linear_flow_learns_the_gaussian_of_the_data(tmp_path, convolution):
     assert float(started.log_likelihood(x).bits_per_dim.mean()) > expected + 1, "nothing was to be learned"
 
 
+@pytest.mark.whole
 def test_bits_per_dim_fall_and_images_come_back(trained, data):
     pipeline, folder = trained
     lines = read_metrics(folder)
@@ -127,6 +128,7 @@ def test_the_card_tells_the_certificate(trained):
     assert "| bits per dim |" in card
 
 
+@pytest.mark.whole
 def test_loading_verifies_the_round_trip(trained, tmp_path):
     """A flow that cannot be inverted in float32 is not loaded, unless its user says so."""
     pipeline = HFGenPipeline.from_pretrained(trained[1])
@@ -141,6 +143,7 @@ def test_loading_verifies_the_round_trip(trained, tmp_path):
     assert trip.changed_values > 0
 
 
+@pytest.mark.whole
 def test_a_model_that_draws_no_images_is_not_loaded(trained, tmp_path):
     pipeline = HFGenPipeline.from_pretrained(trained[1])
     next(p for p in pipeline.flow.parameters()).data.fill_(math.nan)
@@ -193,6 +196,7 @@ def test_a_walk_through_latents_arrives_at_its_seeds(trained):
     assert len({frame.tobytes() for frame in frames[:5]}) == 5
 
 
+@pytest.mark.whole
 def test_samples_that_are_no_numbers_are_an_error(trained):
     pipeline = HFGenPipeline.from_pretrained(trained[1])
     next(p for p in pipeline.flow.parameters()).data.fill_(math.nan)

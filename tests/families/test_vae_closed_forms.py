@@ -65,6 +65,7 @@ def test_the_bound_meets_the_exact_value_at_large_k():
     assert found.standard_error < 0.01
 
 
+@pytest.mark.whole
 def test_the_bound_rises_with_k_along_known_values():
     """z ~ N(0, 1), x|z ~ N(z, 1), x = 1, proposal = prior."""
     pipeline = linear_gaussian([1.0], 1.0, 0.0, 0.0)
@@ -79,6 +80,7 @@ def test_the_bound_rises_with_k_along_known_values():
 @pytest.mark.parametrize(
     ("mean", "variance", "reconstruction", "kl"), [(0.5, 0.25, -9.217095, 0.443147), (*POSTERIOR, -4.079976, 1.004075)]
 )
+@pytest.mark.whole
 def test_the_terms_of_the_elbo(mean, variance, reconstruction, kl):
     logvar = math.log(variance) if variance > 0 else variance
     pipeline = linear_gaussian(W, 0.5, mean, logvar)

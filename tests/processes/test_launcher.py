@@ -67,6 +67,7 @@ def test_one_process_trains_where_it_is(wanted, here, monkeypatch):
     assert wanted.here(), "it was launched already"
 
 
+@pytest.mark.whole
 def test_two_processes_of_a_cpu(started):
     words = ["--dataset_name", "two words", "--num_processes", "2"]
     first, second = started(words=words)
@@ -81,6 +82,7 @@ def test_two_processes_of_a_cpu(started):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.whole
 def test_what_the_user_has_set_stays(started, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth9")
@@ -88,6 +90,7 @@ def test_what_the_user_has_set_stays(started, monkeypatch):
         assert (process["OMP_NUM_THREADS"], process["GLOO_SOCKET_IFNAME"]) == ("7", "eth9")
 
 
+@pytest.mark.whole
 def test_fsdp2_on_a_cpu_is_told_as_accelerate_tells_it(started):
     """`accelerate launch` would start but one process there."""
     wanted = Wanted(2, "fsdp2", ["--mixed_precision", "bf16", "--fsdp_offload_params", "true"])
@@ -127,6 +130,7 @@ def test_a_quiet_accelerate_hides_no_exit_code(started, monkeypatch):
     assert seen[0].quiet is False
 
 
+@pytest.mark.whole
 def test_accelerators_may_be_left_alone(started, monkeypatch):
     monkeypatch.setattr(launcher, "_accelerators", lambda: 2)
     for process in started(wanted=Wanted(2, None, ["--cpu"])):
@@ -171,6 +175,7 @@ TELL = "from hfgen.processes.child import leave_error\n"
         ("sys.exit(5)", 5, "ended without an error message"),
     ],
 )
+@pytest.mark.whole
 def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, message):
     with pytest.raises(ProcessesError) as error:
         started(TELL + what)
@@ -180,6 +185,7 @@ def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, me
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.whole
 def test_a_signal_comes_to_each_process_once(started, tmp_path, number):
     what = """
 from hfgen.processes.child import leave_error

@@ -213,6 +213,7 @@ def test_a_variant_is_pushed_to_a_bundle_without_breaking_it(folder, tmp_path):
     assert changes(Prepared({"model_index.json": b""}), there)[1][: len(code)]  # without a variant the code goes
 
 
+@pytest.mark.whole
 def test_code_of_an_earlier_version_gives_way_to_todays(folder):
     """Outdated code is neither refused nor sent; code that somebody wrote is refused, whatever its name."""
     code = bundle.code_for(folder)
@@ -399,6 +400,7 @@ USED |= {"nothing": "lambda: undefined"}
 
 
 @pytest.mark.parametrize("label", REFUSED)
+@pytest.mark.whole
 def test_what_cannot_be_bundled_is_an_error_before_anything_is_written(label, tmp_path):
     old, new, said = REFUSED[label]
     source = TOY.replace(old, new)

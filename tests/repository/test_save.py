@@ -87,6 +87,7 @@ def test_no_path_leaks_into_what_is_saved_again(old, tmp_path):
 
 
 @pytest.mark.parametrize(("first", "second"), [(SHARDED, {}), ({}, SHARDED), (SHARDED, {"max_shard_size": 400})])
+@pytest.mark.whole
 def test_saving_over_other_shards_leaves_none(old, new, tmp_path, first, second):
     old.save_pretrained(tmp_path / "folder", **first)
     new.save_pretrained(tmp_path / "folder", **second)
@@ -96,6 +97,7 @@ def test_saving_over_other_shards_leaves_none(old, new, tmp_path, first, second)
 
 
 @pytest.mark.parametrize(("first", "second"), [(SHARDED, {}), ({}, SHARDED), (SHARDED, {"max_shard_size": 400})])
+@pytest.mark.whole
 def test_saving_a_variant_over_its_other_shards_leaves_none(old, new, tmp_path, first, second):
     for name, steps in {"folder": (first, second), "fresh": (second,)}.items():
         old.save_pretrained(tmp_path / name)
@@ -112,6 +114,7 @@ def test_a_variant_saved_again_is_the_one_that_loads(old, new, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, SHARDED])
+@pytest.mark.whole
 def test_a_variant_joins_the_weights_that_are_there(old, new, tmp_path, options):
     old.save_pretrained(tmp_path)
     new.save_pretrained(tmp_path, variant="ema", **options)

@@ -135,6 +135,7 @@ def test_another_network_s_checkpoint_is_no_damage(make, tmp_path):
         other.resume(tmp_path / "run" / "checkpoints" / "checkpoint-4")
 
 
+@pytest.mark.whole
 def test_another_scheduler_is_another_training(splits, tmp_path):
     """Of a component that is no network, too: the weight of a divergence, the prior."""
     family, folder = get_family("vae").load(), tmp_path / "run"

@@ -9,6 +9,7 @@ from hfgen.training import checkpoint, run
 from hfgen.training.dry_run import dry_run
 
 
+@pytest.mark.whole
 def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = []
@@ -24,6 +25,7 @@ def test_a_dry_run_tells_time_memory_and_disk_and_writes_nothing(splits, tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
 
 
+@pytest.mark.whole
 def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
     family, folder = get_family("vae").load(), tmp_path / "run"
     with pytest.raises(UsageError, match="has no split 'tset'"):

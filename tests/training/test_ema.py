@@ -6,6 +6,7 @@ from torch import nn
 from hfgen.training.ema import ModelEMA
 
 
+@pytest.mark.whole
 def test_the_average_follows_its_formula_and_keeps_buffers():
     """decay_n = min(decay, (1 + n) / (10 + n)); buffers are the live ones."""
     model = nn.BatchNorm1d(1)

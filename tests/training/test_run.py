@@ -25,6 +25,7 @@ from hfgen.training import checkpoint, run
 from hfgen.training.start import build
 
 
+@pytest.mark.whole
 def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
     """Grid, checkpoint, model and card of the step that it came to; and the run can go on from there."""
     config = config_of(splits, time_limit="1.5s", max_train_steps=10**6, validation_steps=0, checkpointing_steps=10**5)
@@ -41,6 +42,7 @@ def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
     assert run.train(again, get_family("dcgan").load(), tmp_path / "run", say=print)["steps"] == steps + 2
 
 
+@pytest.mark.whole
 def test_a_finished_model_is_trained_further(splits, tmp_path):
     pipeline_class = get_family("vae").load()
     run.train(config_of(splits, "vae"), pipeline_class, tmp_path / "first", say=print)
@@ -68,6 +70,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
         build(resolve([("", settings)], "dcgan", other), other, load_images(splits))
 
 
+@pytest.mark.whole
 def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path, monkeypatch):
     """Which spells out the options of every component."""
     monkeypatch.setattr(run, "plot_run", lambda *_: None)

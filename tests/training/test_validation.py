@@ -120,6 +120,7 @@ def test_measuring_changes_nothing(make_on_splits, tmp_path):
         ("vae", {"early_stopping_patience": 3}, "give it too"),
     ],
 )
+@pytest.mark.whole
 def test_what_cannot_be_measured_is_said_at_the_start(splits, tmp_path, family, settings, message):
     with pytest.raises(UsageError, match=message):
         run.train(config_of(splits, family, **settings), get_family(family).load(), tmp_path / "run", say=print)
@@ -148,6 +149,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
         ("L", 8, "has images of 8 pixels a side, and the training images have 16.\nResize both: --resolution 16"),
     ],
 )
+@pytest.mark.whole
 def test_other_images_than_those_that_are_trained_on_are_refused(splits, tmp_path, mode, side, message):
     for file in (tmp_path / "data" / "test").iterdir():
         Image.open(file).convert(mode).resize((side, side)).save(file)

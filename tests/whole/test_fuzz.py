@@ -84,6 +84,7 @@ def load(folder, name, content):
         max_size=4,
     )
 )
+@pytest.mark.whole
 def test_an_index(folder, entries):
     load(folder, "model_index.json", {**json.loads((folder / "model_index.json").read_text()), **entries})
 

@@ -59,6 +59,7 @@ def folder(saved, tmp_path):
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, *LOCAL_ATTACKS])
+@pytest.mark.whole
 def test_a_folder(folder, attack, monkeypatch):
     damage, words = {**ATTACKS, **LOCAL_ATTACKS}[attack]
     ran = folder.parent / "ran"
@@ -75,6 +76,7 @@ def test_a_folder(folder, attack, monkeypatch):
     assert "modeling_deep" not in sys.modules
 
 
+@pytest.mark.whole
 def test_how_many_parts_a_network_has_is_not_for_the_weights_to_say(folder, monkeypatch):
     """Empty tensors cost nothing, and parts take time: there is a bound, whatever the header lists."""
     monkeypatch.setattr("hfgen.repository.fit.MOST_PARTS", 3000)
@@ -163,6 +165,7 @@ def test_a_recipe(tmp_path, bomb, hfgen, monkeypatch):
 
 @pytest.mark.parametrize("bomb", ["aliases", "deep", "tag"])
 @pytest.mark.parametrize("words", [["info"], ["card"], ["evaluate", "--dataset_name", "mnist-mini"]])
+@pytest.mark.whole
 def test_a_run_folder_of_a_stranger(folder, bomb, words, hfgen, monkeypatch):
     monkeypatch.chdir(folder.parent)
     (folder / "config.yaml").write_text(BOMBS[bomb])
@@ -300,6 +303,7 @@ def test_attention_blocks_of_old_repositories_are_loaded(tmp_path):
         ("model_index.json", {"../unet": ["diffusers", "UNet2DModel"]}, "names a component"),
     ],
 )
+@pytest.mark.whole
 def test_a_pipeline_that_no_family_has_is_looked_at_too(tmp_path, name, entries, words):
     """`hfgen evaluate` loads diffusers' own."""
     from diffusers import PNDMPipeline, PNDMScheduler, UNet2DModel
@@ -360,6 +364,7 @@ def tokenizer_moved_out(folder):
         (lambda folder: (folder / "tokenizer" / "tokenizer_config.json").write_text("[" * 200_000), "levels deep"),
     ],
 )
+@pytest.mark.whole
 def test_parts_of_transformers_are_looked_at_too(stable, damage, words):
     from hfgen.errors import LoadError
     from hfgen.evaluation.any_pipeline import load_any

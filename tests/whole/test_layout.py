@@ -28,6 +28,7 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+@pytest.mark.whole
 def test_the_core_imports_no_plugin(path):
     assert not imported(path) & set(PLUGINS)
 
@@ -53,6 +54,7 @@ def test_files_stay_short(folder):
 
 
 @pytest.mark.parametrize("folder", ["hfgen", "plugins", "examples", "scripts", "benchmarks", "tests"])
+@pytest.mark.whole
 def test_functions_stay_short(folder):
     """Median, ninth tenth and longest, in lines from `def` to the last statement."""
     lengths = [

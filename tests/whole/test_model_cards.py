@@ -12,10 +12,12 @@ from hfgen.results.words import shown
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODELS = sorted(path.parent for path in CARDS.glob("*/README.md"))
+QUICK_TO_BUILD = ("dcgan-mnist", "vae-mnist", "vqvae-mnist")  # the others take half a minute each
 LIMIT = 8e6  # bytes of weights
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+@pytest.mark.whole
 def test_the_card_is_true(model, capsys):
     """But for the snippets, of which one model's stand for all: they are one text, and tested below."""
     snippets = "--snippets" if model.name == "vae-mnist" else "--no_snippets"
@@ -23,7 +25,11 @@ def test_the_card_is_true(model, capsys):
     assert capsys.readouterr().out.count("ok: ") == (4 if model.name == "vae-mnist" else 3)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "model",
+    [m if m.name in QUICK_TO_BUILD else pytest.param(m, marks=pytest.mark.slow) for m in MODELS],
+    ids=lambda path: path.name,
+)
 def test_the_saved_config_still_starts_a_training(model, hfgen, empty_folder):
     """On other data and shortened, as `--dry_run` tries it."""
     words = ["--dataset_name", "mnist-mini", "--output_dir", "run", "--max_train_steps", 1, "--train_batch_size", 4]

@@ -44,6 +44,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.whole
 def test_docstrings_begin_with_a_verb_or_a_noun(path):
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
@@ -54,6 +55,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.whole
 def test_text_is_plain_american_english(path):
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {found[0]!r} in {text.strip().splitlines()[0][:90]!r}"

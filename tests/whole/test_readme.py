@@ -79,6 +79,7 @@ def test_the_python_about_gans_runs(run):
     assert len(names["frames"]) == 30
 
 
+@pytest.mark.whole
 def test_the_python_about_vaes_runs(run, capsys):
     names = run(DOCS / "vae.md", "vae")
     assert "bits per dimension of 2 values (lower bound, 500 importance samples; mean of 8)" in capsys.readouterr().out
@@ -92,6 +93,7 @@ def test_the_python_about_flows_runs(run, capsys):
     assert (names["between"].abs() <= 1).all()
 
 
+@pytest.mark.whole
 def test_the_python_about_diffusion_runs(run, capsys):
     names = run(DOCS / "diffusion.md", "ddpm")
     assert names["again"].shape == names["noise"].shape == (4, 1, 28, 28)
