@@ -18,6 +18,8 @@ from hfgen.noise import SeededNoise
 from hfgen_diffusion import sampling, solvers
 from hfgen_diffusion.ddpm import DDPMPipeline
 from hfgen_diffusion.process import END, ForwardProcess
+
+pytestmark = pytest.mark.whole  # a thousand small chains
 from hfgen_diffusion.timesteps import steps, timesteps_of
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
@@ -113,7 +115,6 @@ PRECISIONS = [(torch.float64, 1e-11), (torch.float32, 3e-4)]
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize(("spacing", "count"), [("leading", 10), ("leading", 1000), ("trailing", 13), ("linspace", 7)])
-@pytest.mark.whole
 def test_ancestral_steps_are_those_of_diffusers(
     prediction_type, variance_type, clip, spacing, count, dtype, tolerance
 ):
@@ -146,7 +147,6 @@ def test_ancestral_steps_are_those_of_diffusers(
     ("spacing", "count", "to_one"),
     [("leading", 10, True), ("leading", 13, False), ("trailing", 10, True), ("trailing", 50, False)],
 )
-@pytest.mark.whole
 def test_ddim_steps_are_those_of_diffusers(prediction_type, clip, eta, spacing, count, to_one, dtype, tolerance):
     scheduler = DDIMScheduler(
         prediction_type=prediction_type, clip_sample=clip != "none", timestep_spacing=spacing, set_alpha_to_one=to_one
@@ -217,7 +217,6 @@ SPREADS = [
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "count", "expected"), SPREADS)
-@pytest.mark.whole
 def test_spread(sampler, spacing, count, expected):
     assert spread_of(sampler, spacing, count) == pytest.approx(expected, abs=1e-6)
 
@@ -294,7 +293,6 @@ def test_inversion_is_the_inverse_of_a_network_that_ignores_x():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
-@pytest.mark.whole
 def test_ddim_converges_to_the_ode(prediction_type):
     """dy/dσ = ε̂ with y = x / √ᾱ has y ~ √(s² + σ²) here, and its Euler steps an error that halves with their size."""
     errors = []
@@ -331,7 +329,6 @@ def solved(scheduler, denoise, x, count=50, seed=0):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers
 @pytest.mark.parametrize("name", solvers.SOLVERS)
-@pytest.mark.whole
 def test_spread_of_the_other_solvers(name):
     """Those of the first order are as far off as DDIM and DDPM are; all come closer with more steps."""
     of_first_order = {"EulerDiscreteScheduler": 0.06, "EulerAncestralDiscreteScheduler": 0.13}
@@ -349,7 +346,6 @@ def test_euler_is_ddim():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers
 @pytest.mark.parametrize("name", [n for n in solvers.SOLVERS if "Euler" in n or n[:4] in ("Heun", "KDPM", "LMSD")])
-@pytest.mark.whole
 def test_solvers_that_scale_their_input_are_wrong_without_it(name):
     scheduler, denoise = solver(name), GaussianDenoiser(process_of(DDPMScheduler))
     scheduler.set_timesteps(20)
@@ -389,7 +385,6 @@ def unet():
     ],
 )
 @pytest.mark.filterwarnings("ignore:the first level")
-@pytest.mark.whole
 def test_an_image_depends_on_its_seed_alone(unet, name, options):
     if name == "LMSDiscreteScheduler":
         pytest.importorskip("scipy")
