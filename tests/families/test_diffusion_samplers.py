@@ -18,9 +18,9 @@ from hfgen.noise import SeededNoise
 from hfgen_diffusion import sampling, solvers
 from hfgen_diffusion.ddpm import DDPMPipeline
 from hfgen_diffusion.process import END, ForwardProcess
+from hfgen_diffusion.timesteps import steps, timesteps_of
 
 pytestmark = pytest.mark.whole  # a thousand small chains
-from hfgen_diffusion.timesteps import steps, timesteps_of
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 
