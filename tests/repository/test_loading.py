@@ -265,8 +265,7 @@ def test_loaded_networks_do_not_train(folders):
     assert not any(model.training for model in HFGenPipeline.from_pretrained(folders / "toy").models().values())
 
 
-@pytest.mark.whole  # of a family that the fixture of other tests installs
-def test_another_class_of_family_is_refused(folders):
+def test_another_class_of_family_is_refused(site, folders):
     from hfgen import registry
     from hfgen.errors import LoadError
 

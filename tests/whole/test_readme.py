@@ -184,7 +184,8 @@ def test_prose_is_plain_and_wrapped(page):
     text = without_code(page)
     lines = [line for line in text.splitlines() if not line.startswith(("|", "![", "[!["))]
     assert not [line for line in lines if len(line) > 119]
-    assert not [found[0] for found in PHRASES.finditer(" ".join(text.split()))]
+    prose = re.sub(r"`[^`]*`", "", " ".join(text.split()))  # a name may be of before
+    assert not [found[0] for found in PHRASES.finditer(prose)]
 
 
 @pytest.mark.parametrize(
