@@ -19,8 +19,9 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
     The gradient of a process's own rows is the sum of what the losses of all processes ask of them. DDP and FSDP2 take
     the mean of the processes' gradients, which is then the gradient of the mean of their losses, whatever each of
-    them computes: the same loss of all rows, or the mean over its own rows of a loss that looks at all. Every process
-    must call it, in the same order and with the same shape, and again in the backward pass.
+    them computes: the same loss of all rows, or the mean over its own rows of a loss that looks at all. A gradient that
+    the objective itself takes through this function is that sum: take it towards what was gathered instead. Every
+    process must call it, in the same order and with the same shape, and again in the backward pass.
     """
     world = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not world or torch.distributed.get_world_size() == 1:

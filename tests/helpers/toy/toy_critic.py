@@ -52,7 +52,7 @@ class ToyCriticObjective(Objective):
     Args:
         n_critic: critic updates of a step, each on a part of the batch.
         generator_first: update the generator first, so that its last call in a step has no backward pass.
-        penalty: whether the penalty differentiates the wrapped critic, the one inside, or is a loss of its own.
+        penalty: differentiate the wrapped critic or the one inside; `"alone"` makes it the whole loss.
         once: iterate the spectral norm once for each update, not once for each call.
     """
 
@@ -88,15 +88,16 @@ class ToyCriticObjective(Objective):
         real = part["pixel_values"]
         with torch.no_grad():
             fake = self.generator(part["latents"])
+        between = torch.lerp(real, fake, part["mixed"])
+        if self.penalty == "alone":
+            yield Update("critic", gradient_penalty(unwrapped(self.critic), between))
+            return
         self.start_update()
         scores = self.critic(torch.cat([fake, real]))
         distance = scores[: len(fake)].mean() - scores[len(fake) :].mean()
         if self.once:
             self.critic.eval()
-        within = self.critic if self.penalty == "wrapped" else unwrapped(self.critic)
-        penalty = gradient_penalty(within, torch.lerp(real, fake, part["mixed"]))
-        if self.penalty == "alone":
-            yield Update("critic", penalty, name="penalty")
+        penalty = gradient_penalty(self.critic if self.penalty == "wrapped" else unwrapped(self.critic), between)
         yield Update("critic", distance + 10 * penalty, {"penalty": penalty})
 
     def start_update(self) -> None:
