@@ -1,5 +1,6 @@
 """Networks inside the wrappers of a training: for penalties and derivatives that a wrapper would stand in the way of."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ def directional_derivative(
     """
     inside = unwrapped(network)
     if step is None:
-        with sdpa_kernel(SDPBackend.MATH):  # the only attention that has a forward mode
+        quiet = warnings.catch_warnings(action="ignore", category=DeprecationWarning)  # of torch's, by its first jvp
+        with quiet, sdpa_kernel(SDPBackend.MATH):  # the only attention that has a forward mode
             return torch.func.jvp(lambda *x: inside(*x, **conditions), inputs, tangents)[1]
     seed, ends = int(torch.randint(2**62, ())), []
     for h in (step, -step):
