@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError
+from hfgen.errors import HFGenError, PluginError
 from hfgen.noise import Noise
+from hfgen.whole_batch import gather_rows
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -68,10 +69,23 @@ class Objective:
     Attributes:
         noise: where `training_step` draws from; the trainer keys it by (seed, step), for the global batch.
         step: optimizer steps taken before this one.
+        update: number of the next yield within the step, from 0.
+        micro_batch: number of the micro-batch that is at work, from 0: what keeps state per forward call changes it in
+            the first of each update only.
+        num_micro_batches: micro-batches of this step.
+        coupled: True if the loss of an image depends on the others of its batch, so that a batch must not be split to
+            accumulate gradients; `gather` is for these. May depend on options: set it in `__init__` then.
+        differentiates_twice: True if it differentiates a gradient of a network as it was handed over, which
+            `--torch_compile` cannot compile. False if it does so to `unwrapped(network)` alone.
     """
 
     noise: Noise
     step: int = 0
+    update: int = 0
+    micro_batch: int = 0
+    num_micro_batches: int = 1
+    coupled: bool = False
+    differentiates_twice: bool = False
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """Yield one `Update` per optimizer step; code after a yield runs after that step.
@@ -81,6 +95,22 @@ class Objective:
                 class-conditional.
         """
         raise NotImplementedError
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, (num_processes * B, ...), in the order of the global batch.
+
+        Gradients flow to this process's rows, from the losses of all processes: their mean is what is minimized.
+        Every process must call it, in the same order.
+
+        Raises:
+            PluginError: the objective does not declare that it is `coupled`.
+        """
+        if not self.coupled:
+            name = type(self).__name__
+            raise PluginError(
+                f"{name} gathers the whole batch, so its loss couples the images; declare it: `coupled = True` in {name}."
+            )
+        return gather_rows(tensor)
 
     def finish_step(self) -> Mapping[str, Tensor]:
         """Update what is learned without a gradient, such as moving averages; return scalars to log.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hfgen import __version__, registry
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
+from hfgen.declaration import require_known_names
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -103,7 +104,9 @@ class HFGenPipeline(DiffusionPipeline):
 
         Raises:
             UsageError: no component has such an option, or the family cannot make images of this shape.
+            PluginError: a class attribute names a component or a metric that does not exist.
         """
+        require_known_names(cls)
         preferred = {name: {CLASS_NAME: choice} for name, choice in cls.preferred_classes(in_channels).items()}
         nested = {**preferred, **nest_options(overrides)}
         classes = cls.component_classes(nested)

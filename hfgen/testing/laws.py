@@ -15,6 +15,7 @@ from torch import Tensor
 from hfgen import registry
 from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.declaration import require_known_names
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
 from hfgen.pipeline import HFGenPipeline
@@ -121,7 +122,7 @@ class FamilyTests(LatentLaws, BundleLaws):
             assert inspect.isclass(component)
             own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
             assert not own or component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
-        assert set(cls.ema_components) <= set(cls.component_classes())
+        require_known_names(cls)
 
     def test_training_defaults_are_training_arguments(self) -> None:
         resolve([], self.family, self.pipeline_class())
@@ -303,13 +304,12 @@ class FamilyTests(LatentLaws, BundleLaws):
     def test_two_processes_train_what_one_does(self, data: str, tmp_path: Path) -> None:
         """A global batch split over two processes gives the same losses, weights and EMA up to rounding.
 
-        It is accumulated from micro-batches too, unless the family has BatchNorm. The large epsilon keeps Adam from
+        It is accumulated from micro-batches too, unless the family has BatchNorm or a coupled loss. The large epsilon keeps Adam from
         making a whole step of a gradient that is only rounding error. Under FSDP2 (`in_shards`) the run is also
         stopped and resumed, and ends bit for bit like the uninterrupted one.
         """
         self._need_processes()
-        normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
-        micro, split = (1, ["--sync_batch_norm"]) if normed else (2, ["--gradient_accumulation_steps", "2"])
+        micro, split = self._split()
         arguments = ["--model", self.family, "--dataset_name", data, *self._options(), "--num_validation_images", "4"]
         arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-4"]
         arguments += [] if self.num_classes is None else ["--class_conditional"]
@@ -331,6 +331,15 @@ class FamilyTests(LatentLaws, BundleLaws):
             resumed = checkpoint_tensors(tmp_path / "resumed")
             for key, tensor in checkpoint_tensors(tmp_path / "fsdp2").items():
                 assert torch.equal(resumed[key], tensor), f"resumed: {key}"
+
+    def _split(self) -> tuple[int, list[str]]:
+        """Return the number of micro-batches that each process accumulates, and the options of the split."""
+        pipeline = self.build(self.num_classes)
+        normed = any(isinstance(m, BATCH_NORMS) for c in pipeline.models().values() for m in c.modules())
+        coupled = build_objective(pipeline.objective_class, pipeline.components, self.objective).coupled
+        if normed or coupled:
+            return 1, ["--sync_batch_norm"] if normed else []
+        return 2, ["--gradient_accumulation_steps", "2"]
 
     def _need_processes(self) -> None:
         if not self.in_processes:

@@ -1,6 +1,7 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.processes import replicas
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.world import make_accelerator
+from hfgen.repository.tied_weights import require_untied
 from hfgen.run_folder import Metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.options import build_objective, objective_options
@@ -29,6 +31,7 @@ from hfgen.training.networks import Networks
 from hfgen.training.optimizers import backward
 from hfgen.training.progress import Progress
 from hfgen.training.stop_signal import StopSignal
+from hfgen.training.suited import explained, require_suited
 from hfgen.training.trackers import Trackers, start_trackers, tracker_names
 from hfgen.training.validation import EXAMPLES, Best, pictures, validate
 
@@ -77,9 +80,11 @@ class Trainer:
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
         self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps
+        require_untied(pipeline.models())
         self.networks = Networks(pipeline, self.accelerator, arguments, self.scheduled_steps)
         components = self.networks.components()
         self.objective = build_objective(pipeline.objective_class, components, self.objective_options)
+        require_suited(self.objective, arguments)
         self.metrics: Metrics | None = None
         self.trackers, self.best = Trackers(), Best.of(arguments)
         self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
@@ -146,10 +151,14 @@ class Trainer:
         noises = [StepNoise(*settings, self.layout.rows(micro), *where) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
-        self.objective.step = self.step
+        self.objective.step, self.objective.num_micro_batches = self.step, len(micro_batches)
         running = [self.objective.training_step(batch) for batch in micro_batches]
-        while components := self._backward(running, noises):
-            self.skipped_steps += not self.networks.step(components)
+        for self.objective.update in itertools.count():
+            with explained(self.arguments):
+                components = self._backward(running, noises)
+            if not components:
+                break
+            self.skipped_steps += not self.networks.step(components, self.objective.update)
         self.window.add(self.objective.finish_step())
         self.networks.finish_step()
 
@@ -169,7 +178,7 @@ class Trainer:
         components: tuple[str, ...] = ()
         accumulating = len(running) > 1  # DDP reduces gradients once, in the backward pass of the last micro-batch
         for micro, training_step in enumerate(running):
-            self.objective.noise = noises[micro]
+            self.objective.noise, self.objective.micro_batch = noises[micro], micro
             last = micro == len(running) - 1
             with self.networks.unreduced(accumulating):
                 update = next(training_step, None)
