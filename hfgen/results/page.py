@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 from hfgen.results.comparison import Comparison, letter
 from hfgen.results.metrics import FACTS, LIKELIHOOD, METRICS, QUALITY, RECONSTRUCTION
 from hfgen.results.rows import Mark, Row
-from hfgen.results.words import shown
-
-BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
+from hfgen.results.words import kind_of, marked, shown
 
 
 class Cell(NamedTuple):
@@ -83,20 +81,12 @@ def _cell(row: Row, name: str) -> Cell:
     value = row.values.get(name)
     if value is None:
         return Cell("-")
-    kind = row.likelihood["kind"] if row.likelihood and name in LIKELIHOOD else "exact"
-    bound = {"lower bound": BOUNDS.get(name, ""), "exact": ""}.get(kind, "about ")
-    return Cell(bound + shown(value), value.get("mark"))
+    return Cell(marked(name, value, row.likelihood), value.get("mark"))
 
 
 def _kind(row: Row) -> str:
     """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
-    found = row.likelihood
-    if found is None or not set(row.values) & set(LIKELIHOOD):
-        return "-"
-    parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
-    parts += [f"{found['num_importance_samples']} importance samples"] if found.get("num_importance_samples") else []
-    parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
-    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
+    return kind_of(row.likelihood) if set(row.values) & set(LIKELIHOOD) else "-"
 
 
 # --- as text ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hfgen.results.metrics import LIKELIHOOD
 from hfgen.results.records import Result
 
 
@@ -18,6 +19,30 @@ def shown(value: Mapping[str, Any]) -> str:
         digits = max(0, 1 - math.floor(math.log10(error)))
         return f"{number:.{digits}f} +- {error:.{digits}f}"
     return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
+
+
+BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
+
+
+def marked(name: str, value: Mapping[str, Any], likelihood: Mapping[str, Any] | None) -> str:
+    """Format the value of a metric, with a mark where it is a bound or an estimate.
+
+    >>> [marked("nats", {"value": -86.7}, {"kind": kind}) for kind in ("lower bound", "estimate", "exact")]
+    ['>= -86.7', 'about -86.7', '-86.7']
+    """
+    kind = likelihood["kind"] if likelihood and name in LIKELIHOOD else "exact"
+    return {"lower bound": BOUNDS.get(name, ""), "exact": ""}.get(kind, "about ") + shown(value)
+
+
+def kind_of(likelihood: Mapping[str, Any] | None) -> str:
+    """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
+    if likelihood is None:
+        return "-"
+    found, samples = likelihood, likelihood.get("num_importance_samples")
+    parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
+    parts += [f"{samples} importance {'sample' if samples == 1 else 'samples'}"] if samples else []
+    parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
+    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
 
 
 def under(result: Result) -> str:

@@ -15,12 +15,13 @@ from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
+from hfgen.training.validation import drawing_options
 
 Facts = dict[str, Any]
 

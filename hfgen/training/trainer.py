@@ -16,7 +16,7 @@ from hfgen.errors import Interrupted, UsageError
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
-from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.pipeline import HFGenPipeline
 from hfgen.processes import replicas
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.world import make_accelerator
@@ -30,7 +30,7 @@ from hfgen.training.optimizers import backward
 from hfgen.training.progress import Progress
 from hfgen.training.stop_signal import StopSignal
 from hfgen.training.trackers import Trackers, start_trackers, tracker_names
-from hfgen.training.validation import EXAMPLES, Best, pictures, validate
+from hfgen.training.validation import EXAMPLES, Best, drawing_options, pictures, validate
 
 STEPS_TO_AGREE = 10  # on accelerators, between two checks whether another process was asked to stop
 

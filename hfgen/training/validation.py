@@ -12,7 +12,7 @@ from hfgen.errors import CheckError, UsageError
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, drawing_options, eval_mode, reconstructs
+from hfgen.pipeline import HFGenPipeline, eval_mode, reconstructs
 from hfgen.results.metrics import METRICS
 from hfgen.settings.arguments import TrainingArguments
 
@@ -48,6 +48,12 @@ def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, ar
         with eval_mode(pipeline.models().values()):
             reconstructions = reconstruction_grid(pipeline, examples)
         image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+
+
+def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
+    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
+    own = dict(pipeline.validation_options)
+    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
