@@ -85,6 +85,6 @@ def set_scheduler(pipeline: Any, settings: Mapping[str, Any]) -> None:
 
 def refuse_steps(pipeline: Any, num_inference_steps: int) -> None:
     """Raise a UsageError for several steps of a model that samples in one, before anything else is done."""
-    scheduler = getattr(pipeline, "scheduler", None)
+    scheduler: Any = getattr(pipeline, "scheduler", None)
     if hasattr(scheduler, "sample_prior") and len(getattr(scheduler, "timesteps", ())) == 1:
         scheduler.set_timesteps(num_inference_steps)

@@ -33,9 +33,10 @@ def parts(pipeline: Any, metrics: Sequence[str], samplings: Iterable[Sampling]) 
                 found.append((way, [name]))
             elif name not in names:
                 names.append(name)
-    if "parameters" in metrics:
+    if "parameters" in metrics:  # beside each cost, and in one result at least
         found = found or [(Sampling(), [])]
-        found[0][1].append("parameters")
+        for _, names in [part for part in found if {*QUALITY, *COSTS} & set(part[1])] or found[:1]:
+            names.append("parameters")
     return found
 
 

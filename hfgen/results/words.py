@@ -1,7 +1,8 @@
 """Results of measurements as words: a value with its error, and under what rules it was found."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hfgen.results.metrics import LIKELIHOOD
@@ -67,3 +68,29 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     widths = [max(len(value) for value in column) for column in zip(*(row.values() for row in rows), strict=True)]
     lines = ("  ".join(v.ljust(w) for v, w in zip(row.values(), widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------
+def plain_text(text: str) -> str:
+    """Return a text, which may be a stranger's, as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", text)
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown, its numbers with five digits.
+
+    >>> print(markdown_table(["layer", "norm"], [["a|b", 0.123456]]))
+    | layer | norm |
+    |---|---|
+    | a\\|b | 0.12346 |
+    """
+    head = [markdown_row(map(_cell, columns)), f"|{'---|' * len(columns)}"]
+    return "\n".join([*head, *(markdown_row(map(_cell, row)) for row in rows)])
+
+
+def _cell(cell: Any) -> str:
+    return f"{cell:.5g}" if isinstance(cell, float) else plain_text(" ".join(str(cell).split()))

@@ -12,7 +12,7 @@ from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
@@ -82,11 +82,17 @@ def pretrained(
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
     if (found, pipeline.num_classes) != (shape, num_classes):
         raise UsageError(
-            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
-            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
+            f"{name} makes images of {_shape_words(*found, pipeline.num_classes)};\n"
+            f"the data have {_shape_words(*shape, num_classes)}.\n"
             "Try --resolution, or (not) --class_conditional."
         )
     return pipeline
+
+
+def _shape_words(channels: int, side: int, num_classes: int | None) -> str:
+    """`1 channel and 28 pixels a side, without classes`"""
+    classes = "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
+    return f"{counted(channels, 'channel')} and {side} pixels a side, {classes}"
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
