@@ -197,7 +197,8 @@ def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def pictured(line: Mapping[str, Any]) -> list[str]:
     """Return the names of the pictures of a line's diagnosis, which are `samples/NAME_STEP.png`."""
-    return [name for name in line.get("diagnosis", {}).get("pictures", ()) if PICTURE_NAME.fullmatch(str(name))]
+    names = line.get("diagnosis", {}).get("pictures", ())  # they may be a stranger's
+    return [name for name in names if isinstance(name, str) and PICTURE_NAME.fullmatch(name)]
 
 
 def tabled(line: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:

@@ -45,8 +45,8 @@ def refuse_options(pipeline: Any, options: Mapping[str, Any], *methods: str) -> 
         for method in methods:
             known = own_options(type(pipeline), method)
             if name not in known:
-                hint = did_you_mean(name, known) if known else f" Its {method} takes no options of its own."
-                raise UsageError(f"This model takes no {name}.{hint}")
+                hint = did_you_mean(name, known) if known else " It takes no options of its own."
+                raise UsageError(f"{type(pipeline).__name__}.{method} takes no {name}.{hint}")
 
 
 # --- words of a command line ------------------------------------------------------------------------------------
