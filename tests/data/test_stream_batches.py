@@ -16,7 +16,7 @@ from hfgen.data.layout import Layout
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.settings.resolve import resolve
-from hfgen.testing import state
+from hfgen.testing import assert_equal_states
 from hfgen.testing.processes import run_two_processes
 from hfgen.training import checkpoint, trainer
 
@@ -104,7 +104,7 @@ def test_n_and_n_steps_are_2n_steps(train, tmp_path, half):
     resumed = train(tmp_path / "run", max_train_steps=2 * half, **settings)
     resumed.resume(checkpoint.find_checkpoint("latest", tmp_path / "run"))
     resumed.train()
-    assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(whole).items())
+    assert_equal_states(resumed, whole)
     losses = [[line["generator_loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "run")]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2 * half
