@@ -39,7 +39,7 @@ def line_of(found: Diagnosis, objective: str) -> dict[str, Any]:
     curves = {name: _curve(name, *points, objective) for name, points in found.curves.items()}
     tables = {name: _table(name, *parts, objective) for name, parts in found.tables.items()}
     values = {name: _plain(value) for name, value in found.values.items()}
-    shown = {"warnings": list(found.warnings), "pictures": sorted([*found.pictures, *curves])}
+    shown: dict[str, Any] = {"warnings": list(found.warnings), "pictures": sorted([*found.pictures, *curves])}
     shown |= {"curves": curves, "tables": tables}
     return {**values, **{kind: content for kind, content in shown.items() if content}}
 

@@ -82,15 +82,16 @@ def pretrained(
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
     if (found, pipeline.num_classes) != (shape, num_classes):
         raise UsageError(
-            f"{name} makes images of {_shape_words(*found, pipeline.num_classes)};\n"
-            f"the data have {_shape_words(*shape, num_classes)}.\n"
+            f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
+            f"the data have {_shape_words(shape, num_classes)}.\n"
             "Try --resolution, or (not) --class_conditional."
         )
     return pipeline
 
 
-def _shape_words(channels: int, side: int, num_classes: int | None) -> str:
-    """`1 channel and 28 pixels a side, without classes`"""
+def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
+    """Return channels and side in words: `1 channel and 28 pixels a side, without classes`."""
+    channels, side = shape
     classes = "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
     return f"{counted(channels, 'channel')} and {side} pixels a side, {classes}"
 
