@@ -117,21 +117,21 @@ def words(data, folder, *options):
     return ["dcgan", *tiny, *settings, *options]
 
 
-def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(trainings, shards, tmp_path):
+def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(processes, shards, tmp_path):
     """SIGTERM to the process group, workers and all; the printed command ends where an undisturbed run does."""
     options = ["--dataloader_num_workers", "1", "--checkpointing_steps", "0", "--max_train_steps"]
-    process = trainings.start(TRAIN, *words(shards, tmp_path / "run", *options, "100000"), new_session=True)
+    process = processes.start(TRAIN, *words(shards, tmp_path / "run", *options, "100000"), new_session=True)
     deadline = time.time() + 120
     while time.time() < deadline and len(read_metrics(tmp_path / "run")) < 9:
         time.sleep(0.05)
-    os.killpg(process, signal.SIGTERM)
-    done = trainings.wait()
+    os.killpg(process.pid, signal.SIGTERM)
+    done = process.wait()
     assert done.returncode == 143, done.stderr
     stopped = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1])
     resume = done.stderr.strip().splitlines()[-1].split()
     last = str(stopped + 7)
     for command in ([*resume[2:], "--max_train_steps", last], words(shards, tmp_path / "undisturbed", *options, last)):
-        done = trainings.run(TRAIN, *command)
+        done = processes.run(TRAIN, *command)
         assert done.returncode == 0, done.stderr
     for name in ("generator", "discriminator"):
         file = f"{name}/diffusion_pytorch_model.safetensors"
