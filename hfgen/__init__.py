@@ -68,8 +68,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.settings.options import component_choices as component_choices, signature_of as signature_of
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
-    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
     from hfgen.whole_batch import parts as parts
+    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
 
 __version__ = "0.1.0"
 

@@ -118,7 +118,7 @@ class Objective:
         if not self.coupled:
             name = type(self).__name__
             raise PluginError(
-                f"{name} gathers the whole batch, so its loss couples the images; declare it: `coupled = True` in {name}."
+                f"{name} gathers the whole batch, which couples its images. Declare it: `coupled = True` in {name}."
             )
         return gather_rows(tensor)
 

@@ -1,4 +1,4 @@
-"""The whole batch of a step, of which each process holds a share: gather it, or split it into parts of equal rank.
+"""The whole batch of a step: it is gathered from the processes, or split into parts.
 
 Row i of the global batch is the same image whatever the number of processes, so what is computed from gathered tensors
 or from these parts depends neither on that number nor on accumulation.
@@ -19,9 +19,9 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
     The gradient of a process's own rows is the sum of what the losses of all processes ask of them. DDP and FSDP2 take
     the mean of the processes' gradients, which is then the gradient of the mean of their losses, whatever each of
-    them computes: the same loss of all rows, or the mean over its own rows of a loss that looks at all. A gradient that
-    the objective itself takes through this function is that sum: take it towards what was gathered instead. Every
-    process must call it, in the same order and with the same shape, and again in the backward pass.
+    them computes: the same loss of all rows, or the mean over its own rows of a loss that looks at all.
+    A gradient that the objective itself takes through this function is that sum: take it towards what was gathered
+    instead. Every process must call it, in the same order and with the same shape, and again in the backward pass.
     """
     world = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not world or torch.distributed.get_world_size() == 1:

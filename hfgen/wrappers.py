@@ -1,4 +1,4 @@
-"""Networks inside the wrappers of a training: for penalties and derivatives that a wrapper would stand in the way of."""
+"""Networks inside the wrappers of a training, for penalties and derivatives that wrappers hinder."""
 
 import warnings
 from typing import Any

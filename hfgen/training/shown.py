@@ -1,4 +1,4 @@
-"""What an objective's diagnosis shows: checked, bounded, and as a line of metrics and pictures hold it."""
+"""Check and bound what an objective's diagnosis shows; write it as a line of metrics, pictures and plots."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What an objective declares about itself, held against the arguments before the first step."""
+"""Declarations of an objective are held against the arguments before the first step."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def require_suited(objective: Objective, arguments: TrainingArguments) -> None:
     name, micro = type(objective).__name__, arguments.gradient_accumulation_steps
     if objective.coupled and micro > 1:
         raise UsageError(
-            f"--gradient_accumulation_steps is {micro}, but the loss of {name} couples the images of a batch: the mean "
-            f"over\n{micro} micro-batches is not the loss of one batch. Leave it out and give a larger "
+            f"--gradient_accumulation_steps is {micro}, but the loss of {name} couples the images of a batch: the "
+            f"mean over\n{micro} micro-batches is not the loss of one batch. Leave it out and give a larger "
             "--train_batch_size, or more processes."
         )
     if objective.differentiates_twice and arguments.torch_compile:

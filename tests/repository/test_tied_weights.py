@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 from toy.toy_critic import ToyCriticPipeline
 from toy.toy_transformer import ToyTransformer, ToyTransformerConfig
-from torch import nn
 
 from hfgen.errors import UsageError
 from hfgen.repository.tied_weights import require_untied

@@ -5,17 +5,15 @@ import torch
 from plugin_site import TOYS, install, on_path
 
 from hfgen.errors import UsageError
+from hfgen.objective import Objective
 from hfgen.registry import get_family
+from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.resolve import resolve
 from hfgen.testing import make_data
 from hfgen.training.dry_run import dry_run
 from hfgen.training.start import build, find_images
+from hfgen.training.suited import explained, require_suited
 from hfgen.training.trainer import Trainer
-
-pytestmark = [  # of torch.compile's parts
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +49,6 @@ def make(configured):
     ("family", "settings", "message"),
     [
         ("toy_coupled", {"gradient_accumulation_steps": 2}, "ToyCoupledObjective couples the images of a batch"),
-        ("toy_critic", {"torch_compile": True, "objective": {"penalty": "wrapped"}}, "--torch_compile cannot compile"),
         ("toy_critic", {"generator": {"tied": True}}, "generator's first.weight and again.weight are one tensor"),
         ("toy_critic", {"objective": {"n_critic": 3}}, "3 equal parts, which 4 images are not"),
     ],
@@ -61,15 +58,22 @@ def test_a_rehearsal_refuses(configured, tmp_path, family, settings, message):
         dry_run(*configured(family, **settings), tmp_path / "run", lambda line: None)
 
 
-def test_a_compiled_second_derivative_that_was_not_declared_is_explained(make):
-    """As torch says it at the first step, whatever the objective knows of itself."""
-    trainer = make("toy_critic", objective={"penalty": "wrapped"})
-    trainer.arguments.torch_compile = True  # what follows compiles without a compiler
-    trainer.objective.critic = torch.compile(trainer.objective.critic, backend="aot_eager")
-    with pytest.raises(UsageError, match=r"the objective differentiates a gradient .*\n.*`unwrapped\(network\)`"):
-        trainer.train_step(next(trainer.batches.steps(0, 1)))
+def test_a_second_derivative_of_what_is_compiled_is_refused():
+    """Where the objective declares it, before the first step; else as torch says it (test_wrappers.py raises it)."""
+    compiled, objective = TrainingArguments(torch_compile=True), Objective()
+    require_suited(objective, compiled)
+    objective.differentiates_twice = True
+    require_suited(objective, TrainingArguments())
+    with pytest.raises(UsageError, match=r"--torch_compile cannot .* and Objective .*\n.*`unwrapped\(network\)`"):
+        require_suited(objective, compiled)
+    with pytest.raises(UsageError, match="--torch_compile cannot"), explained(compiled):
+        raise RuntimeError("This backward function was compiled with non-empty donated buffers")
+    with pytest.raises(RuntimeError, match="donated"), explained(TrainingArguments()):
+        raise RuntimeError("This backward function was compiled with non-empty donated buffers")
 
 
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_penalty_inside_what_is_compiled_trains_as_without(make):
     losses = []
     for compiled in (False, True):

@@ -1,10 +1,10 @@
-"""A generator whose loss couples the images of the whole batch, as drifting's does, as a third party would write it."""
+"""A generator whose loss couples the images of the whole batch, as a third party would write it."""
 
 from collections.abc import Iterator
 
 import torch
-from toy_critic import ToyPainter
 from torch import Tensor, nn
+from toy_critic import ToyPainter
 
 from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, Update
 
