@@ -1,4 +1,4 @@
-"""What an objective's diagnosis shows: checked, bounded, and as a line of metrics and pictures hold it."""
+"""Pictures, curves and tables of a diagnosis: checked and bounded, for the run folder and the line of metrics."""
 
 import math
 from collections.abc import Mapping, Sequence
