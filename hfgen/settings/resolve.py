@@ -145,7 +145,7 @@ def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
 
 
 def accepts(hint: Any, value: Any) -> bool:
-    """Return True if a value is of an annotated type, as far as it shows; an int is a float, too."""
+    """Return True if a value is of an annotated type; an int is a float, too, and a type of unknown form takes all."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(accepts(part, value) for part in typing.get_args(hint))

@@ -1,4 +1,4 @@
-"""Check and bound what an objective's diagnosis shows; write it as a line of metrics, pictures and plots."""
+"""Pictures, curves and tables of a diagnosis: checked and bounded, for the run folder and the line of metrics."""
 
 import math
 from collections.abc import Mapping, Sequence
