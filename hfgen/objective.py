@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ class Update(NamedTuple):
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
         loss: a scalar in float32.
-        metrics: further scalars to log, beside the loss.
+        metrics: further scalars to log, beside the loss: numbers, or tensors of one element. Names of the training's
+            own (`step`, `epoch`, `learning_rate`, `<component>_loss` ...) are refused.
         name: what the loss is called in metrics; `<component>_loss`, or `loss` where several step together.
     """
 
     component: str | tuple[str, ...]
     loss: Tensor
-    metrics: Mapping[str, Tensor] = {}
+    metrics: Mapping[str, Tensor | float] = {}
     name: str | None = None
 
     @property
@@ -53,10 +54,19 @@ class Diagnosis(NamedTuple):
     Attributes:
         values: name -> a number, or a list of numbers such as one for each latent dimension.
         warnings: for the user: what is wrong, and what to try.
+        pictures: name -> a PIL image, or a tensor or array (H, W) or (H, W, 3) of bytes, or of floats in [0, 1].
+        curves: name -> x and y, of at most 500 points.
+        tables: name -> columns and rows, of at most 500 cells.
+
+    Pictures and curves are written to `samples/` of the run folder at each validation, and all is shown on the card.
+    At most eight pictures, curves and tables each.
     """
 
     values: Mapping[str, float | list[float]] = {}
     warnings: Sequence[str] = ()
+    pictures: Mapping[str, Any] = {}
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {}
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {}
 
 
 class Objective:
@@ -112,7 +122,7 @@ class Objective:
             )
         return gather_rows(tensor)
 
-    def finish_step(self) -> Mapping[str, Tensor]:
+    def finish_step(self) -> Mapping[str, Tensor | float]:
         """Update what is learned without a gradient, such as moving averages; return scalars to log.
 
         Called once after each step, on every process, when all micro-batches are done.

@@ -37,7 +37,8 @@ from hfgen.settings.options import (
     signature_of,
     without_class_name,
 )
-from hfgen.settings.resolve import check_options, refuse_unknown
+from hfgen.settings.resolve import check_options
+from hfgen.settings.signatures import refuse_options
 
 Config = dict[str, Any]
 
@@ -166,7 +167,7 @@ class HFGenPipeline(DiffusionPipeline):
         Raises:
             UsageError: arguments contradict each other, or this model does not take one of them.
         """
-        refuse_unknown(self.sample, options)
+        refuse_options(self, options, "sample")
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
@@ -208,10 +209,11 @@ class HFGenPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def reconstruct(
-        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
+        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None, **options: Any
     ) -> Tensor:
-        """Decode the encoded images."""
-        return self.decode(self.encode(images, class_labels, seeds), class_labels=class_labels)
+        """Decode the encoded images, both with the same further options, which both must take."""
+        refuse_options(self, options, "encode", "decode")
+        return self.decode(self.encode(images, class_labels, seeds, **options), class_labels=class_labels, **options)
 
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
@@ -227,12 +229,13 @@ class HFGenPipeline(DiffusionPipeline):
         return self.scheduler.interpolate(start, end, t)
 
     def interpolate(
-        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
+        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None, **options: Any
     ) -> Iterator[Any]:
         """Yield PIL frames of a walk through latent space, past each seed's image and back to the first.
 
-        With class labels, the frames between two seeds keep the label of the first.
+        With class labels, the frames between two seeds keep the label of the first. `options` are those of `decode`.
         """
+        refuse_options(self, options, "decode")
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
@@ -243,7 +246,7 @@ class HFGenPipeline(DiffusionPipeline):
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
-                yield postprocess(self.decode(z, class_labels=label), "pil")[0]
+                yield postprocess(self.decode(z, class_labels=label, **options), "pil")[0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -405,12 +408,6 @@ def eval_mode(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
-
-
-def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
-    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
-    own = dict(pipeline.validation_options)
-    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:
