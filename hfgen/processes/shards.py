@@ -33,6 +33,15 @@ def fill(target: Any, value: Tensor) -> None:
         target.copy_(value)
 
 
+def resharded(model: nn.Module) -> None:
+    """Free the whole parameters that FSDP2 keeps after a forward pass that no backward pass followed."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the `state_dict` with whole tensors."""
     return {name: whole(tensor) for name, tensor in model.state_dict().items()}
