@@ -4,11 +4,12 @@ A whole tensor is gathered from all processes, so every process must call these 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -33,15 +34,6 @@ def fill(target: Any, value: Tensor) -> None:
         target.copy_(value)
 
 
-def resharded(model: nn.Module) -> None:
-    """Free the whole parameters that FSDP2 keeps after a forward pass that no backward pass followed."""
-    from torch.distributed.fsdp import FSDPModule
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the `state_dict` with whole tensors."""
     return {name: whole(tensor) for name, tensor in model.state_dict().items()}
@@ -52,6 +44,17 @@ def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put a `state_dict` of whole tensors into a network that may be in shards."""
     for name, target in model.state_dict().items():
         fill(target, tensors[name])
+
+
+def reshard(networks: Iterable[nn.Module]) -> None:
+    """Free the whole weights that a forward pass gathered and that no backward pass has freed since.
+
+    Such a network's parameters are plain tensors until then, which nothing that goes by shards can use.
+    """
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 @contextlib.contextmanager

@@ -289,7 +289,7 @@ class TrainingArguments:
         for f in dataclasses.fields(self):
             check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
         self._check_optimizers()
-        _ = self.averages
+        self._check_averages()
         self._check_validation()
         _ = self.seconds_limit
         if self.dataset_name and self.train_data_dir:
@@ -303,6 +303,13 @@ class TrainingArguments:
             own = self.optimizer_of(component)
             names = own.lr_scheduler, own.lr_warmup_steps, own.lr_step_rules
             check_schedule(f"optimizer.{component}.", *names)
+
+    def _check_averages(self) -> None:
+        _ = self.averages
+        if self.ema_profiles and not self.use_ema:
+            raise UsageError("--ema_profiles are averages that --no_use_ema leaves out; give one of them.")
+        if self.ema_profiles and self.ema_power is not None:
+            raise UsageError("--ema_power warms up the EMA of --ema_decay; leave it out with --ema_profiles.")
 
     def _check_validation(self) -> None:
         if self.validation_metrics and not self.validation_split:

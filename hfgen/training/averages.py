@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hfgen.errors import HFGenError, UsageError
 from hfgen.objective import Objective
-from hfgen.processes.shards import fill_state, resharded, whole_state
+from hfgen.processes.shards import fill_state, reshard, whole_state
 from hfgen.settings.ema_profiles import EMAProfile
 from hfgen.training.ema import ModelEMA
 
@@ -50,8 +50,7 @@ class FrozenAverage:
     @torch.no_grad()
     def step(self, decay: float) -> None:
         """Take in the weights after an optimizer step: average = decay * average + (1 - decay) * weights."""
-        for network in (self.source, self.network):
-            resharded(network)
+        reshard([self.source, self.network])
         averages: list[Tensor] = list(self.network.parameters())
         weights: list[Tensor] = list(self.source.parameters())
         torch._foreach_mul_(averages, decay)
@@ -69,11 +68,12 @@ class FrozenAverage:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average as whole tensors, by the network's own names."""
-        resharded(self.network)
+        reshard([self.network])
         return whole_state(self.network)
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        resharded(self.network)
+    def load_state_dict(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take over the average as it was after so many optimizer steps, which its decay does not depend on."""
+        reshard([self.network])
         fill_state(self.network, tensors)
 
 

@@ -19,7 +19,7 @@ from hfgen.noise import Noise
 from hfgen.objective import Batch, Objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes import batch_norm, replicas, zero
-from hfgen.processes.shards import fill_state, gathered, local, resharded
+from hfgen.processes.shards import fill_state, gathered, local, reshard
 from hfgen.processes.world import without_autocast
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.ema_profiles import EMAProfile
@@ -85,7 +85,8 @@ class Networks:
         }
         self.global_batch_size = Layout.of(accelerator, arguments).global_batch_size
         self.profiles = self._make_profiles()
-        self.emas: dict[str, ModelEMA] = next(iter(self.profiles.values()), {})
+        self.first_profile = next(iter(self.profiles), "")
+        self.emas: dict[str, ModelEMA] = self.profiles.get(self.first_profile, {})
         self._compared: set[str] = set()
 
     def _make_profiles(self) -> dict[str, dict[str, ModelEMA]]:
@@ -103,6 +104,7 @@ class Networks:
         network.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
         network.train()
         options = self.arguments.optimizer_of(name)
+        zero.require_possible_optimizer(self.accelerator, name, options)
         optimizer = make_optimizer(network, options, name)
         self.schedules.add(name, optimizer, options, scheduled_steps)
         self.trained[name] = network
@@ -128,7 +130,7 @@ class Networks:
             self.pipeline.objective_class.initialize(self.pipeline, batch, noise)
         for name, network in self.trained.items() if self.sharded else ():
             fill_state(network, models[name].state_dict())
-        for average in self._averages():
+        for average in self.averages().values():
             average.restart()
 
     def synchronized(self) -> contextlib.AbstractContextManager[None]:
@@ -171,21 +173,16 @@ class Networks:
         EMAs follow the training, not their network: one that was not stepped is averaged in again as it is.
         """
         self.schedules.finish_step()
+        if self.sharded:
+            reshard(self.trained.values())
         half_life = None if self.arguments.ema_profiles else objective.ema_half_life()
         for emas in self.profiles.values():
-            for name, ema in emas.items():
-                if self.sharded:
-                    resharded(self.trained[name])
+            for ema in emas.values():
                 if half_life is not None:
                     ema.average.decay = EMAProfile("half_life", half_life).decay(self.global_batch_size)
                 ema.step()
         for name, decay in decays_of(objective).items():
             self.frozen_averages[name].step(decay)
-
-    def _averages(self) -> Iterator[ModelEMA | FrozenAverage]:
-        for emas in self.profiles.values():
-            yield from emas.values()
-        yield from self.frozen_averages.values()
 
     # --- what is sampled, saved and loaded ----------------------------------------------------------------------
 
@@ -231,16 +228,16 @@ class Networks:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return file name -> whole tensors, of optimizer states and EMA; collective."""
         states = {f"{name}.optimizer.safetensors": optimizer_tensors(it) for name, it in self.optimizers.items()}
-        states |= {file: ema.state_dict() for file, ema in self._ema_files().items()}
-        return states | {f"{name}.average.safetensors": it.state_dict() for name, it in self.frozen_averages.items()}
+        return states | {f"{name}.safetensors": average.state_dict() for name, average in self.averages().items()}
 
-    def _ema_files(self) -> dict[str, ModelEMA]:
-        """Return file name -> EMA; those of the first profile have their network's name alone."""
-        return {
-            f"{name}.ema.safetensors" if emas is self.emas else f"{name}.{profile}.ema.safetensors": ema
+    def averages(self) -> dict[str, ModelEMA | FrozenAverage]:
+        """Return name of a checkpoint's file -> average; an EMA of the first profile has no profile in its name."""
+        emas = {
+            f"{name}.ema" if profile == self.first_profile else f"{name}.{profile}.ema": ema
             for profile, emas in self.profiles.items()
             for name, ema in emas.items()
         }
+        return emas | {f"{name}.average": average for name, average in self.frozen_averages.items()}
 
     def load(self, weights: Read, tensors: Read, step: int, component_steps: Mapping[str, int] = {}) -> None:
         """Take over what was saved after `step` optimizer steps; schedules go on from there.
@@ -257,8 +254,6 @@ class Networks:
                 fill_state(self.trained[name], loaded)
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, tensors(f"{name}.optimizer.safetensors"))
-        for file, ema in self._ema_files().items():
-            ema.load_state_dict(tensors(file), step)
-        for name, average in self.frozen_averages.items():
-            average.load_state_dict(tensors(f"{name}.average.safetensors"))
+        for name, average in self.averages().items():
+            average.load_state_dict(tensors(f"{name}.safetensors"), step)
         self.schedules.load(component_steps, step)

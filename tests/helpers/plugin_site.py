@@ -15,6 +15,7 @@ from hfgen.registry import FAMILIES, Group
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
 TOY_TRANSFORMER = (Path(__file__).parent / "toy" / "toy_transformer.py").read_text(encoding="utf-8")
+TOY_WGAN = (Path(__file__).parent / "toy" / "toy_wgan.py").read_text(encoding="utf-8")
 NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __name__ + ' '\n"
 
 
