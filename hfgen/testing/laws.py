@@ -294,8 +294,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         resumed.resume(tmp_path / "halted" / "checkpoints" / "checkpoint-2")
         assert resumed.step == 2
         resumed.train()
-        for name, tensor in state(whole).items():
-            assert torch.equal(tensor, state(resumed)[name]), name
+        assert_equal_states(resumed, whole)
         timed = {"images_per_second", "seconds"}
         logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
         assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
@@ -415,3 +414,11 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     for file, average in trainer.networks.averages().items():
         found |= {f"{file}.{name}": tensor for name, tensor in average.state_dict().items()}
     return found
+
+
+def assert_equal_states(one: Trainer, other: Trainer) -> None:
+    """Assert that two trainings have come to the same weights, buffers, EMA and optimizer moments, bit for bit."""
+    found, expected = state(one), state(other)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
