@@ -10,7 +10,7 @@ WIDEST = 1 / math.sqrt(12)  # relative width of the plain mean of all steps, gam
 
 
 class EMAProfile(NamedTuple):
-    """How much of the past an average keeps.
+    """The past that an average keeps, by one of three measures.
 
     Attributes:
         kind: `decay`, the factor of each step; `half_life`, the images after which a weight counts half; `sigma_rel`,
@@ -69,7 +69,7 @@ def _parse(part: str) -> EMAProfile:
     kind, _, number = part.partition("=")
     kinds = get_args(Kind)
     if kind not in kinds:
-        raise UsageError(f"--ema_profiles: {part!r} is no profile.{did_you_mean(kind, kinds)}")
+        raise UsageError(f"--ema_profiles: {part!r} is not a profile.{did_you_mean(kind, kinds)}")
     try:
         value = float(number)
     except ValueError:

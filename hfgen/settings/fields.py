@@ -1,4 +1,4 @@
-"""One option as a field of a dataclass: its default, help, range, aliases and resume rule.
+"""An option is a field of a dataclass: its default, help, range, aliases and resume rule.
 
 This module imports no torch: the command line's help comes from it.
 """
@@ -43,6 +43,7 @@ def option(
 
 
 def check_bounds(name: str, value: Any, bounds: Mapping[str, float]) -> None:
+    """Raise a UsageError if a number is not finite or breaks a bound, as `option` declares it."""
     if value is None or not bounds:
         return
     finite = math.isfinite(value)

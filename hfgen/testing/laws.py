@@ -341,15 +341,13 @@ class FamilyTests(LatentLaws, BundleLaws):
         return nest_options(self.overrides)
 
     def _options(self) -> list[str]:
-        blocks = {**self._components(), "objective": self.objective}
+        own = {f"optimizer.{name}": options for name, options in self.training.get("optimizer", {}).items()}
+        blocks = {**self._components(), "objective": self.objective, **own}
         options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()}
         words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
-        dotted = {f"optimizer.{c}": block for c, block in self.training.get("optimizer", {}).items()}
-        words += [
-            word for c, block in dotted.items() for k, v in block.items() for word in (f"--{c}.{k}", json.dumps(v))
-        ]
-        for key, value in ((key, value) for key, value in self.training.items() if key != "optimizer"):
-            words += [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+        for key, value in self.training.items():
+            plain = [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+            words += plain if key != "optimizer" else []
         return words
 
 
@@ -383,11 +381,7 @@ def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None
 def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
     """Read every weight, buffer and average of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
-    files = [
-        *place.glob("*/*model*.safetensors"),
-        *place.glob("trainer/*.ema.safetensors"),
-        *place.glob("trainer/*.average.safetensors"),
-    ]
+    files = [f for f in place.glob("*/*.safetensors") if not f.name.endswith(".optimizer.safetensors")]
     found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
     assert found
     return found

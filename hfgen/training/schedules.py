@@ -9,7 +9,7 @@ from diffusers.optimization import SchedulerType, get_scheduler
 from hfgen.errors import HFGenError, UsageError, did_you_mean
 from hfgen.settings.optimizers import OptimizerOptions
 
-OF_TORCH = ("params", "numbers", "initial_lr")  # entries of a parameter group that are no settings
+OF_TORCH = ("params", "numbers", "initial_lr")  # entries of a parameter group that nobody sets
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, options: OptimizerOptions, last_step: int) -> Any:

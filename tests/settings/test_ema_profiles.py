@@ -40,7 +40,7 @@ def test_the_first_profile_is_ema_decay_unless_others_are_given():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.9", "'0.9' is no profile. Known: decay, half_life, sigma_rel"),
+        ("0.9", "'0.9' is not a profile. Known: decay, half_life, sigma_rel"),
         ("decay=1", "'decay=1'; expected decay=NUMBER, a number above 0 and below 1"),
         ("half_life=-3", "expected half_life=NUMBER, a number above 0."),
         ("sigma_rel=0.3", "a number above 0 and below 0.2887"),
