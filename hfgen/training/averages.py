@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hfgen.errors import HFGenError, UsageError
 from hfgen.objective import Objective
-from hfgen.processes.shards import fill_state, reshard, whole_state
+from hfgen.processes.shards import fill, reshard, whole
 from hfgen.settings.ema_profiles import EMAProfile
 from hfgen.training.ema import ModelEMA
 
@@ -68,13 +68,19 @@ class FrozenAverage:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average as whole tensors, by the network's own names."""
-        reshard([self.network])
-        return whole_state(self.network)
+        return {name: whole(tensor) for name, tensor in self._named().items()}
 
+    @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Take over the average as it was after so many optimizer steps, which its decay does not depend on."""
+        for name, tensor in self._named().items():
+            fill(tensor, tensors[name])
+
+    def _named(self) -> dict[str, Tensor]:
         reshard([self.network])
-        fill_state(self.network, tensors)
+        saved = self.network.state_dict().keys()
+        buffers = {name: buffer for name, buffer in self.network.named_buffers() if name in saved}
+        return {**dict(self.network.named_parameters()), **buffers}
 
 
 def copies_for(objective_class: type[Objective], models: Mapping[str, nn.Module], accelerator: Accelerator) -> Any:

@@ -53,7 +53,7 @@ class Networks:
         frozen_averages: name -> average that the objective asks for.
 
     Raises:
-        UsageError: DeepSpeed would have to train several networks, or an optimizer is none of a trained network.
+        UsageError: DeepSpeed would have to train several networks, or no trained network has the name of an optimizer.
     """
 
     def __init__(
@@ -223,7 +223,8 @@ class Networks:
 
     def share_buffers(self) -> None:
         """Give every process the main process's buffers; collective."""
-        replicas.share_buffers(self.trained.values(), self.accelerator.num_processes)
+        frozen = [average.network for average in self.frozen_averages.values()]
+        replicas.share_buffers([*self.trained.values(), *frozen], self.accelerator.num_processes)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return file name -> whole tensors, of optimizer states and EMA; collective."""

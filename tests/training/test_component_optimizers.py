@@ -90,8 +90,20 @@ def test_a_schedule_of_what_is_stepped_sometimes_resumes_exactly(make, tmp_path,
     assert resumed.networks.schedules.rates()["generator_learning_rate"] == pytest.approx(0.75e-3)
     resumed.train()
     assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(whole).items())
-    resumed.networks.schedules.load({}, 2)
-    assert resumed.networks.schedules.rates()["generator_learning_rate"] == pytest.approx(0.5e-3)
+
+
+def test_a_checkpoint_of_an_older_version_resumes(make, tmp_path):
+    """It kept no counts, no profiles and no optimizers of components: each was stepped in every step."""
+    make(tmp_path / "run").train()
+    file = tmp_path / "run" / "checkpoints" / "checkpoint-2" / TRAINER / "state.json"
+    older = json.loads(file.read_text())
+    for part, names in ((older, ("digest", "component_steps")), (older["settings"], ("ema_profiles", "optimizer"))):
+        for name in names:
+            del part[name]
+    file.write_text(json.dumps(older | {"settings": {**older["settings"], "scheduled_steps": None}}))
+    resumed = make(tmp_path / "run")
+    resumed.resume(file.parent.parent)
+    assert resumed.networks.schedules.counts == {"generator": 2, "critic": 2}
 
 
 def test_settings_of_a_step_are_undone_in_the_next(make):
