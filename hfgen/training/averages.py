@@ -38,7 +38,7 @@ class FrozenAverage:
     """
 
     def __init__(self, source: nn.Module, copied: nn.Module, accelerator: Accelerator) -> None:
-        self.source, self.network = source, copied.eval().requires_grad_(False)
+        self.source, self.network = source, copied.requires_grad_(False)
         if accelerator.distributed_type == DistributedType.FSDP:
             # FSDP2 prepares a network only with an optimizer, which is never stepped.
             unused = torch.optim.SGD(self.network.parameters(), lr=0.0)
