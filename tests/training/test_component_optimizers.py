@@ -14,6 +14,7 @@ from hfgen.run_folder import read_metrics
 from hfgen.settings.optimizers import OptimizerOptions
 from hfgen.testing import FamilyTests, make_data, state
 from hfgen.training import run
+from hfgen.training.averages import FrozenAverage
 from hfgen.training.checkpoint import TRAINER, list_checkpoints
 from hfgen.training.optimizers import STATES, load_optimizer, make_optimizer, optimizer_tensors
 
@@ -130,7 +131,9 @@ def test_the_frozen_average_follows_its_component(make):
     run = make()
     average, network = run.networks.frozen_averages["teacher"], run.networks.trained["generator"]
     assert run.objective.teacher is average.model
+    again = FrozenAverage(network, nn.Linear(1, 1).train(), run.accelerator)
     assert not average.network.training
+    assert not again.network.training
     assert not any(p.requires_grad for p in average.network.parameters())
     expected = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for _ in run.steps():
