@@ -19,6 +19,7 @@ from hfgen.repository.index import MODEL_INDEX, is_bundled
 from hfgen.results.records import FOLDER, Result, read_results
 from hfgen.results.words import markdown_table
 from hfgen.run_folder import listed, pictured, scalars, tabled
+from hfgen.settings.optimizers import OPTIONS
 
 CARD = "README.md"
 TEMPLATE = """---
@@ -57,6 +58,7 @@ Images: {{ shape }}.{{ notes }}
 ## How it was trained
 
 {{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
+{{- optimizers }}
 
 ```yaml
 {{ config }}
@@ -225,6 +227,7 @@ def _text(
         "batch": environment["global_batch_size"],
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
+        "optimizers": _optimizers(config.get("optimizer") or {}),
         "notes": "".join(f" {note}" for note in pipeline_class.notes),
         "diagnosis": _diagnosis(folder, last),
         "measured": measured(results),
@@ -306,6 +309,18 @@ def _hardware(environment: Mapping[str, Any]) -> str:
         f"{counted(environment['threads'], 'thread')} of {environment['processor']}"
     ]
     return ", ".join(devices)
+
+
+def _optimizers(given: Mapping[str, Mapping[str, Any]]) -> str:
+    """
+    >>> _optimizers({"critic": {"class_name": "RMSprop", "learning_rate": 3e-3, "no_decay": True}})
+    '\\nOptimizers of their own: critic by RMSprop (learning_rate 0.003, no_decay True).'
+    """
+    told = []
+    for name, options in given.items():
+        others = ", ".join(f"{key} {options[key]}" for key in OPTIONS if key in options and key != "class_name")
+        told.append(f"{name} by {options.get('class_name') or 'AdamW'}" + (f" ({others})" if others else ""))
+    return f"\nOptimizers of their own: {'; '.join(told)}." if told else ""
 
 
 def _duration(seconds: float) -> str:

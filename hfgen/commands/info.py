@@ -14,7 +14,8 @@ from hfgen.errors import LoadError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family, list_families
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import component_choices, signature_of
+from hfgen.settings.optimizers import OptimizerOptions
+from hfgen.settings.options import component_choices, objective_signature, signature_of
 from hfgen.settings.signatures import declared, described
 
 
@@ -56,14 +57,13 @@ def family_facts(name: str) -> dict[str, Any]:
     """Return description, options of each component with type and default, training defaults, references."""
     family = get_family(name)
     cls: Any = family.load()
-    classes = cls.component_classes()
-    objective = {k: p for k, p in signature_of(cls.objective_class).items() if k not in classes}
     return {
         "family": name,
         "plugin": family.source,
         "description": cls.description,
         "components": {name: _component(choices) for name, choices in component_choices(cls).items()},
-        "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
+        "objective": {"class": cls.objective_class.__name__, "options": _options(objective_signature(cls))},
+        "optimizer": {"of": list(cls.component_classes()), "options": _options(signature_of(OptimizerOptions))},
         **_calls(cls),
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),

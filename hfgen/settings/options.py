@@ -1,5 +1,6 @@
 """Options of components: the classes that a component can be of, the one that was chosen, and its options."""
 
+import copy
 import inspect
 import types
 import typing
@@ -111,13 +112,29 @@ def refuse_another_shape(configs: Mapping[str, Config], overrides: Mapping[str, 
 
 
 def build_objective(objective_class: type, components: Mapping[str, Any], options: Mapping[str, Any]) -> "Objective":
-    """Build the objective of a pipeline from the components that its signature names, and its options."""
-    wanted = {name: components[name] for name in signature_of(objective_class) if name in components}
+    """Build the objective of a pipeline from the components that its signature names, and its options.
+
+    Args:
+        components: networks and schedulers, and the averages that the objective asks for; an average that is missing
+            is a frozen copy of the component as it is now.
+    """
+    averages: Mapping[str, str] = objective_class.averages  # type: ignore[attr-defined]
+    missing = {name: _frozen_copy(components[of]) for name, of in averages.items() if name not in components}
+    found = {**components, **missing}
+    wanted = {name: found[name] for name in signature_of(objective_class) if name in found}
     return objective_class(**wanted, **options)
+
+
+def _frozen_copy(network: Any) -> Any:
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def objective_signature(pipeline_class: Any) -> dict[str, inspect.Parameter]:
+    """Return the options of a pipeline's objective: the parameters that are neither components nor averages."""
+    others = {*component_choices(pipeline_class), *pipeline_class.objective_class.averages}
+    return {name: p for name, p in signature_of(pipeline_class.objective_class).items() if name not in others}
 
 
 def objective_options(pipeline_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option of a pipeline's objective: the given ones, and the defaults of the others."""
-    components = pipeline_class.component_classes()
-    signature = signature_of(pipeline_class.objective_class).items()
-    return {**{name: p.default for name, p in signature if name not in components}, **options}
+    return {**{name: p.default for name, p in objective_signature(pipeline_class).items()}, **options}

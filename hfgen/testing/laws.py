@@ -219,7 +219,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         trainer = self.trainer(data)
         pipeline, reached = trainer.pipeline, set()
         objective = build_objective(pipeline.objective_class, pipeline.components, self.objective)
-        objective.noise = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH)
+        objective.noise, objective.last_step = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH), trainer.last_step
         for update in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
             assert update.loss.ndim == 0
             assert update.loss.dtype == torch.float32
@@ -341,11 +341,13 @@ class FamilyTests(LatentLaws, BundleLaws):
         return nest_options(self.overrides)
 
     def _options(self) -> list[str]:
-        blocks = {**self._components(), "objective": self.objective}
+        own = {f"optimizer.{name}": options for name, options in self.training.get("optimizer", {}).items()}
+        blocks = {**self._components(), "objective": self.objective, **own}
         options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()}
         words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
         for key, value in self.training.items():
-            words += [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+            plain = [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+            words += plain if key != "optimizer" else []
         return words
 
 
@@ -377,9 +379,9 @@ def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read every weight, buffer and EMA tensor of a run's last checkpoint."""
+    """Read every weight, buffer and average of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
-    files = [*place.glob("*/*model*.safetensors"), *place.glob("trainer/*.ema.safetensors")]
+    files = [f for f in place.glob("*/*.safetensors") if not f.name.endswith(".optimizer.safetensors")]
     found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
     assert found
     return found
@@ -396,15 +398,15 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
-    """Collect all that a training changes: weights, buffers, EMA, optimizer moments."""
+    """Collect all that a training changes: weights, buffers, averages, optimizer moments."""
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
     for component, optimizer in trainer.networks.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    for component, ema in trainer.networks.emas.items():
-        found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
+    for file, average in trainer.networks.averages().items():
+        found |= {f"{file}.{name}": tensor for name, tensor in average.state_dict().items()}
     return found
 
 

@@ -231,7 +231,8 @@ def load_checkpoint(place: Path, networks: Networks, now: Mapping[str, Any]) -> 
         resume_settings.require_known(place, state, now)
         changed = resume_settings.compare(place, state["settings"], now["settings"])
         folder = place / TRAINER
-        networks.load(lambda name: _weights(place / name), lambda name: load_file(folder / name), state["step"])
+        steps = state["step"], state.get("component_steps", {})
+        networks.load(lambda name: _weights(place / name), lambda name: load_file(folder / name), *steps)
     return state, changed
 
 

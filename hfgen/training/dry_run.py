@@ -74,7 +74,8 @@ def _disk(trainer: Trainer) -> int:
     others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
-    return weights + kept * (weights + others)
+    profiles = max(len(trainer.networks.profiles), 1)  # each is a model
+    return weights * profiles + kept * (weights + others)
 
 
 def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:

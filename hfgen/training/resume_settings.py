@@ -24,6 +24,8 @@ FIXED, REPORTED = (
 )
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
+# Older versions did not keep these, and trained by the defaults that they have now.
+NEWER = ("component_steps", "ema_profiles")
 
 
 def settings_of(
@@ -39,7 +41,7 @@ def settings_of(
     Args:
         objective: options of the objective.
         num_images: size of the dataset; None for a stream.
-        scheduled_steps: optimizer steps over which the learning rate schedules run.
+        scheduled_steps: the last step as planned, with which schedules end.
     """
     options = dataclasses.asdict(arguments)
     facts = {
@@ -49,7 +51,7 @@ def settings_of(
         "objective": objective,
         "components": {name: component_config(part) for name, part in pipeline.components.items()},
         "num_processes": layout.num_processes,
-        "scheduled_steps": None if arguments.lr_scheduler == "constant" else scheduled_steps,
+        "scheduled_steps": scheduled_steps,
         "hfgen": __version__,
         "torch": torch.__version__,
     }
@@ -59,8 +61,8 @@ def settings_of(
 def require_known(place: Path, then: Facts, now: Facts) -> None:
     """Raise a UsageError if a checkpoint's state lacks what this version of hfgen resumes from."""
     settings = then.get("settings", {})
-    missing = [name for name in now if name not in then]
-    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings]
+    missing = [name for name in now if name not in then and name not in NEWER]
+    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings and name not in NEWER]
     if missing:
         version = settings.get("hfgen", "of unknown version")
         raise UsageError(
@@ -82,6 +84,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     Raises:
         UsageError: settings have changed that must not; it names all of them.
     """
+    then = {**{name: FIELDS[name].default for name in NEWER if name in FIELDS}, **then}
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")
     fixed = [
@@ -98,8 +101,16 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     return [
         f"{shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
         for name in (*REPORTED, *REPORTED_FACTS)
-        if name in then and then[name] != now[name]  # an older version may have known fewer
+        if name in then
+        and then[name] != now[name]  # an older version may have known fewer
+        and (name != "scheduled_steps" or _matters(then, now))
     ]
+
+
+def _matters(then: Facts, now: Facts) -> bool:
+    """Return True if another number of steps changes the training: a schedule or the objective follows it."""
+    known = then["scheduled_steps"] is not None  # older versions kept none for a constant schedule
+    return known and (then.get("follows_last_step", True) or now.get("follows_last_step", False))
 
 
 def _difference(then: Any, now: Any) -> tuple[Any, Any]:
