@@ -52,6 +52,7 @@ class Window:
     ) -> None:
         self.mean_of_processes, self.objective = mean_of_processes, objective
         self.losses = {f"{component}_loss" for component in components}
+        self.own = OWN_NAMES | {f"{component}_learning_rate" for component in components}
         self.named: set[str] = set()  # metrics of the objective's own, so far
         self.sums: dict[str, Tensor | float] = {}
         self.counts: Counter[str] = Counter()
@@ -68,7 +69,7 @@ class Window:
             HFGenError: a name that is the training's own, or a loss's; or a metric that is not one number.
         """
         own = {f"{component}_loss" for component in update.components}
-        if update.loss_name in OWN_NAMES | (self.losses - own if update.name else set()) | self.named:
+        if update.loss_name in self.own | (self.losses - own if update.name else set()) | self.named:
             raise self._taken(update.loss_name, "calls a loss")
         self.losses.add(update.loss_name)
         self.add(update.metrics, "yields a metric")
@@ -81,7 +82,7 @@ class Window:
             what: a verb with its object, for messages.
         """
         for name, value in metrics.items():
-            if name in OWN_NAMES or name in self.losses:
+            if name in self.own or name in self.losses:
                 raise self._taken(name, what)
             if not isinstance(value, int | float | Tensor) or (isinstance(value, Tensor) and value.numel() != 1):
                 got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -19,7 +19,7 @@ from hfgen.noise import Noise
 from hfgen.objective import Batch, Objective
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes import batch_norm, replicas, zero
-from hfgen.processes.shards import fill_state, gathered, local, reshard
+from hfgen.processes.shards import fill_state, gathered, local, refuse_second_derivatives, reshard
 from hfgen.processes.world import without_autocast
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.ema_profiles import EMAProfile
@@ -28,6 +28,7 @@ from hfgen.training.averages import FrozenAverage, copies_for, decays_of, make_p
 from hfgen.training.ema import ModelEMA
 from hfgen.training.optimizers import load_optimizer, make_optimizer, optimizer_tensors, prepare, step_together
 from hfgen.training.schedules import Schedules
+from hfgen.wrappers import WHOLE
 
 Read = Callable[[str], dict[str, Tensor]]
 
@@ -109,6 +110,9 @@ class Networks:
         self.schedules.add(name, optimizer, options, scheduled_steps)
         self.trained[name] = network
         self.models[name], self.optimizers[name] = prepare(self.accelerator, network, optimizer, self.arguments)
+        if self.sharded:
+            refuse_second_derivatives(network)
+            object.__setattr__(network, WHOLE, model)  # as a module's own attribute it would be a part of the network
 
     def components(self) -> dict[str, Any]:
         """Return the components, networks as Accelerate prepared them, and the objective's averages."""
@@ -168,6 +172,8 @@ class Networks:
         stepped = step_together(optimizers, self.accelerator.scaler, self.arguments.max_grad_norm)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+        if self.sharded:
+            reshard(self.trained[name] for name in names)  # the next call gathers the new weights
         return stepped
 
     def finish_step(self, objective: Objective) -> None:
