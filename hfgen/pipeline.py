@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import ImagePipelineOutput, SchedulerMixin
 from torch import Tensor, nn
 
 from hfgen import __version__, registry
+from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
+from hfgen.components import ComposedPipeline, networks
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -26,22 +28,14 @@ from hfgen.repository.checks import LOADING, check_components, check_weights_are
 from hfgen.repository.components import STACK, component_classes, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
 from hfgen.repository.save import saving
-from hfgen.settings.model_configs import component_config, construct
-from hfgen.settings.options import (
-    CLASS_NAME,
-    chosen_class,
-    component_choices,
-    nest_options,
-    refuse_another_shape,
-    signature_of,
-    without_class_name,
-)
-from hfgen.settings.resolve import check_options, refuse_unknown
+from hfgen.settings.model_configs import component_config
+from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
+from hfgen.settings.resolve import refuse_unknown
 
 Config = dict[str, Any]
 
 
-class HFGenPipeline(DiffusionPipeline):
+class HFGenPipeline(ComposedPipeline):
     """Base class of every family; its `from_pretrained` loads a model of any family.
 
     A family declares itself by class attributes, and its components by the annotations of its `__init__`:
@@ -50,6 +44,7 @@ class HFGenPipeline(DiffusionPipeline):
         objective_class: the objective that training minimizes.
         training_defaults: values of `TrainingArguments` that differ for this family.
         ema_components: components whose EMA weights are used for sampling.
+        frozen_components: components that training uses in eval mode and does not change.
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
         notes: sentences for the card, on what a sampled image is.
@@ -60,10 +55,13 @@ class HFGenPipeline(DiffusionPipeline):
     objective_class: ClassVar[type[Objective]]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     ema_components: ClassVar[tuple[str, ...]] = ()
+    frozen_components: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
     measured_on_request: ClassVar[tuple[str, ...]] = ()
+
+    sources: Mapping[str, Source] = {}  # component -> where `build` has loaded it from
 
     @property
     def is_density(self) -> bool:
@@ -76,7 +74,8 @@ class HFGenPipeline(DiffusionPipeline):
         """Component name -> class, from the annotations of `__init__`: the first class of `X | Y`, or the one that the
         component's option `class_name` names."""
         options = options or {}
-        return {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
+        chosen = {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
+        return {n: inner_family(n, c, options.get(n, {})) if is_pipeline(c) else c for n, c in chosen.items()}
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
@@ -99,24 +98,16 @@ class HFGenPipeline(DiffusionPipeline):
         Args:
             num_classes: the number of classes of a class-conditional model.
             overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`; `class_name`
-                among a component's options chooses its class.
+                among a component's options chooses its class, `from_pretrained` loads it (`hfgen.building`), and
+                `family` chooses what a component that is a pipeline is built as.
 
         Raises:
             UsageError: no component has such an option, or the family cannot make images of this shape.
+            LoadError: what `from_pretrained` names is missing or damaged.
         """
-        preferred = {name: {CLASS_NAME: choice} for name, choice in cls.preferred_classes(in_channels).items()}
-        nested = {**preferred, **nest_options(overrides)}
-        classes = cls.component_classes(nested)
-        checked: dict[str, Config] = {}
-        for name, options in nested.items():
-            if name not in classes:
-                raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
-            checked[name] = check_options(classes[name], without_class_name(options), prefix=name)
-        configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
-        refuse_another_shape(configs, checked)
-        pipeline = cls(
-            **{name: construct(c, {**configs.get(name, {}), **checked.get(name, {})}) for name, c in classes.items()}
-        )
+        parts, sources = build_components(cls, (sample_size, in_channels, num_classes), overrides)
+        pipeline = cls(**parts)
+        pipeline.sources = sources
         if num_classes is not None and pipeline.num_classes != num_classes:
             raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
         for model in pipeline.models().values():
@@ -124,8 +115,8 @@ class HFGenPipeline(DiffusionPipeline):
         return pipeline
 
     def models(self) -> dict[str, nn.Module]:
-        """The components that are networks."""
-        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        """The components that are networks; `prior.unet` is that of a pipeline `prior` inside."""
+        return networks(self)
 
     @property
     def num_classes(self) -> int | None:

@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hfgen.components import all_pipelines, declared
+from hfgen.registry import family_of
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -36,6 +39,23 @@ def how_to_load(name: str) -> str:
         "`trust_remote_code=True` runs the code of this repository on your machine: read it before, and pin a "
         "`revision`.\nWith hfgen it is not needed: hfgen loads the same files and runs none of that code."
     )
+
+
+def component_notes(pipeline: "DiffusionPipeline") -> list[str]:
+    """Sentences on components that are pipelines, and on those that were frozen or began from saved weights."""
+    families = {name: (family_of(type(inner)), inner) for name, inner in all_pipelines(pipeline).items() if name}
+    notes = [
+        f"`{name}` is a pipeline of the family `{family.name}`."
+        if family is not None
+        else f"`{name}` is a `{type(inner).__name__}`."
+        for name, (family, inner) in families.items()
+    ]
+    frozen = set(declared(pipeline, "frozen_components"))
+    for name, source in pipeline.sources.items():
+        below = {model for model in pipeline.models() if model == name or model.startswith(f"{name}.")}
+        how = "was not trained: it is that of" if below <= frozen else "was trained from the weights of"
+        notes.append(f"`{name}` {how} `{source.public_name}`.")
+    return notes
 
 
 def component_rows(pipeline: "DiffusionPipeline") -> list[dict[str, Any]]:

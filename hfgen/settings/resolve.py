@@ -16,9 +16,14 @@ from hfgen.errors import UsageError, did_you_mean
 from hfgen.settings.arguments import FIELDS, HINTS, NOT_SAVED, WITHOUT_WARM_UP, TrainingArguments, canonical
 from hfgen.settings.options import (
     CLASS_NAME,
+    FAMILY,
     FROM_CONFIG,
+    FROM_PRETRAINED,
+    check_source,
     chosen_class,
     component_choices,
+    is_pipeline,
+    merge_inner,
     saved_config,
     signature_of,
     without_class_name,
@@ -53,7 +58,8 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
         flat |= _dropped_by(layer)
         for key, value in layer.items():
             if isinstance(value, str) and key in component_choices(family):
-                value = {CLASS_NAME: value}  # `likelihood: BernoulliLikelihood`
+                chooses = FAMILY if is_pipeline(component_choices(family)[key][0]) else CLASS_NAME
+                value = {chooses: value}  # `likelihood: BernoulliLikelihood`
             if isinstance(value, Mapping):
                 components[key] = _typed_block(family, key, value, source, components.get(key, {}))
             elif key != "model":
@@ -94,6 +100,14 @@ def _typed_block(
     choices = component_choices(family)
     if name not in choices:
         raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
+    if options.get(FROM_PRETRAINED, ...) is None:  # build the component anew
+        earlier, options = {}, {key: value for key, value in options.items() if key != FROM_PRETRAINED}
+    elif FROM_PRETRAINED in options:
+        return check_source(name, choices[name][0], options, source)
+    elif FROM_PRETRAINED in earlier:
+        return check_source(name, choices[name][0], {**earlier, **options}, source)
+    if is_pipeline(choices[name][0]):
+        return merge_inner(earlier, options)  # its family checks them, when it is built
     before = chosen_class(name, choices[name], earlier)
     chosen = chosen_class(name, choices[name], {**earlier, **options}, source)
     kept = earlier if chosen is before else {}  # options of another class do not apply

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from hfgen.components import declared, with_networks
 from hfgen.noise import Noise
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline
@@ -40,7 +41,8 @@ class Networks:
     Methods marked "collective" exchange tensors between processes, so every process must call them.
 
     Args:
-        pipeline: networks with a parameter that requires a gradient are trained, the others are used as they are.
+        pipeline: networks with a parameter that requires a gradient are trained, the others are used as they are;
+            `frozen_components` are set to eval mode and require none.
         accelerator: as `make_accelerator` makes it.
         arguments: the training arguments.
         scheduled_steps: optimizer steps over which the learning rate schedules run.
@@ -66,6 +68,8 @@ class Networks:
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: list[Any] = []
         models = pipeline.models()
+        for name in declared(pipeline, "frozen_components"):
+            models[name].requires_grad_(False).eval()
         trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
         zero.require_one_network(accelerator, trained)
         for name, model in models.items():
@@ -77,7 +81,7 @@ class Networks:
         self.batch_norms = batch_norm.batch_norms(self.trained.values()) if synchronize else []
         self.emas = {
             name: ModelEMA(self.trained[name], arguments.ema_decay, arguments.ema_power, arguments.ema_inv_gamma)
-            for name in pipeline.ema_components
+            for name in declared(pipeline, "ema_components")
             if arguments.use_ema and name in self.trained
         }
         self._compared: set[str] = set()
@@ -95,7 +99,7 @@ class Networks:
 
     def components(self) -> dict[str, Any]:
         """Return the pipeline's components, with the prepared networks in place of its own."""
-        return {**self.pipeline.components, **self.models}
+        return with_networks(self.pipeline, self.models)
 
     def release(self) -> None:
         """Let go of what Accelerate prepared; DDP's wrappers must be gone before the process group is destroyed."""

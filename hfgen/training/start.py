@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from hfgen.cards.parts import component_rows
+from hfgen.building import INNER_SHAPE, options_of, require_sources
+from hfgen.cards.parts import component_notes, component_rows
+from hfgen.components import declared, inner_pipelines
 from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
 from hfgen.data.sources import DataSource
@@ -18,7 +20,15 @@ from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, drawing_options
 from hfgen.registry import family_of
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
+from hfgen.settings.options import (
+    CLASS_NAME,
+    FAMILY,
+    FROM_PRETRAINED,
+    SHAPE,
+    component_choices,
+    merge_inner,
+    objective_options,
+)
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
 
@@ -56,7 +66,12 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageF
     if a.pretrained_model_name_or_path:
         return pretrained(config, pipeline_class, (channels, size), num_classes)
     torch.manual_seed(key(a.seed, "weights"))
-    return pipeline_class.build(size, channels, num_classes, **overrides)
+    pipeline = pipeline_class.build(size, channels, num_classes, **overrides)
+    require_sources(pipeline, declared(pipeline, "frozen_components"))
+    if any(name in inner_pipelines(pipeline) for name in pipeline.sources):  # which may make images of another shape
+        given = ", ".join(f"--{name}.{FROM_PRETRAINED} {source.name}" for name, source in pipeline.sources.items())
+        _require_images(f"The model with {given}", pipeline, (channels, size), pipeline.num_classes)
+    return pipeline
 
 
 def pretrained(
@@ -78,6 +93,12 @@ def pretrained(
             f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
+    _require_images(name, pipeline, shape, num_classes)
+    return pipeline
+
+
+def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], num_classes: int | None) -> None:
+    """Raise a UsageError unless a pipeline makes images of so many channels and pixels, and of so many classes."""
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
     if (found, pipeline.num_classes) != (shape, num_classes):
         raise UsageError(
@@ -85,18 +106,27 @@ def pretrained(
             f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
             "Try --resolution, or (not) --class_conditional."
         )
-    return pipeline
 
 
-def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
+def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts], place: str = "") -> list[str]:
     """List the options that differ from a model's own, as `--encoder.width is 8, not 4`."""
     changed = []
     for name, options in components.items():
-        part = pipeline.components.get(name)
-        for option, value in options.items() if name != "objective" else ():
-            own = type(part).__name__ if option == CLASS_NAME else _plain(getattr(part, "config", {}).get(option))
-            if own != _plain(value):
-                changed.append(f"--{name}.{option} is {value}, not {own}")
+        part, own = pipeline.components.get(name), Facts()
+        if name == "objective":
+            continue
+        if isinstance(part, HFGenPipeline):
+            options = merge_inner({}, options)
+            inner = {n: options.pop(n) for n in set(options) - {FAMILY, FROM_PRETRAINED}}
+            changed += changed_options(part, inner, f"{place}{name}.")
+            own = {FAMILY: family.name} if (family := family_of(type(part))) else {}
+        else:
+            own = {**getattr(part, "config", {}), CLASS_NAME: type(part).__name__}
+        changed += [
+            f"--{place}{name}.{option} is {value}, not {_plain(own.get(option))}"
+            for option, value in options.items()
+            if _plain(own.get(option)) != _plain(value)
+        ]
     return changed
 
 
@@ -108,17 +138,35 @@ def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | N
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
     """Return the config with all options of components and objective, so that it outlives changed defaults."""
-    choices, components = component_choices(type(pipeline)), pipeline.components
+    options = objective_options(type(pipeline), config.components.get("objective", {}))
+    components = _component_options(pipeline, data_shape(config, images), config.components)
+    objective = {name: _plain(value) for name, value in options.items()}
+    return {**config.to_dict(), **components, "objective": objective}
+
+
+def _component_options(
+    pipeline: HFGenPipeline, shape: tuple[int, int, int | None], given: Mapping[str, Facts]
+) -> dict[str, Facts]:
+    """Return component -> options with which it would be built again; of a loaded one its source."""
+    choices, components, found = component_choices(type(pipeline)), pipeline.components, dict[str, Facts]()
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
-    overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
-    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
+    overrides = {name: {**chosen.get(name, {}), **given.get(name, {})} for name in choices}
+    overrides |= {name: options_of(components[name], choices[name]) for name in pipeline.sources if name in choices}
+    derived = pipeline.default_configs(*shape, overrides)
     for name, component in components.items():
-        if isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
+        if name in pipeline.sources:
+            found[name] = {FROM_PRETRAINED: pipeline.sources[name].name}
+        elif isinstance(component, HFGenPipeline):
+            family, of_inner = family_of(type(component)), dict(derived.get(name, {}))
+            size, channels, classes = (of_inner.pop(k, v) for k, v in zip(INNER_SHAPE, shape, strict=True))
+            own = {n: options for n, options in merge_inner(of_inner, given.get(name, {})).items() if n != FAMILY}
+            named: Facts = {FAMILY: family.name} if family is not None else {}
+            found[name] = {**named, **_component_options(component, (size, channels, classes), own)}
+        elif isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
             follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
             options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
-            flat[name] = {**chosen.get(name, {}), **options}
-    options = objective_options(type(pipeline), config.components.get("objective", {}))
-    return {**flat, "objective": {name: _plain(value) for name, value in options.items()}}
+            found[name] = {**chosen.get(name, {}), **options}
+    return found
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
@@ -158,6 +206,7 @@ def facts(trainer: Trainer) -> Facts:
         "plugin": _plugin(trainer.pipeline),
         "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
         "components": component_rows(trainer.pipeline),
+        **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
             "dataset_id": images.dataset_id,

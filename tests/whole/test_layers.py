@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
     {"errors", "noise"},
-    {"files", "inputs", "likelihood", "objective", "scheduler"},
+    {"components", "files", "inputs", "likelihood", "objective", "scheduler"},
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
     {"cards"},
     {"hub"},
+    {"building"},
     {"pipeline"},
     {"conversion", "evaluation"},
     {"training"},
