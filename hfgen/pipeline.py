@@ -24,10 +24,11 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
-from hfgen.repository.checks import LOADING, check_components, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import STACK, component_classes, pipeline_class_of, redirect
+from hfgen.repository.checks import LOADING, check_pipeline, check_weights_are_complete, loading_arguments
+from hfgen.repository.components import STACK, classes_in, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
-from hfgen.repository.save import saving
+from hfgen.repository.inner import is_variant_of, load_inner
+from hfgen.repository.save import as_saved, saving
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
 from hfgen.settings.resolve import refuse_unknown
@@ -275,12 +276,15 @@ class HFGenPipeline(ComposedPipeline):
         with folder.clear_errors():
             family = cls._dispatch(folder.index)
             family._check_given(kwargs)
-            classes = family._classes_in(folder.index)
-            check_components(folder, {n: found for n, found in classes.items() if n not in kwargs}, variant)
+            classes = check_pipeline(folder, family, kwargs, variant)
+            inner = load_inner(folder, classes, {**kwargs, "verify": verify})
+            if inner and not is_variant_of(folder, classes.keys() - inner.keys(), variant):
+                kwargs["variant"] = None  # diffusers wants it of a network of its own
             with bars_on_a_terminal_only():
                 # diffusers' method with `family` as its `cls`, where `family.from_pretrained` would begin here again
-                pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs)
-            loaded = {name: model for name, model in pipeline.models().items() if name not in kwargs}
+                pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs, **inner)
+            loaded = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+            loaded = {name: model for name, model in loaded.items() if name not in kwargs}
             check_weights_are_complete(folder, loaded, variant)
             if verify:
                 pipeline.verify()
@@ -299,7 +303,8 @@ class HFGenPipeline(ComposedPipeline):
         for name, class_ in cls.component_classes().items():
             if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
                 raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kind = SchedulerMixin if issubclass(class_, SchedulerMixin) else nn.Module
+            kinds = (SchedulerMixin, HFGenPipeline)
+            kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):
                 raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")
@@ -323,15 +328,12 @@ class HFGenPipeline(ComposedPipeline):
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)
-        for name, found in cls._classes_in(index).items():
+        for name, found in classes_in(index, cls).items():
             library, class_name = index[name]
             index[name] = redirect(library, class_name, found)
+            if is_pipeline(found):
+                del index[name]  # `from_pretrained` loads it by itself
         return loaded
-
-    @classmethod
-    def _classes_in(cls, index: Mapping[str, Any]) -> dict[str, type]:
-        """Component -> the installed class that a checked index names for it, which fits this pipeline."""
-        return component_classes(index, component_choices(cls), cls.__module__.partition(".")[0])
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -370,9 +372,9 @@ class HFGenPipeline(ComposedPipeline):
             UsageError: `safe_serialization=False` or `push_to_hub` was given, or the code cannot be bundled.
             OSError: the disk is full, or the folder cannot be written.
         """
-        folder = Path(save_directory)
-        with saving(self, folder, kwargs) as staging, bars_on_a_terminal_only():
-            super().save_pretrained(str(staging), **kwargs)
+        folder, saved = Path(save_directory), as_saved(self)
+        with saving(saved, folder, kwargs) as staging, bars_on_a_terminal_only():
+            super(HFGenPipeline, saved).save_pretrained(str(staging), **kwargs)
         tell_of_code(folder / CARD, bundled=is_bundled(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfgen import registry
+from hfgen.components import components
 from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
@@ -121,14 +122,15 @@ class FamilyTests(LatentLaws, BundleLaws):
             assert inspect.isclass(component)
             own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
             assert not own or component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
-        assert set(cls.ema_components) <= set(cls.component_classes())
+        for name in (*cls.ema_components, *cls.frozen_components):
+            assert name.partition(".")[0] in cls.component_classes(), name
 
     def test_training_defaults_are_training_arguments(self) -> None:
         resolve([], self.family, self.pipeline_class())
 
     def test_config_round_trip(self) -> None:
         """A component built from its own config has that config again, also after JSON."""
-        for name, component in self.build(self.num_classes).components.items():
+        for name, component in components(self.build(self.num_classes)).items():
             config = component_config(component)
             again = construct(type(component), json.loads(json.dumps(config)))
             assert component_config(again) == json.loads(json.dumps(config)), name
@@ -136,9 +138,12 @@ class FamilyTests(LatentLaws, BundleLaws):
     def test_unknown_options_are_refused(self) -> None:
         name = next(iter(self.pipeline_class().component_classes()))
         with pytest.raises(UsageError, match="no_such_option"):
-            self.pipeline_class().build(self.sample_size, self.in_channels, **{f"{name}.no_such_option": 1})
+            self._build_with(**{f"{name}.no_such_option": 1})
         with pytest.raises(UsageError, match="no_such_component"):
-            self.pipeline_class().build(self.sample_size, self.in_channels, **{"no_such_component.x": 1})
+            self._build_with(**{"no_such_component.x": 1})
+
+    def _build_with(self, **options: Any) -> HFGenPipeline:
+        return self.pipeline_class().build(self.sample_size, self.in_channels, **{**self.overrides, **options})
 
     def test_class_conditioning_is_declared_or_refused(self) -> None:
         """A family that ignored the labels would train, and its card would call it class-conditional."""
@@ -380,8 +385,9 @@ def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None
 def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
     """Read every weight, buffer and EMA tensor of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
-    files = [*place.glob("*/*model*.safetensors"), *place.glob("trainer/*.ema.safetensors")]
-    found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
+    saved = [path for path in place.rglob("*.safetensors") if path.match("*model*") and path.parent.name != "trainer"]
+    files = {path.relative_to(place): path for path in [*saved, *place.glob("trainer/*.ema.safetensors")]}
+    found = {f"{place}/{name}": tensor for place, file in files.items() for name, tensor in load_file(file).items()}
     assert found
     return found
 
