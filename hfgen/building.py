@@ -15,7 +15,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from hfgen import registry
-from hfgen.components import MOST_LEVELS, inner_pipelines, networks, weights_sha256
+from hfgen.components import MOST_LEVELS, absent, inner_pipelines, networks, weights_sha256
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.files import read_json
 from hfgen.hub.download import COMMIT, local_folder
@@ -34,6 +34,7 @@ from hfgen.settings.options import (
     merge_inner,
     nest_options,
     refuse_another_shape,
+    signature_of,
     without_class_name,
 )
 from hfgen.settings.resolve import check_options
@@ -68,7 +69,7 @@ class Source:
 
 # --- building -------------------------------------------------------------------------------------------------------
 def build_components(
-    family: Any, shape: tuple[int, int, int | None], overrides: Mapping[str, Any]
+    family: Any, shape: tuple[int, int, int | None], overrides: Mapping[str, Any], there: Mapping[str, Any] = {}
 ) -> tuple[dict[str, Any], dict[str, Source]]:
     """Build the components of a family for data of a shape; return them, and the sources of those that were loaded.
 
@@ -76,6 +77,7 @@ def build_components(
         family: an `HFGenPipeline` class.
         shape: side of the images, channels, number of classes.
         overrides: as `HFGenPipeline.build` takes them.
+        there: components that are there already.
 
     Raises:
         UsageError: an option is unknown, or contradicts the shape or a source.
@@ -88,7 +90,7 @@ def build_components(
         if name not in choices:
             raise UsageError(f"{family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
     given = {name: options for name, options in nested.items() if options.get(FROM_PRETRAINED) is not None}
-    built, sources = {}, {}
+    built, sources = dict(there), dict[str, Source]()
     for name, options in given.items():
         built[name], sources[name] = _load(name, choices[name], options)
     preferred = {name: {CLASS_NAME: choice} for name, choice in family.preferred_classes(shape[1]).items()}
@@ -99,8 +101,8 @@ def build_components(
             checked[name] = check_options(classes[name], without_class_name(options), prefix=name)
     configs = family.default_configs(*shape, known)
     refuse_another_shape(configs, checked)
-    for name in built:
-        _require_shape(name, known[name], configs.get(name, {}), sources[name])
+    for name, source in sources.items():
+        _require_shape(name, known[name], configs.get(name, {}), source)
     for name, class_ in classes.items():
         if is_pipeline(class_) and name not in built:
             built[name] = _build_inner(name, class_, shape, configs.get(name, {}), nested.get(name, {}))
@@ -170,8 +172,9 @@ def options_of(part: Any, choices: Choices) -> Config:
         family, inside = registry.family_of(type(part)), component_choices(type(part))
         named = {FAMILY: family.name} if family is not None else {}
         return {**named, **{name: options_of(p, inside[name]) for name, p in part.components.items() if p is not None}}
-    named = {CLASS_NAME: type(part).__name__} if len(choices) > 1 else {}
-    return {**named, **component_config(part)}
+    is_chosen = len(choices) > 1 and type(part) in choices
+    named, known = {CLASS_NAME: type(part).__name__} if is_chosen else {}, signature_of(type(part))
+    return {**named, **{name: value for name, value in component_config(part).items() if name in known}}
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -250,6 +253,30 @@ def _class_in(folder: ModelFolder, choices: Choices) -> Any:
         known = " or a ".join(choice.__name__ for choice in choices)
         raise UsageError(f"it holds a {next(filter(None, named), 'model without a class')}, not a {known}.")
     return found
+
+
+def complete(pipeline: Any, shape: tuple[int, int, int | None], options: Mapping[str, Config]) -> None:
+    """Build, or load, the components of a saved pipeline that only training uses.
+
+    Args:
+        shape: as of `build_components`.
+        options: component -> options, of these components.
+    """
+    missing = [name for name in absent(pipeline) if "." not in name]
+    if missing:
+        there = {name: part for name, part in pipeline.components.items() if part is not None}
+        parts, pipeline.sources = build_components(type(pipeline), shape, options, there)
+        pipeline.register_modules(**{name: parts[name].eval() for name in missing})
+
+
+def require_complete(pipeline: Any) -> None:
+    """Raise a UsageError if a pipeline lacks a component that only training uses, as loaded ones do."""
+    missing = absent(pipeline)
+    if missing:
+        raise UsageError(
+            f"The {missing[0]} is used in training only, so it was not saved with the model: set it before training,\n"
+            "with register_modules, or train with --pretrained_model_name_or_path, which builds it anew."
+        )
 
 
 def require_sources(pipeline: Any, names: list[str]) -> None:

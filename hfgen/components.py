@@ -76,6 +76,27 @@ def declared(pipeline: DiffusionPipeline, attribute: str) -> list[str]:
     return [name for name in networks(pipeline) if any(name == it or name.startswith(f"{it}.") for it in found)]
 
 
+def published_networks(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """Return the networks that are saved with a pipeline: all but those that only training uses."""
+    left_out = declared(pipeline, "training_only_components")
+    return {name: network for name, network in networks(pipeline).items() if name not in left_out}
+
+
+def absent(pipeline: DiffusionPipeline) -> list[str]:
+    """Return the dotted names of components that only training uses and that a saved pipeline lacks.
+
+    A pipeline inside that is frozen needs none.
+    """
+    frozen = set(declared(pipeline, "frozen_components"))
+    found = []
+    for place, owner in all_pipelines(pipeline).items():
+        own = {name for name in networks(pipeline) if not place or name.startswith(f"{place}.")}
+        if not own <= frozen:
+            names = [n for n in getattr(type(owner), "training_only_components", ()) if owner.components[n] is None]
+            found += [f"{place}.{name}" if place else name for name in names]
+    return found
+
+
 def with_networks(pipeline: DiffusionPipeline, models: Mapping[str, Any]) -> dict[str, Any]:
     """Return the components, with other networks in their places; a pipeline inside is a copy that holds them.
 

@@ -46,6 +46,8 @@ class HFGenPipeline(ComposedPipeline):
         training_defaults: values of `TrainingArguments` that differ for this family.
         ema_components: components whose EMA weights are used for sampling.
         frozen_components: components that training uses in eval mode and does not change.
+        training_only_components: components that checkpoints hold and saved models do not, such as a teacher; their
+            default in `__init__` is None.
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
         notes: sentences for the card, on what a sampled image is.
@@ -57,12 +59,18 @@ class HFGenPipeline(ComposedPipeline):
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     ema_components: ClassVar[tuple[str, ...]] = ()
     frozen_components: ClassVar[tuple[str, ...]] = ()
+    training_only_components: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
     measured_on_request: ClassVar[tuple[str, ...]] = ()
 
     sources: Mapping[str, Source] = {}  # component -> where `build` has loaded it from
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = getattr(cls, "_optional_components", [])  # in bundled code only the last class is diffusers'
+        cls._optional_components = [*dict.fromkeys([*known, *cls.training_only_components])]
 
     @property
     def is_density(self) -> bool:

@@ -50,6 +50,12 @@ def component_notes(pipeline: "DiffusionPipeline") -> list[str]:
         else f"`{name}` is a `{type(inner).__name__}`."
         for name, (family, inner) in families.items()
     ]
+    only_training = declared(pipeline, "training_only_components")
+    for row in component_rows({name: pipeline.models()[name] for name in only_training}):
+        what = (
+            "Training used a `{class_name}` of {parameters} parameters too, `{name}`, which is not part of this model."
+        )
+        notes.append(what.format(**row))
     frozen = set(declared(pipeline, "frozen_components"))
     for name, source in pipeline.sources.items():
         below = {model for model in pipeline.models() if model == name or model.startswith(f"{name}.")}
@@ -58,7 +64,7 @@ def component_notes(pipeline: "DiffusionPipeline") -> list[str]:
     return notes
 
 
-def component_rows(pipeline: "DiffusionPipeline") -> list[dict[str, Any]]:
+def component_rows(networks: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Name, class and number of parameters of each network."""
     return [
         {
@@ -66,5 +72,5 @@ def component_rows(pipeline: "DiffusionPipeline") -> list[dict[str, Any]]:
             "class_name": type(model).__name__,
             "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         }
-        for name, model in pipeline.models().items()
+        for name, model in networks.items()
     ]

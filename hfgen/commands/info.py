@@ -85,7 +85,7 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
 
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
-    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline)}
+    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline.models())}
     facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows}
     metrics = run_folder.read_metrics(folder)
     if metrics:

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from hfgen.components import networks
+from hfgen.components import published_networks
 from hfgen.data.images import Images, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
@@ -235,7 +235,7 @@ def _costs(sampled: Sampled) -> dict[str, Estimate]:
 
 
 def _parameters(pipeline: Any) -> float:
-    return float(sum(p.numel() for network in networks(pipeline).values() for p in network.parameters()))
+    return float(sum(p.numel() for network in published_networks(pipeline).values() for p in network.parameters()))
 
 
 def _likelihood(

@@ -16,7 +16,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from hfgen import run_folder
-from hfgen.components import components, networks, weights_sha256
+from hfgen.components import components, published_networks, weights_sha256
 from hfgen.evaluation.measure import Real
 from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
 from hfgen.files import looks_local
@@ -65,7 +65,7 @@ def record(
             "train_sha256": real.train_sha256,
         },
         extractor=real.extractor.declaration() if real.extractor is not None else None,
-        model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(networks(pipeline))},
+        model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(published_networks(pipeline))},
         sampler=sampler(pipeline, options),
         versions={library: version(library) for library in LIBRARIES},
         hardware={fact: environment[fact] for fact in ("processor", "threads", "accelerators", "platform")},
@@ -98,7 +98,7 @@ def identity(pipeline: Any, protocol: Protocol, options: Mapping[str, Any], extr
     """Hash everything that sampled images depend on."""
     versions = [version("hfgen"), torch.__version__]
     what = [
-        weights_sha256(networks(pipeline)),
+        weights_sha256(published_networks(pipeline)),
         protocol.to_dict(),
         sampler(pipeline, options),
         extractor_sha256,

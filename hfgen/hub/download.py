@@ -147,7 +147,8 @@ def _of_components(folder: ModelFolder, names: Names, variant: str | None, given
             inner = folder.inside(component)
             found = [MODEL_INDEX]
             if (inner.path / MODEL_INDEX).exists():
-                found += _of_components(inner, own, variant)
+                with inner.clear_errors():
+                    found += _of_components(inner, own, variant)
             chosen += [f"{component}/{name}" for name in found]
         else:
             prefix = f"{component}/" if own else ""  # diffusers' first repositories have them beside the index

@@ -100,7 +100,8 @@ def inner_class(library: str, class_name: str, choices: Sequence[type]) -> type:
         LoadError: it is in another module than the entry says.
         PluginError: no enabled family provides it.
     """
-    own = next((choice for choice in choices if choice.__name__ == class_name), None)
+    families = [choice for choice in choices if component_choices(choice)]  # not HFGenPipeline, which stands for any
+    own = next((choice for choice in families if choice.__name__ == class_name), None)
     found: type = pipeline_class_of({"_class_name": class_name}) if own is None else own
     if found.__module__ != library:
         raise LoadError(

@@ -52,7 +52,10 @@ def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any])
 
 
 def as_saved(pipeline: Any) -> Any:
-    """Return a copy of a pipeline for diffusers to save: it asks the signature of a component's method for options."""
+    """Return a copy of a pipeline for diffusers to save, without what only training uses.
+
+    diffusers asks the signature of a component's method which options it takes.
+    """
 
     def method(inner: Any) -> Callable[..., None]:
         def save(place: str, variant: str | None = None, max_shard_size: int | str | None = None) -> None:
@@ -62,9 +65,11 @@ def as_saved(pipeline: Any) -> Any:
         return save
 
     inside = inner_pipelines(pipeline).items()
-    return copied_with(
+    copied = copied_with(
         pipeline, {name: copied_with(inner, {"save_pretrained": method(inner)}) for name, inner in inside}
     )
+    copied.register_modules(**dict.fromkeys(type(pipeline).training_only_components))
+    return copied
 
 
 def refuse_odd_name(variant: str | None) -> None:

@@ -122,7 +122,7 @@ class FamilyTests(LatentLaws, BundleLaws):
             assert inspect.isclass(component)
             own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
             assert not own or component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
-        for name in (*cls.ema_components, *cls.frozen_components):
+        for name in (*cls.ema_components, *cls.frozen_components, *cls.training_only_components):
             assert name.partition(".")[0] in cls.component_classes(), name
 
     def test_training_defaults_are_training_arguments(self) -> None:
@@ -386,7 +386,8 @@ def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
     """Read every weight, buffer and EMA tensor of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
     saved = [path for path in place.rglob("*.safetensors") if path.match("*model*") and path.parent.name != "trainer"]
-    files = {path.relative_to(place): path for path in [*saved, *place.glob("trainer/*.ema.safetensors")]}
+    kept = [path for kind in ("ema", "weights") for path in place.glob(f"trainer/*.{kind}.safetensors")]
+    files = {path.relative_to(place): path for path in [*saved, *kept]}
     found = {f"{place}/{name}": tensor for place, file in files.items() for name, tensor in load_file(file).items()}
     assert found
     return found

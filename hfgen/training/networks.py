@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from hfgen.building import require_complete
 from hfgen.components import declared, with_networks
 from hfgen.noise import Noise
 from hfgen.objective import Batch
@@ -54,7 +55,7 @@ class Networks:
         emas: name -> EMA of that network, for the pipeline's `ema_components`.
 
     Raises:
-        UsageError: DeepSpeed would have to train several networks.
+        UsageError: DeepSpeed would have to train several networks; or a loaded pipeline lacks what training needs.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class Networks:
         self.models: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: list[Any] = []
-        models = pipeline.models()
+        require_complete(pipeline)
+        models, self.training_only = pipeline.models(), declared(pipeline, "training_only_components")
         for name in declared(pipeline, "frozen_components"):
             models[name].requires_grad_(False).eval()
         trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
@@ -201,8 +203,11 @@ class Networks:
         replicas.share_buffers(self.trained.values(), self.accelerator.num_processes)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return file name -> whole tensors, of optimizer states and EMA; collective."""
+        """Return file name -> whole tensors, of optimizer states, EMA and what only training uses; collective.
+
+        Called inside `gathered()`."""
         states = {f"{name}.optimizer.safetensors": optimizer_tensors(it) for name, it in self.optimizers.items()}
+        states |= {f"{n}.weights.safetensors": self.pipeline.models()[n].state_dict() for n in self.training_only}
         return states | {f"{name}.ema.safetensors": ema.state_dict() for name, ema in self.emas.items()}
 
     def load(self, weights: Read, tensors: Read, step: int) -> None:
@@ -213,7 +218,8 @@ class Networks:
             tensors: file name, as in `tensors()` -> tensors.
         """
         for name, model in self.pipeline.models().items():
-            loaded = weights(name)
+            own = name in self.training_only
+            loaded = tensors(f"{name}.weights.safetensors") if own else weights(name)
             model.load_state_dict(loaded)
             if self.trained.get(name, model) is not model:
                 fill_state(self.trained[name], loaded)

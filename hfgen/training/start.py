@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from hfgen.building import INNER_SHAPE, options_of, require_sources
+from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
-from hfgen.components import declared, inner_pipelines
+from hfgen.components import absent, declared, inner_pipelines, published_networks
 from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
 from hfgen.data.sources import DataSource
@@ -87,13 +87,18 @@ def pretrained(
     pipeline = HFGenPipeline.from_pretrained(name)
     if not isinstance(pipeline, pipeline_class):
         raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
-    changed = changed_options(pipeline, config.components)
+    only_training = {name: options for name, options in config.components.items() if name in absent(pipeline)}
+    changed = changed_options(pipeline, {n: v for n, v in config.components.items() if n not in only_training})
     if changed:
         raise UsageError(
             f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
     _require_images(name, pipeline, shape, num_classes)
+    torch.manual_seed(key(config.arguments.seed, "weights"))
+    complete(pipeline, (shape[1], shape[0], num_classes), only_training)
+    frozen, left_out = (declared(pipeline, f"{kind}_components") for kind in ("frozen", "training_only"))
+    require_sources(pipeline, [name for name in frozen if name in left_out])
     return pipeline
 
 
@@ -193,7 +198,7 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
     noun = "image" if images.count == 1 else "images"
     count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
     yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
-    for row in component_rows(pipeline):
+    for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
 
@@ -205,7 +210,7 @@ def facts(trainer: Trainer) -> Facts:
         "num_processes": trainer.layout.num_processes,
         "plugin": _plugin(trainer.pipeline),
         "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
-        "components": component_rows(trainer.pipeline),
+        "components": component_rows(published_networks(trainer.pipeline)),
         **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,

@@ -1,4 +1,4 @@
-"""The families of `toy/toy_composed.py`, installed as a distribution: `codec`, `one_step` and `latent`."""
+"""The families of `toy/toy_composed.py` as a distribution: `codec`, `one_step`, `distilled` and `latent`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,12 @@ from pathlib import Path
 from plugin_site import install, on_path
 
 SOURCE = (Path(__file__).parent / "toy" / "toy_composed.py").read_text(encoding="utf-8")
-FAMILIES = {"codec": "CodecPipeline", "one_step": "OneStepPipeline", "latent": "LatentToyPipeline"}
+FAMILIES = {
+    "codec": "CodecPipeline",
+    "distilled": "DistilledPipeline",
+    "one_step": "OneStepPipeline",
+    "latent": "LatentToyPipeline",
+}
 
 
 @contextlib.contextmanager

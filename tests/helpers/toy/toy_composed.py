@@ -15,6 +15,7 @@ from hfgen import (
     Update,
     check_images,
     eval_mode,
+    frozen,
     labels_for,
     noise_for,
 )
@@ -131,6 +132,48 @@ class OneStepPipeline(HFGenPipeline):
 
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         return self.generator(latents.to(self.generator.dtype))
+
+
+class DistilledObjective(Objective):
+    """G(z) is to be what a teacher makes of the same z, and what a critic takes for real."""
+
+    def __init__(self, generator: nn.Module, scheduler: PriorScheduler, teacher: nn.Module, critic: nn.Module) -> None:
+        self.generator, self.scheduler, self.teacher, self.critic = generator, scheduler, teacher, critic
+
+    def training_step(self, batch: Batch) -> Iterator[Update]:
+        latents = self.scheduler.sample_prior(self.noise)
+        drawn = self.generator(latents)
+        scores = self.critic(drawn.detach()) - self.critic(batch["pixel_values"])
+        yield Update("critic", scores.float().add(1).relu().mean())
+        with torch.no_grad():
+            wanted = self.teacher(latents)
+        with frozen(self.critic):
+            yield Update("generator", ((drawn - wanted).square().mean() - 0.1 * self.critic(drawn).mean()).float())
+
+
+class DistilledPipeline(OneStepPipeline):
+    """x = G(z), of a teacher and a critic that only training uses."""
+
+    objective_class = DistilledObjective
+    frozen_components = ("teacher",)
+    training_only_components = ("teacher", "critic")
+    description = "A student of one step"
+
+    def __init__(
+        self,
+        generator: ToyDecoder,
+        scheduler: PriorScheduler,
+        teacher: ToyDecoder | None = None,
+        critic: ToyDecoder | None = None,
+    ) -> None:
+        HFGenPipeline.__init__(self)
+        self.register_modules(generator=generator, scheduler=scheduler, teacher=teacher, critic=critic)
+
+    @classmethod
+    def default_configs(cls, sample_size, in_channels, num_classes, overrides):
+        configs = super().default_configs(sample_size, in_channels, num_classes, overrides)
+        critic = {"sample_size": 1, "latent_dim": in_channels, "latent_size": sample_size}
+        return {**configs, "teacher": configs["generator"], "critic": critic}
 
 
 class LatentObjective(Objective):
