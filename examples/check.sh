@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A plugin's life, as its author and its users meet it: hfgen and examples/hfgen-gmmn as wheels in a clean environment,
-# listed, trained, sampled, tested, and missed after it is gone. PYTHON chooses the interpreter (default: python3).
+# listed, trained, sampled, tested, and missed after it is gone. PYTHON chooses the interpreter (default: python3),
+# INSTALL the command that installs.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,14 +18,14 @@ mkdir "$work/source" "$work/empty"
 git -C "$repo" ls-files -z --cached --others --exclude-standard |
     tar -C "$repo" --create --null --ignore-failed-read --files-from - | tar -C "$work/source" --extract
 "${PYTHON:-python3}" -m venv "$work/venv"
-export PATH="$work/venv/bin:$PATH"
+export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv"
 pip wheel -qq --no-deps --wheel-dir "$work/wheels" "$work/source" "$work/source/examples/hfgen-gmmn"
 ls "$work/wheels"
 
 step "install them in a clean environment"
 constraints=()
 if [ -f "$repo/constraints.txt" ]; then constraints=(-c "$repo/constraints.txt"); fi
-pip install -qq ${PIP_FLAGS:-} "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
+${INSTALL:-pip install -qq} "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
 pip check
 cd "$work/empty" # so that the wheels are what is tested
 

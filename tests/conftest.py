@@ -46,21 +46,11 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trainings():
-    """Starts trainings, each in a process of its own."""
-    from nursery import TRAINING, Nursery
-
-    found = Nursery(*TRAINING)
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="session")
-def plain_diffusers():
-    """Runs scripts where diffusers was imported and hfgen was not."""
+def processes():
+    """Starts processes in which the libraries are imported, and hfgen is not."""
     from nursery import Nursery
 
-    found = Nursery("diffusers", "diffusers.pipelines.pipeline_utils", "numpy")
+    found = Nursery()
     yield found
     found.close()
 

@@ -299,8 +299,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         resumed.resume(tmp_path / "halted" / "checkpoints" / "checkpoint-2")
         assert resumed.step == 2
         resumed.train()
-        for name, tensor in state(whole).items():
-            assert torch.equal(tensor, state(resumed)[name]), name
+        assert_equal_states(resumed, whole)
         timed = {"images_per_second", "seconds"}
         logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
         assert {**logged[0], **dict.fromkeys(timed)} == {**logged[1], **dict.fromkeys(timed)}
@@ -414,3 +413,11 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
     for component, ema in trainer.networks.emas.items():
         found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
     return found
+
+
+def assert_equal_states(one: Trainer, other: Trainer) -> None:
+    """Assert that two trainings have come to the same weights, buffers, EMA and optimizer moments, bit for bit."""
+    found, expected = state(one), state(other)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

@@ -32,6 +32,8 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(launcher, "_accelerators", lambda: 0)
     monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+    # torchrun names its loggers after the calling modules, which it looks for among all that pytest has imported
+    monkeypatch.setattr("torch.distributed.elastic.utils.logging._derive_module_name", lambda depth: "torchrun")
     script = tmp_path / "script.py"
     monkeypatch.setattr(launcher, "SCRIPT", script)
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 from tiny_trainings import config_of
 
@@ -14,7 +13,7 @@ from hfgen.evaluation import likelihoods
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.settings.arguments import TrainingArguments
-from hfgen.testing import state
+from hfgen.testing import assert_equal_states
 from hfgen.training import checkpoint, run
 from hfgen.training.validation import Best
 
@@ -81,7 +80,7 @@ def test_measuring_changes_nothing(make_on_splits, tmp_path):
     never = make_on_splits(tmp_path / "b", "vae", validation_steps=0)
     often.train()
     never.train()
-    assert all(torch.equal(tensor, state(never)[name]) for name, tensor in state(often).items())
+    assert_equal_states(often, never)
 
 
 @pytest.mark.parametrize(

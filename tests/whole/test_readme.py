@@ -134,13 +134,13 @@ def test_the_converter_reads(tmp_path):
 
 
 @pytest.mark.timeout(600)  # a quarter of a minute on an idle machine
-def test_the_family_of_the_guide_obeys_the_laws(tmp_path, trainings):
+def test_the_family_of_the_guide_obeys_the_laws(tmp_path, processes):
     """The guide's first block as a module, the others as a test file with the family's laws."""
     family, *others = blocks(DOCS / "plugins.md", "python")
     (tmp_path / "hfgen_rae.py").write_text(family)
     (tmp_path / "test_rae.py").write_text("\n\n".join(["from hfgen_rae import *", *others, AFTER]))
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "test_rae.py"]
-    done = trainings.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
+    done = processes.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^(1[5-9]|2\d) passed", done.stdout.splitlines()[-1]), done.stdout
 
