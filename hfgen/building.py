@@ -45,7 +45,7 @@ Choices = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a component's weights came from.
+    """The place that a component's weights came from.
 
     Attributes:
         name: the folder, or the repository with the commit: `org/name@0123...`.

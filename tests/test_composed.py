@@ -8,11 +8,12 @@ import torch
 import yaml
 from composed import install_composed
 from diffusers import DiffusionPipeline
+from pages import ROOT, blocks
 from refusals import refuse
 from safetensors.torch import load_file
 from torch import nn
 
-from hfgen import HFGenPipeline, LoadError, PluginError, UsageError, registry
+from hfgen import HFGenPipeline, LoadError, PluginError, Trainer, TrainingArguments, UsageError, load_images, registry
 from hfgen.commands.info import family_facts, pipeline_facts
 from hfgen.components import components, copied_with, networks
 from hfgen.settings.resolve import resolve
@@ -220,3 +221,25 @@ def test_an_index_that_contradicts_the_one_above_is_refused(latent, tmp_path):
     shutil.rmtree(tmp_path / "saved" / "prior")
     shutil.copytree(tmp_path / "saved" / "decoder", tmp_path / "saved" / "prior")
     refuse(tmp_path / "saved", "prior: It is a CodecPipeline; the index above says OneStepPipeline")
+
+
+def test_a_diffusion_over_an_autoencoders_latents(data, tmp_path):
+    """The built-in families, in the pipeline of docs/plugins.md: trained, saved, and loaded as the class it is."""
+    names = {}
+    (block,) = [text for text in blocks(ROOT / "docs" / "plugins.md", "python") if "class LatentPipeline" in text]
+    exec(f"from collections.abc import Iterator\nfrom hfgen import *\n{block}", names)
+    cls, small = names["LatentPipeline"], {"block_out_channels": [4, 4, 4], "norm_num_groups": 2}
+    vae = registry.get_family("autoencoder_kl").load().build(8, 1, vae=small)
+    vae.save_pretrained(tmp_path / "vae")
+    unet = {"block_out_channels": [4], "norm_num_groups": 2, "layers_per_block": 1, "attention_head_dim": 2}
+    unet |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    options = {"decoder": {"from_pretrained": str(tmp_path / "vae")}, "prior": {"family": "ddpm", "unet": unet}}
+    pipeline = cls.build(8, 1, **options)
+    arguments = TrainingArguments(train_batch_size=4, max_train_steps=2, num_inference_steps=10)
+    Trainer(pipeline, load_images(data), arguments).train()
+    assert pipeline.prior.unet.config.in_channels == 4
+    pipeline.save_pretrained(tmp_path / "saved")
+    loaded = cls.from_pretrained(tmp_path / "saved")
+    drawn = [p(seeds=[0], num_inference_steps=10, output_type="pt").images for p in (pipeline, loaded)]
+    torch.testing.assert_close(*drawn)
+    assert set(loaded.models()) == {"decoder.vae", "decoder.likelihood", "prior.unet"}

@@ -156,7 +156,8 @@ def _component_options(
     choices, components, found = component_choices(type(pipeline)), pipeline.components, dict[str, Facts]()
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
     overrides = {name: {**chosen.get(name, {}), **given.get(name, {})} for name in choices}
-    overrides |= {name: options_of(components[name], choices[name]) for name in pipeline.sources if name in choices}
+    there = {n: part for n, part in components.items() if n in pipeline.sources or isinstance(part, HFGenPipeline)}
+    overrides |= {name: options_of(part, choices[name]) for name, part in there.items()}
     derived = pipeline.default_configs(*shape, overrides)
     for name, component in components.items():
         if name in pipeline.sources:
