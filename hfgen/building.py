@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from hfgen import registry
 from hfgen.components import MOST_LEVELS, absent, inner_pipelines, networks, weights_sha256
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
-from hfgen.files import read_json
+from hfgen.files import read_json, refuse_links_out
 from hfgen.hub.download import COMMIT, local_folder
 from hfgen.repository.index import CONFIG, MODEL_INDEX, class_name_of
 from hfgen.repository.model_folder import ModelFolder
@@ -89,7 +89,9 @@ def build_components(
     for name in nested:
         if name not in choices:
             raise UsageError(f"{family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
-    given = {name: options for name, options in nested.items() if options.get(FROM_PRETRAINED) is not None}
+        if nested[name].get(FROM_PRETRAINED, ...) is None:
+            del nested[name][FROM_PRETRAINED]
+    given = {name: options for name, options in nested.items() if FROM_PRETRAINED in options}
     built, sources = dict(there), dict[str, Source]()
     for name, options in given.items():
         built[name], sources[name] = _load(name, choices[name], options)
@@ -114,7 +116,9 @@ def build_components(
 
 def _require_shape(name: str, own: Config, wanted: Config, source: Source) -> None:
     """Refuse a source that was made for data of another shape."""
-    wrong = [f"{key} {own[key]}, not {wanted[key]}" for key in SHAPE if key in wanted and own.get(key) != wanted[key]]
+    wrong = [
+        f"{key} {own.get(key)}, not {wanted[key]}" for key in SHAPE if key in wanted and own.get(key) != wanted[key]
+    ]
     if wrong and not isinstance(own.get(FAMILY), str):
         raise UsageError(
             f"--{name}.{FROM_PRETRAINED} {source.name} does not fit these data: it has {', '.join(wrong)}.\n"
@@ -234,6 +238,7 @@ def _network_folder(name: str, target: str, revision: str | None) -> ModelFolder
             f"it has no component {name!r}, only {', '.join(found.components)}: write {target}/COMPONENT."
         )
     if os.path.isdir(target):
+        refuse_links_out(found, found.place(name))
         return ModelFolder(found.place(name), f"{target}/{name}")
     return local_folder(target, revision=revision, subfolder=name)
 

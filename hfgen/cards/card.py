@@ -209,7 +209,7 @@ def _text(
     config, environment, last = facts["config"], facts["environment"], facts["last"]
     data = environment["data"]
     options = _sampled_with(environment)
-    has_ema = config["use_ema"] and pipeline_class.ema_components
+    has_ema = config["use_ema"] and (pipeline_class.ema_components or environment.get("averaged"))
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No license was chosen for this model yet."]
     return {

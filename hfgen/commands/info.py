@@ -14,7 +14,7 @@ from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family, list_families
-from hfgen.settings.options import component_choices, signature_of
+from hfgen.settings.options import FAMILY, FROM_PRETRAINED, component_choices, is_pipeline, signature_of
 
 
 @click.command("info")
@@ -61,12 +61,20 @@ def family_facts(name: str) -> dict[str, Any]:
         "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),
+        **({"frozen": list(cls.frozen_components)} if cls.frozen_components else {}),
+        **({"training_only": list(cls.training_only_components)} if cls.training_only_components else {}),
         "references": list(cls.references),
     }
 
 
 def _component(choices: tuple[type, ...]) -> dict[str, Any]:
     """Return class and options; of several classes each with its own, the default first."""
+    if is_pipeline(choices[0]):
+        names = " | ".join(choice.__name__ for choice in choices)
+        return {
+            "class": names,
+            "options": {FAMILY: "a family, whose components' options follow", FROM_PRETRAINED: "str"},
+        }
     described = [{"class": c.__name__, "options": _options(signature_of(c))} for c in choices]
     return described[0] if len(described) == 1 else {"class_name": {d.pop("class"): d for d in described}}
 

@@ -29,6 +29,9 @@ def load(target: str, o: dict[str, Any], any_pipeline: bool = False) -> Any:
         pipeline = load_from(target, **kwargs).to(o["device"] or accelerator)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {o['device']}: {first_line(error)}") from error
+    asked = [name for name in ("scheduler", "temperature", "truncation") if o[name] is not None]
+    if asked and not hasattr(pipeline, "scheduler"):
+        raise UsageError(f"--{asked[0]}: a {type(pipeline).__name__} has no scheduler of its own.")
     if o["scheduler"]:
         swap_scheduler(pipeline, o["scheduler"])
     set_prior(pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})

@@ -51,6 +51,8 @@ def _check_files(folder: ModelFolder, class_: type) -> None:
         )
     refuse_links_out(folder, folder.path / CONFIG)
     config = read_config(folder.path / CONFIG)
-    class_name = config.get("_class_name", (config.get("architectures") or [None])[0])
+    architectures = config.get("architectures")  # of transformers
+    named = architectures[0] if isinstance(architectures, list) and architectures else None
+    class_name = config.get("_class_name", named)
     if class_name != class_.__name__:
         raise LoadError(f"The folder holds a model of class {class_name!r}, not an {class_.__name__}.")

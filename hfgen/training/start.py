@@ -212,6 +212,7 @@ def facts(trainer: Trainer) -> Facts:
         "plugin": _plugin(trainer.pipeline),
         "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
         "components": component_rows(published_networks(trainer.pipeline)),
+        **({"averaged": averaged} if any("." in name for name in (averaged := list(trainer.networks.emas))) else {}),
         **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
