@@ -7,6 +7,7 @@ a whole: layers, documents, attacks, kills. `helpers/` holds modules that tests 
 (`plugin_site`), fast processes (`nursery`), a small evaluation protocol (`small_protocol`).
 """
 
+import gc
 import os
 import sys
 
@@ -20,6 +21,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not is_quick(item):
             item.add_marker("whole")
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of garbage collections: Accelerate asks for one at the end of each training."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

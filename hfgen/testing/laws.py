@@ -46,8 +46,8 @@ class FamilyTests(LatentLaws, BundleLaws):
         training: further training arguments.
         objective: options of its objective.
         expected_failures: name of a law -> why this family cannot obey it.
-        in_processes: run the laws that start other processes (about half a minute); one configuration of each family
-            is enough.
+        in_processes: run the laws that start other processes, and the one on the whole run folder (about half a
+            minute); one configuration of each family is enough.
         in_shards: train under FSDP2 too, not only under DDP. Set it where sharded parameters could break the family:
             its training uses them outside a network's `forward`, sets them or its buffers, or freezes a network.
         tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes.
@@ -265,6 +265,7 @@ class FamilyTests(LatentLaws, BundleLaws):
 
     def test_a_run_leaves_what_it_promises(self, data: str, tmp_path: Path) -> None:
         """The folder loads, its card is complete, and the seeds of its last grid give the same images again."""
+        self._need_processes()
         from hfgen.training import run
 
         settings = {"dataset_name": data, "train_batch_size": BATCH, "max_train_steps": 2, "num_validation_images": 4}

@@ -3,6 +3,7 @@
 Each line of stdin is a job as JSON: `{"script": ...}` is answered by the process's id, `{"wait": ID}` by how it ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -37,6 +38,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # else each collection in a child copies the pages of all that was imported
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:

@@ -32,8 +32,9 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(launcher, "_accelerators", lambda: 0)
     monkeypatch.setattr("psutil.Process.parent", lambda self: None)
-    # torchrun names its loggers after the calling modules, which it looks for among all that pytest has imported
-    monkeypatch.setattr("torch.distributed.elastic.utils.logging._derive_module_name", lambda depth: "torchrun")
+    # torchrun notes the name of the calling method, and reads the sources of all that pytest has on its stack
+    rendezvous = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
+    monkeypatch.setattr(f"{rendezvous}.get_method_name", lambda depth=2: "method")
     script = tmp_path / "script.py"
     monkeypatch.setattr(launcher, "SCRIPT", script)
 

@@ -32,6 +32,7 @@ def test_the_card_is_true(model, capsys):
 def test_the_saved_config_still_starts_a_training(model, hfgen, empty_folder):
     """On other data and shortened, as `--dry_run` tries it."""
     words = ["--dataset_name", "mnist-mini", "--output_dir", "run", "--max_train_steps", 1, "--train_batch_size", 4]
+    words += ["--num_validation_images", 4]
     code, out, err = hfgen("train", "--config", model / "config.yaml", *words, "--dry_run")
     assert code == 0, err
     assert "Nothing was written" in err
