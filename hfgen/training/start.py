@@ -212,7 +212,7 @@ def facts(trainer: Trainer) -> Facts:
         "plugin": _plugin(trainer.pipeline),
         "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
         "components": component_rows(published_networks(trainer.pipeline)),
-        **({"averaged": averaged} if any("." in name for name in (averaged := list(trainer.networks.emas))) else {}),
+        **_averaged_inside(list(trainer.networks.emas)),
         **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
@@ -223,6 +223,11 @@ def facts(trainer: Trainer) -> Facts:
             "class_names": images.label_names,
         },
     }
+
+
+def _averaged_inside(names: list[str]) -> Facts:
+    """Return the networks with EMA where some are in pipelines inside, whose classes the card does not ask."""
+    return {"averaged": names} if any("." in name for name in names) else {}
 
 
 def _plugin(pipeline: HFGenPipeline) -> dict[str, str]:
