@@ -81,8 +81,8 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def child(hub, site, tmp_path_factory):
-    child = HubChild(hub, tmp_path_factory.mktemp("home"), CHILD, site)
+def child(processes, hub, site, tmp_path_factory):
+    child = HubChild(processes, hub, tmp_path_factory.mktemp("home"), CHILD, site)
     yield child
     child.close()
 
