@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hfgen.components import all_pipelines, declared
 from hfgen.registry import family_of
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ def how_to_load(name: str) -> str:
 
 def component_notes(pipeline: "DiffusionPipeline") -> list[str]:
     """Sentences on components that are pipelines, and on those that were frozen or began from saved weights."""
+    from hfgen.components import all_pipelines, declared  # here, because a card is rendered without torch
+
     families = {name: (family_of(type(inner)), inner) for name, inner in all_pipelines(pipeline).items() if name}
     notes = [
         f"`{name}` is a pipeline of the family `{family.name}`."
