@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError
+from hfgen.errors import HFGenError, PluginError
 from hfgen.noise import Noise
+from hfgen.whole_batch import gather_rows
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,13 +23,14 @@ class Update(NamedTuple):
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
         loss: a scalar in float32.
-        metrics: further scalars to log, beside the loss.
+        metrics: further scalars to log, beside the loss: numbers, or tensors of one element. Names of the training's
+            own (`step`, `epoch`, `learning_rate`, `<component>_loss` ...) are refused.
         name: what the loss is called in metrics; `<component>_loss`, or `loss` where several step together.
     """
 
     component: str | tuple[str, ...]
     loss: Tensor
-    metrics: Mapping[str, Tensor] = {}
+    metrics: Mapping[str, Tensor | float] = {}
     name: str | None = None
 
     @property
@@ -52,10 +54,19 @@ class Diagnosis(NamedTuple):
     Attributes:
         values: name -> a number, or a list of numbers such as one for each latent dimension.
         warnings: for the user: what is wrong, and what to try.
+        pictures: name -> a PIL image, or a tensor or array (H, W) or (H, W, 3) of bytes, or of floats in [0, 1].
+        curves: name -> x and y, of at most 500 points.
+        tables: name -> columns and rows, of at most 500 cells.
+
+    Pictures and curves are written to `samples/` of the run folder at each validation, and all is shown on the card.
+    At most eight pictures, curves and tables each.
     """
 
     values: Mapping[str, float | list[float]] = {}
     warnings: Sequence[str] = ()
+    pictures: Mapping[str, Any] = {}
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {}
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {}
 
 
 class Objective:
@@ -68,10 +79,23 @@ class Objective:
     Attributes:
         noise: where `training_step` draws from; the trainer keys it by (seed, step), for the global batch.
         step: optimizer steps taken before this one.
+        update: number of the next yield within the step, from 0.
+        micro_batch: number of the micro-batch that is at work, from 0: what keeps state per forward call changes it in
+            the first of each update only.
+        num_micro_batches: micro-batches of this step.
+        coupled: True if the loss of an image depends on the others of its batch, so that a batch must not be split to
+            accumulate gradients; `gather` is for these. May depend on options: set it in `__init__` then.
+        differentiates_twice: True if it differentiates a gradient of a network as it was handed over, which
+            `--torch_compile` cannot compile. False if it does so to `unwrapped(network)` alone.
     """
 
     noise: Noise
     step: int = 0
+    update: int = 0
+    micro_batch: int = 0
+    num_micro_batches: int = 1
+    coupled: bool = False
+    differentiates_twice: bool = False
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """Yield one `Update` per optimizer step; code after a yield runs after that step.
@@ -82,7 +106,23 @@ class Objective:
         """
         raise NotImplementedError
 
-    def finish_step(self) -> Mapping[str, Tensor]:
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, (num_processes * B, ...), in the order of the global batch.
+
+        Gradients flow to this process's rows, from the losses of all processes: their mean is what is minimized.
+        Every process must call it, in the same order.
+
+        Raises:
+            PluginError: the objective does not declare that it is `coupled`.
+        """
+        if not self.coupled:
+            name = type(self).__name__
+            raise PluginError(
+                f"{name} gathers the whole batch, which couples its images. Declare it: `coupled = True` in {name}."
+            )
+        return gather_rows(tensor)
+
+    def finish_step(self) -> Mapping[str, Tensor | float]:
         """Update what is learned without a gradient, such as moving averages; return scalars to log.
 
         Called once after each step, on every process, when all micro-batches are done.

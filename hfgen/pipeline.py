@@ -16,6 +16,7 @@ from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
 from hfgen.components import ComposedPipeline, networks
+from hfgen.declaration import require_known_names
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -31,7 +32,7 @@ from hfgen.repository.inner import is_variant_of, load_inner
 from hfgen.repository.save import as_saved, saving
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
-from hfgen.settings.resolve import refuse_unknown
+from hfgen.settings.signatures import refuse_options
 
 Config = dict[str, Any]
 
@@ -113,7 +114,9 @@ class HFGenPipeline(ComposedPipeline):
         Raises:
             UsageError: no component has such an option, or the family cannot make images of this shape.
             LoadError: what `from_pretrained` names is missing or damaged.
+            PluginError: a class attribute names a component or a metric that does not exist.
         """
+        require_known_names(cls)
         parts, sources = build_components(cls, (sample_size, in_channels, num_classes), overrides)
         pipeline = cls(**parts)
         pipeline.sources = sources
@@ -163,7 +166,7 @@ class HFGenPipeline(ComposedPipeline):
         Raises:
             UsageError: arguments contradict each other, or this model does not take one of them.
         """
-        refuse_unknown(self.sample, options)
+        refuse_options(self, options, "sample")
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
@@ -205,10 +208,11 @@ class HFGenPipeline(ComposedPipeline):
 
     @torch.no_grad()
     def reconstruct(
-        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
+        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None, **options: Any
     ) -> Tensor:
-        """Decode the encoded images."""
-        return self.decode(self.encode(images, class_labels, seeds), class_labels=class_labels)
+        """Decode the encoded images, both with the same further options, which both must take."""
+        refuse_options(self, options, "encode", "decode")
+        return self.decode(self.encode(images, class_labels, seeds, **options), class_labels=class_labels, **options)
 
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
@@ -224,12 +228,13 @@ class HFGenPipeline(ComposedPipeline):
         return self.scheduler.interpolate(start, end, t)
 
     def interpolate(
-        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
+        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None, **options: Any
     ) -> Iterator[Any]:
         """Yield PIL frames of a walk through latent space, past each seed's image and back to the first.
 
-        With class labels, the frames between two seeds keep the label of the first.
+        With class labels, the frames between two seeds keep the label of the first. `options` are those of `decode`.
         """
+        refuse_options(self, options, "decode")
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
@@ -240,7 +245,7 @@ class HFGenPipeline(ComposedPipeline):
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
-                yield postprocess(self.decode(z, class_labels=label), "pil")[0]
+                yield postprocess(self.decode(z, class_labels=label, **options), "pil")[0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -403,12 +408,6 @@ def eval_mode(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
-
-
-def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
-    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
-    own = dict(pipeline.validation_options)
-    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

@@ -12,12 +12,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from hfgen import run_folder
 from hfgen.cards.parts import how_to_load, python_snippet, sample_command
 from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, counted
 from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family
 from hfgen.repository.index import MODEL_INDEX, is_bundled
 from hfgen.results.records import FOLDER, Result, read_results
-from hfgen.run_folder import listed, scalars
+from hfgen.results.words import markdown_table
+from hfgen.run_folder import listed, pictured, scalars, tabled
 from hfgen.settings.options import FROM_PRETRAINED
 
 CARD = "README.md"
@@ -81,8 +82,9 @@ The model repeats the gaps and biases of its training data, and no image that it
 DIAGNOSIS = """
 ## Diagnosis
 
-On training images, after the last step; likelihoods and divergences in nats per image, unless named otherwise.
+On training images, after the last step{}.
 {}"""
+NATS = "; likelihoods and divergences in nats per image, unless named otherwise"
 
 
 def write_card(folder: Path, name: str | None = None) -> Path:
@@ -278,10 +280,13 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
     text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
     text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
+    text += "".join(f"\n{_words(n)}:\n\n{markdown_table(t['columns'], t['rows'])}\n" for n, t in tabled(last).items())
+    text += "".join(f"\n![{_words(n)}](samples/{n}_{last['step']:06d}.png)\n" for n in pictured(last))
+    measured = NATS if text else ""
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images is above its reconstructions:\n\n![reconstructions]({drawn})\n"
-    return DIAGNOSIS.format(text) if text else ""
+    return DIAGNOSIS.format(measured, text) if text else ""
 
 
 def _words(name: str) -> str:
@@ -335,17 +340,9 @@ def _versions(environment: Mapping[str, Any]) -> str:
 
 def _hardware(environment: Mapping[str, Any]) -> str:
     devices = environment["accelerators"] or [
-        f"{_count(environment['threads'], 'thread')} of {environment['processor']}"
+        f"{counted(environment['threads'], 'thread')} of {environment['processor']}"
     ]
     return ", ".join(devices)
-
-
-def _count(number: int, noun: str) -> str:
-    """
-    >>> _count(1, "thread"), _count(2, "thread")
-    ('1 thread', '2 threads')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:

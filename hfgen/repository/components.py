@@ -46,10 +46,10 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
     return family.load()
 
 
-def _way_out(listing: str, **wanted: str) -> str:
-    """Say how to get a family with these attributes: enable the one that has them, or install a plugin."""
+def _way_out(listing: str, class_name: str = "", package: str = "") -> str:
+    """Say how to get the family of a class or package: enable the one that is left out, or install a plugin."""
     for family in left_out(FAMILIES):
-        if all(getattr(family, name) == value for name, value in wanted.items()):
+        if family.class_name == class_name or family.module.partition(".")[0] == package:
             return f"It belongs to the family {family.name!r} of {family.source}, {how_to_enable(family)}"
     lines = [f"Install the plugin it belongs to, if you trust it; `{listing}` shows what is installed."]
     return "\n".join([*lines, *misspelled_plugins()])
@@ -153,7 +153,7 @@ def _family_module(library: str, own_package: str | None) -> Any:
         return sys.modules[library]
     raise LoadError(
         f"The repository's components come from {library!r}, which no enabled family provides.\n"
-        + _way_out("hfgen plugins", module=library)
+        + _way_out("hfgen plugins", package=library.partition(".")[0])
     )
 
 

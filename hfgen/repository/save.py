@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+from torch import nn
 
 from hfgen.components import copied_with, inner_pipelines
 from hfgen.errors import UsageError
 from hfgen.repository import bundle
 from hfgen.repository.index import MODEL_INDEX
+from hfgen.repository.tied_weights import require_untied
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -36,6 +38,7 @@ def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any])
     if not options.get("safe_serialization", True):
         raise UsageError("hfgen saves safetensors only.")
     refuse_odd_name(options.get("variant"))
+    require_untied({name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)})
     code = bundle.code_of(pipeline) if options.pop("bundle_code", False) else {}
     variant, kept = options.get("variant"), False
     try:

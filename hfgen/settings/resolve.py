@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,31 +144,25 @@ def typed_options(
     return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
 
 
-def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a UsageError for a keyword that `function` does not take."""
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"This model takes no {name}.{did_you_mean(name, known)}")
-
-
 def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
     """Return `value` if it has the annotated type; an int passes for a float, a list for a sequence."""
-    if isinstance(value, str) and _accepts(hint, 1.0) and not _accepts(hint, value):
+    if isinstance(value, str) and accepts(hint, 1.0) and not accepts(hint, value):
         try:
             value = float(value)  # YAML reads 2e-4 as a string
         except ValueError:
             pass
-    if not _accepts(hint, value):
-        raise UsageError(f"{source}: {name} is {value!r}; expected {_readable(hint)}.")
+    if not accepts(hint, value):
+        where = f"{source}: {name}" if source else f"--{name}"
+        raise UsageError(f"{where} is {value!r}; expected {_readable(hint)}.")
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_whole and _accepts(hint, 0.5) else value
+    return float(value) if is_whole and accepts(hint, 0.5) else value
 
 
-def _accepts(hint: Any, value: Any) -> bool:
+def accepts(hint: Any, value: Any) -> bool:
+    """Return True if a value is of an annotated type; an int is a float, too, and a type of unknown form takes all."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_accepts(part, value) for part in typing.get_args(hint))
+        return any(accepts(part, value) for part in typing.get_args(hint))
     if origin is Literal:
         return value in typing.get_args(hint)
     if hint in (int, float, bool, str):
@@ -177,7 +171,7 @@ def _accepts(hint: Any, value: Any) -> bool:
     if hint is type(None):
         return value is None
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return isinstance(value, (list, tuple)) and all(_accepts(typing.get_args(hint)[0], part) for part in value)
+        return isinstance(value, (list, tuple)) and all(accepts(typing.get_args(hint)[0], part) for part in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     return True

@@ -16,10 +16,10 @@ from hfgen import registry
 from hfgen.components import components
 from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.declaration import require_known_names
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
 from hfgen.pipeline import HFGenPipeline
-from hfgen.processes.batch_norm import BATCH_NORMS
 from hfgen.repository.components import STACK
 from hfgen.run_folder import read_metrics
 from hfgen.settings.model_configs import component_config, construct
@@ -27,7 +27,7 @@ from hfgen.settings.options import build_objective
 from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.latents import LatentLaws
-from hfgen.testing.processes import load_in_subprocess, train_in_two_processes
+from hfgen.testing.processes import load_in_subprocess, split_of, train_in_two_processes
 from hfgen.train import main
 from hfgen.training.checkpoint import list_checkpoints
 from hfgen.training.trainer import Trainer
@@ -122,8 +122,7 @@ class FamilyTests(LatentLaws, BundleLaws):
             assert inspect.isclass(component)
             own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
             assert not own or component.__module__.count(".") <= 1, "diffusers misreads deeper component modules"
-        for name in (*cls.ema_components, *cls.frozen_components, *cls.training_only_components):
-            assert name.partition(".")[0] in cls.component_classes(), name
+        require_known_names(cls)
 
     def test_training_defaults_are_training_arguments(self) -> None:
         resolve([], self.family, self.pipeline_class())
@@ -304,13 +303,12 @@ class FamilyTests(LatentLaws, BundleLaws):
     def test_two_processes_train_what_one_does(self, data: str, tmp_path: Path) -> None:
         """A global batch split over two processes gives the same losses, weights and EMA up to rounding.
 
-        It is accumulated from micro-batches too, unless the family has BatchNorm. The large epsilon keeps Adam from
-        making a whole step of a gradient that is only rounding error. Under FSDP2 (`in_shards`) the run is also
-        stopped and resumed, and ends bit for bit like the uninterrupted one.
+        It is accumulated from micro-batches too, unless the family has BatchNorm or a coupled loss. The large epsilon
+        keeps Adam from making a whole step of a gradient that is only rounding error. Under FSDP2 (`in_shards`) the
+        run is also stopped and resumed, and ends bit for bit like the uninterrupted one.
         """
         self._need_processes()
-        normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
-        micro, split = (1, ["--sync_batch_norm"]) if normed else (2, ["--gradient_accumulation_steps", "2"])
+        micro, split = split_of(self.build(self.num_classes), self.objective)
         arguments = ["--model", self.family, "--dataset_name", data, *self._options(), "--num_validation_images", "4"]
         arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-4"]
         arguments += [] if self.num_classes is None else ["--class_conditional"]

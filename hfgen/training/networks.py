@@ -18,7 +18,7 @@ from hfgen.components import declared, with_networks
 from hfgen.noise import Noise
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline
-from hfgen.processes import batch_norm, replicas, zero
+from hfgen.processes import batch_norm, replicas, shards, zero
 from hfgen.processes.shards import fill_state, gathered, local
 from hfgen.processes.world import without_autocast
 from hfgen.settings.arguments import TrainingArguments
@@ -86,7 +86,7 @@ class Networks:
             for name in declared(pipeline, "ema_components")
             if arguments.use_ema and name in self.trained
         }
-        self._compared: set[str] = set()
+        self._compared: set[tuple[str, int]] = set()
 
     def _prepare(self, name: str, model: nn.Module, scheduled_steps: int) -> None:
         # Shards change a network's class, which saved files name: the pipeline keeps a whole one.
@@ -135,19 +135,22 @@ class Networks:
         models = [self.models[name] for name in names] if self.replicated else []
         return replicas.reduced(self.accelerator, models)
 
-    def step(self, names: tuple[str, ...]) -> bool:
+    def step(self, names: tuple[str, ...], update: int = 0) -> bool:
         """Step the optimizers of these networks and clear all gradients; collective.
+
+        Args:
+            update: the number of this update within the training step.
 
         Returns:
             False if a gradient overflowed in fp16 and the step was skipped.
 
         Raises:
-            HFGenError: the gradients of a network differ between processes; checked in its first step.
+            HFGenError: the gradients of a network differ between processes; checked once for each `update`.
         """
         if self.accelerator.num_processes > 1 and self.replicated:
-            for name in (name for name in names if name not in self._compared):
+            for name in (name for name in names if (name, update) not in self._compared):
                 replicas.require_equal_gradients(name, self.trained[name], self.accelerator.device)
-                self._compared.add(name)
+                self._compared.add((name, update))
         optimizers = [self.optimizers[name] for name in names]
         stepped = step_together(optimizers, self.accelerator.scaler, self.arguments.max_grad_norm)
         for optimizer in self.optimizers.values():
@@ -156,6 +159,7 @@ class Networks:
 
     def finish_step(self) -> None:
         """Advance the learning rate schedules and EMA, once after each optimizer step of the training."""
+        shards.reshard(self._shards().values())
         for lr_scheduler in self.lr_schedulers if self.arguments.lr_scheduler != "constant" else ():
             lr_scheduler.step()
         for ema in self.emas.values():

@@ -14,10 +14,10 @@ from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -31,6 +31,7 @@ from hfgen.settings.options import (
 )
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
+from hfgen.training.validation import drawing_options
 
 Facts = dict[str, Any]
 
@@ -107,10 +108,17 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
     found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
     if (found, pipeline.num_classes) != (shape, num_classes):
         raise UsageError(
-            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
-            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
+            f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
+            f"the data have {_shape_words(shape, num_classes)}.\n"
             "Try --resolution, or (not) --class_conditional."
         )
+
+
+def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
+    """Return channels and side in words: `1 channel and 28 pixels a side, without classes`."""
+    channels, side = shape
+    classes = "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
+    return f"{counted(channels, 'channel')} and {side} pixels a side, {classes}"
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts], place: str = "") -> list[str]:

@@ -79,6 +79,12 @@ def test_a_true_card_holds(run, capsys):
     hfgen("card", run, "--check", "--num_redrawn", 4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["ok"] * 4
+    assert "ok: 4 pictures sampled again" in lines
+
+
+@pytest.mark.parametrize(("total", "count", "seeds"), [(64, 4, [0, 16, 32, 48]), (4, 8, [0, 1, 2, 3]), (1, 8, [0])])
+def test_as_many_pictures_are_said_to_be_sampled_again_as_are(total, count, seeds):
+    assert card_check.redrawn(total, count) == seeds
 
 
 def check(run, *words):

@@ -38,6 +38,7 @@ def ddpm(tmp_path_factory):
     return folder
 
 
+TRAILING = ["--timestep_spacing", "trailing"]
 COSTS = ("network_evaluations", "seconds_per_image")
 
 
@@ -217,9 +218,29 @@ def test_a_model_whose_likelihood_takes_no_options(gan, few):
         evaluate(gan, "--protocol", few, "--likelihood.k", 3)
     with pytest.raises(click.NoSuchOption, match="No such option.*--generator.width"):
         evaluate(gan, "--protocol", few, "--generator.width", 3)
+    with pytest.raises(UsageError, match="--guidance_scale: DCGANPipeline takes no such option. It takes none"):
+        evaluate(gan, "--protocol", few, "--guidance_scale", 3)
+    with pytest.raises(UsageError, match="samples in one step; num_inference_steps=5"):
+        evaluate(gan, "--dataset_name", "no-such-data", "--num_inference_steps", 5)
 
 
-TRAILING = ["--timestep_spacing", "trailing"]
+def test_results_name_only_options_that_were_used(ddpm, few, tmp_path, capsys):
+    """The likelihood is measured once for both numbers of steps, and named without them; its options likewise."""
+    words = ["--protocol", few, "-n", 20, "--num_likelihood_images", 2, "--likelihood.num_timesteps", 2]
+    steps = ["--num_inference_steps", "2,3", *TRAILING, "--metrics", "fid,nats"]
+    evaluate(ddpm, *words, *steps, "--output_dir", tmp_path)
+    printed = capsys.readouterr().out
+    results = {json.dumps(result.choices, sort_keys=True): result for result in read_results(tmp_path)}
+    sampled = [{"num_inference_steps": n, "timestep_spacing": "trailing"} for n in (2, 3)]
+    assert set(results) == {json.dumps(c) for c in [*sampled, {"likelihood.num_timesteps": 2}]}
+    likelihood = results['{"likelihood.num_timesteps": 2}']
+    assert list(likelihood.values) == ["nats"]
+    assert (likelihood.sampler["options"], likelihood.extractor) == ({}, None)
+    assert "--metrics nats" in likelihood.command
+    assert "num_inference_steps" not in likelihood.command
+    assert re.search(r"ln p\(x\)  >= -[\d,]+ .*\nlikelihood: lower bound, variational bound, .*, 2 images", printed)
+    with pytest.raises(UsageError, match="--num_inference_steps: no metric uses it"):
+        evaluate(ddpm, *words, "--num_inference_steps", 2, "--metrics", "nats", "--output_dir", tmp_path)
 
 
 def test_times_alone(ddpm, few, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()
     for wrong, message in (
         ({"encoder": {"base_channels": 8}}, "(?s)Options that differ .* --encoder.base_channels is 8, not 4"),
-        ({"resolution": 32}, "makes images of 1 channels and 16 pixels"),
+        ({"resolution": 32}, "makes images of 1 channel and 16 pixels a side, without classes"),
     ):
         with pytest.raises(UsageError, match=message):
             build(resolve([("", {**settings, **wrong})], "vae", pipeline_class), pipeline_class, load_images(splits))

@@ -100,7 +100,7 @@ def test_measuring_changes_nothing(make_on_splits, tmp_path):
         (
             "dcgan",
             {"validation_split": "test", "validation_metrics": "fid", "extractor": "digitnet-mnist"},
-            "takes images of 1 channels and 28x28",
+            "takes images of 1 channel and 28x28",
         ),
         ("dcgan", {"validation_metrics": "fid"}, "are measured on --validation_split"),
         ("dcgan", {"validation_split": "test", "validation_metrics": "nats"}, "nats cannot be measured"),

@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
     {"errors", "noise"},
+    {"whole_batch", "wrappers"},
     {"components", "files", "inputs", "likelihood", "objective", "scheduler"},
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
-    {"cards"},
+    {"cards", "declaration"},
     {"hub"},
     {"building"},
     {"pipeline"},
