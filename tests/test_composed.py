@@ -203,7 +203,7 @@ def test_a_source_of_other_images_is_refused(codec, tmp_path):
     data = str(make_data(tmp_path / "large.npz", 16, 1))
     settings = {"dataset_name": data, "decoder": {"from_pretrained": str(codec)}, "prior": "one_step"}
     cls = registry.get_family("latent").load()
-    with pytest.raises(UsageError, match=r"--decoder.from_pretrained .*makes images of 1 channels and 8 pixels"):
+    with pytest.raises(UsageError, match=r"--decoder.from_pretrained .*makes images of 1 channel and 8 pixels"):
         run.train(resolve([("", settings)], "latent", cls), cls, tmp_path / "run", say=lambda line: None)
 
 
