@@ -90,7 +90,7 @@ def _derived(resolved: RunConfig, pipeline_class: Any) -> Mapping[str, Mapping[s
         return pipeline_class.default_configs(
             resolved.arguments.resolution or SIDE, CHANNELS, None, resolved.components
         )
-    except HFGenError:
+    except (HFGenError, KeyError):  # a family may need the options of a component that only a source has
         return {}
 
 

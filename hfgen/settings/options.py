@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 CLASS_NAME = "class_name"  # the option that chooses
 FROM_CONFIG = "from_config"  # the option that starts from a saved component's config
+FROM_PRETRAINED = "from_pretrained"  # the option that names where a component's weights come from
+FAMILY = "family"  # the option that names the family of a component that is a pipeline
 SHAPE = ("sample_size", "in_channels", "out_channels", "num_classes")  # options that follow from the data
 
 
@@ -39,6 +41,13 @@ def _classes(hint: Any) -> tuple[type, ...]:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return tuple(part for part in typing.get_args(hint) if part is not type(None))
     return (hint,)
+
+
+def is_pipeline(class_: type) -> bool:
+    """Return True if a component of this class is a pipeline."""
+    from diffusers import DiffusionPipeline
+
+    return issubclass(class_, DiffusionPipeline)
 
 
 def chosen_class(name: str, choices: tuple[type, ...], options: Mapping[str, Any], source: str = "") -> type:
@@ -77,6 +86,51 @@ def saved_config(class_: type, source: str, name: str) -> Config:
             f"--{name}.{FROM_CONFIG} {source!r} is of a {loaded['_class_name']}, not a {class_.__name__}."
         )
     return {key: loaded[key] for key in signature_of(class_) if key in loaded and key not in SHAPE}
+
+
+def check_source(name: str, class_: type, options: Mapping[str, Any], source: str = "") -> Config:
+    """Return a component's options, `from_pretrained` alone.
+
+    Args:
+        class_: the component's class.
+
+    Raises:
+        UsageError: there are further options, or a component of this class has no weights.
+    """
+    from torch import nn
+
+    where, option = f"{source}: " if source else "", f"--{name}.{FROM_PRETRAINED}"
+    others = [key for key in options if key != FROM_PRETRAINED]
+    if others:
+        raise UsageError(
+            f"{where}{option} takes all options from its source: leave out --{name}.{others[0]},\n"
+            f"or build the component anew, with {option} null."
+        )
+    if not is_pipeline(class_) and not issubclass(class_, nn.Module):
+        raise UsageError(
+            f"{where}{option}: a {class_.__name__} has no weights; --{name}.{FROM_CONFIG} takes the options of a "
+            "saved one."
+        )
+    if not isinstance(options[FROM_PRETRAINED], str):
+        raise UsageError(f"{where}{option} is {options[FROM_PRETRAINED]!r}; expected a folder or a repository's id.")
+    return dict(options)
+
+
+def merge_inner(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Config:
+    """Merge the options of a component that is a pipeline: those of its components, and `family`.
+
+    Another family drops the earlier options.
+
+    >>> merge_inner({"family": "a", "unet": {"width": 1, "depth": 2}}, {"unet.width": 3})
+    {'family': 'a', 'unet': {'width': 3, 'depth': 2}}
+    >>> merge_inner({"family": "a", "unet": {"width": 1}}, {"family": "b"})
+    {'family': 'b'}
+    """
+    own = {key: value for key, value in later.items() if key in (FAMILY, FROM_PRETRAINED)}
+    if own.get(FAMILY, earlier.get(FAMILY)) != earlier.get(FAMILY):
+        earlier = {}
+    nested = nest_options({key: value for key, value in later.items() if key not in own})
+    return {**earlier, **own, **{name: {**earlier.get(name, {}), **options} for name, options in nested.items()}}
 
 
 def without_class_name(options: Mapping[str, Any]) -> Config:

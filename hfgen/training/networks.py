@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from hfgen.building import require_complete
+from hfgen.components import declared, with_networks
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.noise import Noise
@@ -39,7 +41,8 @@ class Networks:
     Methods marked "collective" exchange tensors between processes, so every process must call them.
 
     Args:
-        pipeline: networks with a parameter that requires a gradient are trained, the others are used as they are.
+        pipeline: networks with a parameter that requires a gradient are trained, the others are used as they are;
+            `frozen_components` are set to eval mode and require none.
         accelerator: as `make_accelerator` makes it.
         arguments: the training arguments.
         scheduled_steps: optimizer steps over which the learning rate schedules run.
@@ -54,7 +57,8 @@ class Networks:
         frozen_averages: name -> average that the objective asks for.
 
     Raises:
-        UsageError: DeepSpeed would have to train several networks, or no trained network has the name of an optimizer.
+        UsageError: DeepSpeed would have to train several networks, no trained network has the name of an optimizer, or
+            a loaded pipeline lacks what training needs.
     """
 
     def __init__(
@@ -67,7 +71,10 @@ class Networks:
         self.models: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
         self.schedules = Schedules()
-        models = pipeline.models()
+        require_complete(pipeline)
+        models, self.training_only = pipeline.models(), declared(pipeline, "training_only_components")
+        for name in declared(pipeline, "frozen_components"):
+            models[name].requires_grad_(False).eval()
         trained = [name for name, model in models.items() if any(p.requires_grad for p in model.parameters())]
         zero.require_one_network(accelerator, trained)
         refuse_unknown_components(arguments.optimizer or {}, trained)
@@ -92,7 +99,8 @@ class Networks:
 
     def _make_profiles(self) -> dict[str, dict[str, ModelEMA]]:
         a = self.arguments
-        networks = {name: self.trained[name] for name in self.pipeline.ema_components if name in self.trained}
+        averaged = declared(self.pipeline, "ema_components")
+        networks = {name: self.trained[name] for name in averaged if name in self.trained}
         if a.ema_profiles and not networks:
             raise UsageError(f"--ema_profiles: {type(self.pipeline).__name__} has no component with an EMA.")
         warm_up = {"power": a.ema_power, "inv_gamma": a.ema_inv_gamma}
@@ -117,7 +125,7 @@ class Networks:
     def components(self) -> dict[str, Any]:
         """Return the components, networks as Accelerate prepared them, and the objective's averages."""
         averages = {name: average.model for name, average in self.frozen_averages.items()}
-        return {**self.pipeline.components, **self.models, **averages}
+        return {**with_networks(self.pipeline, self.models), **averages}
 
     def release(self) -> None:
         """Let go of what Accelerate prepared; DDP's wrappers must be gone before the process group is destroyed."""
@@ -236,8 +244,11 @@ class Networks:
         replicas.share_buffers([*self.trained.values(), *frozen], self.accelerator.num_processes)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return file name -> whole tensors, of optimizer states and EMA; collective."""
+        """Return file name -> whole tensors, of optimizer states, EMA and what only training uses; collective.
+
+        Called inside `gathered()`."""
         states = {f"{name}.optimizer.safetensors": optimizer_tensors(it) for name, it in self.optimizers.items()}
+        states |= {f"{n}.weights.safetensors": self.pipeline.models()[n].state_dict() for n in self.training_only}
         return states | {f"{name}.safetensors": average.state_dict() for name, average in self.averages().items()}
 
     def averages(self) -> dict[str, ModelEMA | FrozenAverage]:
@@ -258,7 +269,8 @@ class Networks:
             component_steps: component -> steps in which it was stepped; default all.
         """
         for name, model in self.pipeline.models().items():
-            loaded = weights(name)
+            own = name in self.training_only
+            loaded = tensors(f"{name}.weights.safetensors") if own else weights(name)
             model.load_state_dict(loaded)
             if self.trained.get(name, model) is not model:
                 fill_state(self.trained[name], loaded)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from hfgen import __version__
+from hfgen.components import components
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
 from hfgen.settings.model_configs import component_config
+from hfgen.settings.options import FROM_PRETRAINED
 
 Facts = Mapping[str, Any]
 
@@ -49,12 +51,14 @@ def settings_of(
         "global_batch_size": layout.global_batch_size,
         "images": num_images,
         "objective": objective,
-        "components": {name: component_config(part) for name, part in pipeline.components.items()},
+        "components": {name: component_config(part) for name, part in components(pipeline).items()},
         "num_processes": layout.num_processes,
         "scheduled_steps": scheduled_steps,
         "hfgen": __version__,
         "torch": torch.__version__,
     }
+    if pipeline.sources:
+        facts["sources"] = {name: source.sha256[:16] for name, source in pipeline.sources.items()}
     return json.loads(json.dumps({**{name: options[name] for name in (*FIXED, *REPORTED)}, **facts}))
 
 
@@ -93,6 +97,8 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
         if then[name] != now[name]
         for before, after in [_difference(then[name], now[name])]
     ]
+    before, after = _difference(then.get("sources", {}), now.get("sources", {}))
+    fixed += [f"other weights of --{name}.{FROM_PRETRAINED}" for name in sorted({*before, *after})]
     if fixed:
         raise UsageError(
             f"The checkpoint {place} was written with {'; with '.join(fixed)}.\n"
