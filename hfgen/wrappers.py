@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Partial
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfgen.noise import seed_device
 
-WHOLE = "_hfgen_whole"  # attribute of a network in shards: the network of which it is a copy
+WHOLE = "_hfgen_whole"  # attribute of a network in shards: the network from which it was copied
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -45,18 +46,20 @@ class Gathered(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "network", network)  # neither its parameters nor its modes are those of this module
+        self._network = [network]  # in a list: neither its parameters nor its modes are those of this module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the network without shards of which this one is a copy, with this one's weights, buffers and modes."""
-        network, whole = self.network, getattr(self.network, WHOLE)
+        """Call the whole network from which this one was copied, with this one's weights, buffers and modes."""
+        [network] = self._network
+        whole: nn.Module = getattr(network, WHOLE)
         for one, other in zip(whole.modules(), network.modules(), strict=True):
             one.training = other.training
         for module in network.modules():
-            if hasattr(module, "reshard"):
-                module.reshard()  # after a call, parameters are no shards until they are freed
-        average = [Partial("avg")]
-        weights = {name: shard.full_tensor(grad_placements=average) for name, shard in network.named_parameters()}
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after a call, parameters are whole until they are freed
+        average: Any = {"grad_placements": [Partial("avg")]}
+        shards: dict[str, Any] = dict(network.named_parameters())
+        weights = {name: shard.full_tensor(**average) for name, shard in shards.items()}
         return functional_call(whole, {**weights, **dict(network.named_buffers())}, args, kwargs)
 
 
