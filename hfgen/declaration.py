@@ -15,7 +15,7 @@ def require_known_names(pipeline_class: type) -> None:
     """
     for attribute, names, known, noun in _lists(pipeline_class):
         for name in names:
-            if name not in known:
+            if name.partition(".")[0] not in known:  # behind the dot, of a component that is a pipeline
                 raise PluginError(
                     f"{pipeline_class.__name__}.{attribute} names {name!r}, but no {noun} is called that."
                     f"{did_you_mean(name, known)}\nCorrect it in {pipeline_class.__module__}."

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -87,6 +87,10 @@ class Objective:
             accumulate gradients; `gather` is for these. May depend on options: set it in `__init__` then.
         differentiates_twice: True if it differentiates a gradient of a network as it was handed over, which
             `--torch_compile` cannot compile. False if it does so to `unwrapped(network)` alone.
+        last_step: the step with which the training ends as planned, the same after a resume and with --time_limit; so
+            `step / last_step` goes from 0 to just below 1. 0 outside a training.
+        averages: parameter of `__init__` -> the component whose average it gets: a copy in eval mode, not published,
+            which follows the component by `average_decay` after each step.
     """
 
     noise: Noise
@@ -96,6 +100,18 @@ class Objective:
     num_micro_batches: int = 1
     coupled: bool = False
     differentiates_twice: bool = False
+    averages: ClassVar[Mapping[str, str]] = {}
+    _last_step: int = 0
+    reads_last_step = False  # a longer run then changes the training
+
+    @property
+    def last_step(self) -> int:
+        self.reads_last_step = True
+        return self._last_step
+
+    @last_step.setter
+    def last_step(self, step: int) -> None:
+        self._last_step = step
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """Yield one `Update` per optimizer step; code after a yield runs after that step.
@@ -128,6 +144,35 @@ class Objective:
         Called once after each step, on every process, when all micro-batches are done.
         """
         return {}
+
+    def optimizer_settings(self, given: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """Return component -> settings of its optimizer for this step; called before each `training_step`.
+
+        Must be a function of `step` and `last_step` alone, so that a resumed training goes on as before.
+
+        Args:
+            given: component -> the settings that the user chose, by the names of torch's parameter groups: `lr`,
+                `betas`, `eps`, `weight_decay`, `momentum` ...
+
+        Returns:
+            those that differ in this step: `{"generator": {"lr": 0.5 * given["generator"]["lr"]}}`. With `lr`, the
+            component's learning rate schedule must be constant.
+        """
+        return {}
+
+    def ema_half_life(self) -> float | None:
+        """Return the images after which a weight counts half in the EMA of this step; None leaves it to --ema_decay.
+
+        A function of `step` and `last_step` alone. `--ema_profiles` overrides it.
+        """
+        return None
+
+    def average_decay(self, name: str) -> float:
+        """Return the decay in [0, 1] with which one of the `averages` takes in the weights of this step.
+
+        average = decay * average + (1 - decay) * weights; a function of `step` and `last_step` alone.
+        """
+        raise HFGenError(f"{type(self).__name__} has averages, so it must define average_decay({name!r}).")
 
     @classmethod
     def initialize(cls, pipeline: "DiffusionPipeline", batch: Batch, noise: Noise) -> None:

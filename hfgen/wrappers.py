@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import Partial
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hfgen.noise import seed_device
+
+WHOLE = "_hfgen_whole"  # attribute of a network in shards: the network from which it was copied
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -21,10 +26,41 @@ def unwrapped(network: nn.Module) -> nn.Module:
         penalty = gradient_penalty(unwrapped(self.critic), images)
         yield Update("critic", self.critic(fake).mean() - self.critic(real).mean() + penalty)
 
-    FSDP2 has no module inside: it changes the network itself, and gathers its weights when it is called. Call what is
-    returned, then, and none of its methods.
+    FSDP2 has no module inside: it changes the network itself, and frees its gathered weights after the first
+    derivative, before the second reads them. What is returned then computes with weights that it gathers for itself,
+    in full precision. Call it, and none of its methods.
     """
+    inside = _inside(network)
+    return Gathered(inside) if hasattr(inside, WHOLE) else inside
+
+
+def _inside(network: nn.Module) -> nn.Module:
     return extract_model_from_parallel(network, keep_torch_compile=False)
+
+
+class Gathered(nn.Module):
+    """Compute what a network in shards computes, with weights that autograd gathers; their gradients are averaged.
+
+    Every process must call it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = [network]  # in a list: neither its parameters nor its modes are those of this module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the whole network from which this one was copied, with this one's weights, buffers and modes."""
+        [network] = self._network
+        whole: nn.Module = getattr(network, WHOLE)
+        for one, other in zip(whole.modules(), network.modules(), strict=True):
+            one.training = other.training
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after a call, parameters are whole until they are freed
+        average: Any = {"grad_placements": [Partial("avg")]}
+        shards: dict[str, Any] = dict(network.named_parameters())
+        weights = {name: shard.full_tensor(**average) for name, shard in shards.items()}
+        return functional_call(whole, {**weights, **dict(network.named_buffers())}, args, kwargs)
 
 
 @torch.no_grad()
@@ -46,7 +82,7 @@ def directional_derivative(
         tangents: v, of the same shapes.
         conditions: further arguments of the network, such as `class_labels`, which stay as they are.
     """
-    inside = unwrapped(network)
+    inside = _inside(network)
     if step is None:
         quiet = warnings.catch_warnings(action="ignore", category=DeprecationWarning)  # of torch's, by its first jvp
         with quiet, sdpa_kernel(SDPBackend.MATH):  # the only attention that has a forward mode

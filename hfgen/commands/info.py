@@ -14,7 +14,15 @@ from hfgen.errors import LoadError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family, list_families
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import component_choices, signature_of
+from hfgen.settings.optimizers import OptimizerOptions
+from hfgen.settings.options import (
+    FAMILY,
+    FROM_PRETRAINED,
+    component_choices,
+    is_pipeline,
+    objective_signature,
+    signature_of,
+)
 from hfgen.settings.signatures import declared, described
 
 
@@ -56,23 +64,30 @@ def family_facts(name: str) -> dict[str, Any]:
     """Return description, options of each component with type and default, training defaults, references."""
     family = get_family(name)
     cls: Any = family.load()
-    classes = cls.component_classes()
-    objective = {k: p for k, p in signature_of(cls.objective_class).items() if k not in classes}
     return {
         "family": name,
         "plugin": family.source,
         "description": cls.description,
         "components": {name: _component(choices) for name, choices in component_choices(cls).items()},
-        "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
+        "objective": {"class": cls.objective_class.__name__, "options": _options(objective_signature(cls))},
+        "optimizer": {"of": list(cls.component_classes()), "options": _options(signature_of(OptimizerOptions))},
         **_calls(cls),
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),
+        **({"frozen": list(cls.frozen_components)} if cls.frozen_components else {}),
+        **({"training_only": list(cls.training_only_components)} if cls.training_only_components else {}),
         "references": list(cls.references),
     }
 
 
 def _component(choices: tuple[type, ...]) -> dict[str, Any]:
     """Return class and options; of several classes each with its own, the default first."""
+    if is_pipeline(choices[0]):
+        names = " | ".join(choice.__name__ for choice in choices)
+        return {
+            "class": names,
+            "options": {FAMILY: "a family, whose components' options follow", FROM_PRETRAINED: "str"},
+        }
     described = [{"class": c.__name__, "options": _options(signature_of(c))} for c in choices]
     return described[0] if len(described) == 1 else {"class_name": {d.pop("class"): d for d in described}}
 
@@ -104,7 +119,7 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
 
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
-    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline)}
+    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline.models())}
     facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows, **_calls(type(pipeline))}
     if getattr(pipeline, "scheduler", None) is not None:
         facts["scheduler_options"] = _scheduler_options(pipeline.scheduler)

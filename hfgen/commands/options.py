@@ -18,7 +18,8 @@ Decorator = Callable[[Any], Any]
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option per field of `TrainingArguments`; one that is not given is None, defaults are resolved later."""
-    return _together(*(_option(f, HINTS[f.name]) for f in dataclasses.fields(TrainingArguments)))(function)
+    fields = [f for f in dataclasses.fields(TrainingArguments) if f.name != "optimizer"]  # a dotted option
+    return _together(*(_option(f, HINTS[f.name]) for f in fields))(function)
 
 
 def _option(f: "dataclasses.Field[Any]", hint: Any) -> Decorator:

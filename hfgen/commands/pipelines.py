@@ -31,6 +31,9 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
         pipeline = load_from(target, **kwargs).to(o["device"] or accelerator)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {o['device']}: {first_line(error)}") from error
+    if (o["scheduler"] or settings) and not hasattr(pipeline, "scheduler"):
+        option = "scheduler" if o["scheduler"] else next(iter(settings))
+        raise UsageError(f"--{option}: a {type(pipeline).__name__} has no scheduler of its own.")
     if o["scheduler"]:
         swap_scheduler(pipeline, o["scheduler"])
     if settings:

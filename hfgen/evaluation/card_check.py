@@ -12,8 +12,8 @@ import numpy as np
 
 from hfgen import run_folder
 from hfgen.cards import card
+from hfgen.components import weights_sha256
 from hfgen.errors import UsageError, counted
-from hfgen.evaluation.record import weights_sha256
 from hfgen.files import printable
 from hfgen.modalities import image as grid
 from hfgen.pipeline import HFGenPipeline
@@ -59,7 +59,7 @@ def differing_lines(folder: Path) -> list[str]:
 
 def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
     """Results that were measured of other weights, or with another number of parameters."""
-    sha256, wrong = weights_sha256(pipeline), []
+    sha256, wrong = weights_sha256(pipeline.models()), []
     parameters = sum(p.numel() for model in pipeline.models().values() for p in model.parameters())
     for result in read_results(folder):
         if result.sampler.get("dtype", "float32") != "float32":

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
+from hfgen.components import published_networks
 from hfgen.data.images import Images, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
@@ -236,8 +237,7 @@ def _costs(sampled: Sampled) -> dict[str, Estimate]:
 
 
 def _parameters(pipeline: Any) -> float:
-    networks = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
-    return float(sum(p.numel() for network in networks for p in network.parameters()))
+    return float(sum(p.numel() for network in published_networks(pipeline).values() for p in network.parameters()))
 
 
 def _likelihood(

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils._pytree import tree_leaves
+
+from hfgen.errors import UsageError
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -44,6 +47,24 @@ def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put a `state_dict` of whole tensors into a network that may be in shards."""
     for name, target in model.state_dict().items():
         fill(target, tensors[name])
+
+
+def refuse_second_derivatives(network: nn.Module) -> None:
+    """Let a gradient of a gradient raise a UsageError: FSDP2 frees weights that the second one reads."""
+
+    def refuse(gradient: Tensor) -> None:
+        if torch.is_grad_enabled():  # as it is inside a backward pass that makes a graph
+            raise UsageError(
+                f"{type(network).__name__.removeprefix('FSDP')} is in shards (FSDP2), and its gradient is "
+                "differentiated.\nLet the objective differentiate `unwrapped(network)`, or train without FSDP2."
+            )
+
+    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(refuse)
+
+    network.register_forward_hook(watch)
 
 
 def reshard(networks: Iterable[nn.Module]) -> None:

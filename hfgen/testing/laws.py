@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfgen import registry
+from hfgen.components import components
 from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
 from hfgen.declaration import require_known_names
@@ -136,7 +137,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
 
     def test_config_round_trip(self) -> None:
         """A component built from its own config has that config again, also after JSON."""
-        for name, component in self.build(self.num_classes).components.items():
+        for name, component in components(self.build(self.num_classes)).items():
             config = component_config(component)
             again = construct(type(component), json.loads(json.dumps(config)))
             again_config, saved = component_config(again), json.loads(json.dumps(config))
@@ -145,10 +146,9 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
 
     def test_unknown_options_are_refused(self) -> None:
         name = next(iter(self.pipeline_class().component_classes()))
-        with pytest.raises(UsageError, match="no_such_option"):
-            self.pipeline_class().build(self.sample_size, self.in_channels, **{f"{name}.no_such_option": 1})
-        with pytest.raises(UsageError, match="no_such_component"):
-            self.pipeline_class().build(self.sample_size, self.in_channels, **{"no_such_component.x": 1})
+        for option in (f"{name}.no_such", "no_such.x"):
+            with pytest.raises(UsageError, match="no_such"):
+                self.pipeline_class().build(self.sample_size, self.in_channels, **{**self.overrides, option: 1})
 
     def test_class_conditioning_is_declared_or_refused(self) -> None:
         """A family that ignored the labels would train, and its card would call it class-conditional."""
@@ -171,7 +171,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         trainer = self.trainer(data)
         pipeline, reached = trainer.pipeline, set()
         objective = build_objective(pipeline.objective_class, pipeline.components, self.objective)
-        objective.noise = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH)
+        objective.noise, objective.last_step = StepNoise(0, 0, Layout(BATCH).rows(0), BATCH), trainer.last_step
         for update in objective.training_step(next(trainer.batches.steps(0, 1))[0]):
             where = f"the loss of {' and '.join(update.components)}"
             assert update.loss.ndim == 0, f"{where} has shape {tuple(update.loss.shape)}; it must be a scalar"
@@ -293,11 +293,13 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         return nest_options(self.overrides)
 
     def _options(self) -> list[str]:
-        blocks = {**self._components(), "objective": self.objective}
+        own = {f"optimizer.{name}": options for name, options in self.training.get("optimizer", {}).items()}
+        blocks = {**self._components(), "objective": self.objective, **own}
         options = {f"{c}.{k}": v for c, block in blocks.items() for k, v in block.items()}
         words = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
         for key, value in self.training.items():
-            words += [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+            plain = [f"--{key}" if value else f"--no_{key}"] if isinstance(value, bool) else [f"--{key}", str(value)]
+            words += plain if key != "optimizer" else []
         return words
 
 
@@ -331,10 +333,12 @@ def assert_same_training(folder: Path, expected: Path, tolerance: float) -> None
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read every weight, buffer and EMA tensor of a run's last checkpoint."""
+    """Read every weight, buffer and average of a run's last checkpoint."""
     place = list_checkpoints(folder)[-1]
-    files = [*place.glob("*/*model*.safetensors"), *place.glob("trainer/*.ema.safetensors")]
-    found = {f"{f.parent.name}/{f.name}/{name}": tensor for f in files for name, tensor in load_file(f).items()}
+    saved = [path for path in place.rglob("*.safetensors") if path.match("*model*") and path.parent.name != "trainer"]
+    kept = [path for path in place.glob("trainer/*.safetensors") if not path.name.endswith(".optimizer.safetensors")]
+    files = {path.relative_to(place): path for path in [*saved, *kept]}
+    found = {f"{place}/{name}": tensor for place, file in files.items() for name, tensor in load_file(file).items()}
     assert found
     return found
 
@@ -350,15 +354,15 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
-    """Collect all that a training changes: weights, buffers, EMA, optimizer moments."""
+    """Collect all that a training changes: weights, buffers, averages, optimizer moments."""
     found: dict[str, Tensor] = {}
     for component, model in trainer.pipeline.models().items():
         found |= {f"{component}.{name}": tensor for name, tensor in model.state_dict().items()}
     for component, optimizer in trainer.networks.optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
             found |= {f"{component}.optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    for component, ema in trainer.networks.emas.items():
-        found |= {f"{component}.ema.{name}": tensor for name, tensor in ema.state_dict().items()}
+    for file, average in trainer.networks.averages().items():
+        found |= {f"{file}.{name}": tensor for name, tensor in average.state_dict().items()}
     return found
 
 

@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from hfgen.processes.shards import fill, whole
 
 
+class PowerFunctionEMA(EMAModel):
+    """An average whose width grows with the training: step t has weight ~ t^gamma (Karras et al. 2024, equation 3)."""
+
+    def __init__(self, parameters: list[Tensor], gamma: float) -> None:
+        super().__init__(parameters, foreach=True)
+        self.gamma = gamma
+
+    def get_decay(self, optimization_step: int) -> float:
+        """Return beta(t) = (1 - 1/t)^(gamma + 1) of the t-th step, counted from 1; equation 4."""
+        return (1 - 1 / optimization_step) ** (self.gamma + 1)
+
+
 class ModelEMA:
     """EMA of a network's whole state by diffusers' `EMAModel`: parameters are averaged, buffers copied.
 
@@ -16,10 +28,24 @@ class ModelEMA:
     is not saved stays as the network has it.
     """
 
-    def __init__(self, model: nn.Module, decay: float, power: float | None = None, inv_gamma: float = 1.0) -> None:
-        """Make the EMA; its decay grows to `decay` as (1 + n) / (10 + n), or as 1 - (1 + n / inv_gamma)^-power."""
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float,
+        power: float | None = None,
+        inv_gamma: float = 1.0,
+        gamma: float | None = None,
+    ) -> None:
+        """Make the EMA; its decay grows to `decay` as (1 + n) / (10 + n), or as 1 - (1 + n / inv_gamma)^-power.
+
+        Args:
+            gamma: exponent of a power function, which takes the place of `decay`.
+        """
         self.model = model
         self.saved = set(model.state_dict())
+        if gamma is not None:
+            self.average: EMAModel = PowerFunctionEMA(self._state(), gamma)
+            return
         warm_up = {} if power is None else {"use_ema_warmup": True, "power": power, "inv_gamma": inv_gamma}
         self.average = EMAModel(self._state(), decay=decay, foreach=True, **warm_up)
 

@@ -53,6 +53,7 @@ class Window:
         self.mean_of_processes, self.objective = mean_of_processes, objective
         self.of_components = frozenset(f"{component}_loss" for component in components)
         self.losses = set(self.of_components)  # and those with names of their own, so far
+        self.own = OWN_NAMES | {f"{component}_learning_rate" for component in components}
         self.named: set[str] = set()  # metrics of the objective's own, so far
         self.sums: dict[str, Tensor | float] = {}
         self.counts: Counter[str] = Counter()
@@ -70,7 +71,7 @@ class Window:
         """
         own = {f"{component}_loss" for component in update.components}
         others = self.of_components - own if update.name else frozenset()
-        if update.loss_name in OWN_NAMES | others | self.named:
+        if update.loss_name in self.own | others | self.named:
             raise self._taken(update.loss_name, "calls a loss")
         self.losses.add(update.loss_name)
         self.add(update.metrics, "yields a metric")
@@ -83,7 +84,7 @@ class Window:
             what: a verb with its object, for messages.
         """
         for name, value in metrics.items():
-            if name in OWN_NAMES or name in self.losses:
+            if name in self.own or name in self.losses:
                 raise self._taken(name, what)
             if not isinstance(value, int | float | Tensor) or (isinstance(value, Tensor) and value.numel() != 1):
                 got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

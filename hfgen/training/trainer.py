@@ -26,6 +26,7 @@ from hfgen.run_folder import Metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.options import build_objective, objective_options
 from hfgen.training import checkpoint, resume_settings
+from hfgen.training.averages import decays_of
 from hfgen.training.metrics import Window, require_finite
 from hfgen.training.networks import Networks
 from hfgen.training.optimizers import backward
@@ -86,6 +87,8 @@ class Trainer:
         components = self.networks.components()
         self.objective = build_objective(pipeline.objective_class, components, self.objective_options)
         require_suited(self.objective, arguments)
+        self.objective.last_step = self.scheduled_steps
+        decays_of(self.objective)  # an objective without them is refused before anything is trained
         self.metrics: Metrics | None = None
         self.line: Mapping[str, Any] | None = None  # of metrics, if one was written at this step
         self.trackers, self.best = Trackers(), Best.of(arguments)
@@ -159,6 +162,7 @@ class Trainer:
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
         self.objective.step, self.objective.num_micro_batches = self.step, len(micro_batches)
+        self.networks.schedules.apply(self.objective.optimizer_settings(self.networks.schedules.given))
         running = [self.objective.training_step(batch) for batch in micro_batches]
         for self.objective.update in itertools.count():
             with explained(self.arguments):
@@ -167,7 +171,7 @@ class Trainer:
                 break
             self.skipped_steps += not self.networks.step(components, self.objective.update)
         self.window.add(self.objective.finish_step(), "returns from finish_step")
-        self.networks.finish_step()
+        self.networks.finish_step(self.objective)
 
     def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """Initialize what depends on data, from all micro-batches of the first step together."""
@@ -232,7 +236,7 @@ class Trainer:
             "step": self.step,
             "epoch": round(self.batches.epochs(self.step), 4),
             **values,
-            "learning_rate": self.networks.learning_rate,
+            **self.networks.schedules.rates(),
             "images_per_second": round(speed, 2),
             "seconds": round(self.window.seconds, 3),
             **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
@@ -299,6 +303,11 @@ class Trainer:
             if self.folder is not None and self.accelerator.is_main_process:
                 with self._saving("model"):
                     pipeline.save_pretrained(self.folder)
+        for profile in list(self.networks.profiles)[1:]:
+            with self.networks.averaged(profile) as pipeline:
+                if self.folder is not None and self.accelerator.is_main_process:
+                    with self._saving(f"average {profile}"):
+                        pipeline.save_pretrained(self.folder / "ema" / profile)
         self.accelerator.wait_for_everyone()
 
     def _leave(self) -> None:
@@ -339,9 +348,11 @@ class Trainer:
             "step": self.step,
             "settings": resume_settings.settings_of(
                 self.arguments, self.pipeline, self.objective_options, self.layout, images, self.scheduled_steps
-            ),
+            )
+            | {"follows_last_step": self.networks.schedules.move or self.objective.reads_last_step},
             "window": self.window.state_dict(),
             "skipped_steps": self.skipped_steps,
+            "component_steps": self.networks.schedules.counts,
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "data": self.batches.state_dict(),

@@ -22,6 +22,7 @@ TOYS = (  # two families of one distribution: entries and modules, for `install`
         for name in ("toy_critic", "toy_coupled")
     },
 )
+TOY_WGAN = (Path(__file__).parent / "toy" / "toy_wgan.py").read_text(encoding="utf-8")
 NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __name__ + ' '\n"
 
 

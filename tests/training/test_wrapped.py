@@ -66,8 +66,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from hfgen import HFGenError, directional_derivative, unwrapped
-from hfgen.processes.shards import gathered
+from hfgen import HFGenError, UsageError, directional_derivative, unwrapped
+from hfgen.processes.shards import gathered, refuse_second_derivatives
 from hfgen.training.ema import ModelEMA
 from hfgen.whole_batch import gather_rows
 from toy_transformer import ToyTransformer, ToyTransformerConfig
@@ -110,6 +110,13 @@ for name, network in {"ddp": DistributedDataParallel(copy.deepcopy(net)), "fsdp2
     found[name] = [(directional_derivative(network, (x,), (v,), h) - exact).abs().max().item() for h in (None, 1e-2)]
     found[name + " inside"] = unwrapped(network) is (network.module if name == "ddp" else network)
 
+refuse_second_derivatives(sharded)
+try:
+    x = x.requires_grad_()
+    torch.autograd.grad(sharded(x).sum(), x, create_graph=True)
+except UsageError as error:
+    found["second"] = str(error)
+
 # --- EMA of tied weights in shards
 class Tied(ToyTransformer):
     _tied_weights_keys = {"row.weight": "places.weight"}
@@ -148,6 +155,11 @@ def test_directional_derivatives_inside_wrappers(found):
             assert line[name][0] == 0
             assert 0 < line[name][1] < 1e-4
             assert line[f"{name} inside"]
+
+
+def test_a_second_derivative_in_shards_is_refused(found):
+    """FSDP2 would read freed memory; `test_two_processes_train_what_one_does` shows the way that works."""
+    assert all("Let the objective differentiate `unwrapped(network)`" in line["second"] for line in found)
 
 
 def test_tied_weights_are_averaged_in_shards(found):

@@ -13,8 +13,7 @@ from hfgen.commands import main
 from hfgen.commands.options import split_dotted
 from hfgen.noise import StepNoise
 from hfgen.registry import get_family
-from hfgen.settings.options import without_class_name
-from hfgen.settings.resolve import check_options
+from hfgen.settings.resolve import resolve
 
 COMMANDS = sorted({line for page in PAGES for line in commands(page)})
 README, DOCS = PAGES[0], ROOT / "docs"
@@ -38,8 +37,7 @@ def test_every_command_parses(line):
     assert sub.params
     for name, options in split_dotted(words)[1].items() if verb == "train" else ():
         family = get_family(words[0]).load()
-        known = {"objective": family.objective_class, **family.component_classes({name: options})}
-        check_options(known[name], without_class_name(options), "README")
+        resolve([("README", {name: options})], words[0], family)
 
 
 def test_commands_were_found():
