@@ -12,7 +12,7 @@ It needs pytest. List a law that the family cannot obey in `expected_failures`, 
 import pytest
 
 # so that a failing law shows its values
-pytest.register_assert_rewrite("hfgen.testing.laws", "hfgen.testing.latents", "hfgen.testing.bundles")
+pytest.register_assert_rewrite(*(f"hfgen.testing.{name}" for name in ("laws", "calls", "latents", "bundles")))
 
 from hfgen.testing.laws import FamilyTests, assert_equal_states, make_data, state, weights  # noqa: E402
 from hfgen.testing.processes import quiet_environment  # noqa: E402

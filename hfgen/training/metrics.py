@@ -51,7 +51,8 @@ class Window:
         self, mean_of_processes: Callable[[Tensor], Tensor], objective: str, components: Iterable[str] = ()
     ) -> None:
         self.mean_of_processes, self.objective = mean_of_processes, objective
-        self.losses = {f"{component}_loss" for component in components}
+        self.of_components = frozenset(f"{component}_loss" for component in components)
+        self.losses = set(self.of_components)  # and those with names of their own, so far
         self.own = OWN_NAMES | {f"{component}_learning_rate" for component in components}
         self.named: set[str] = set()  # metrics of the objective's own, so far
         self.sums: dict[str, Tensor | float] = {}
@@ -69,7 +70,8 @@ class Window:
             HFGenError: a name that is the training's own, or a loss's; or a metric that is not one number.
         """
         own = {f"{component}_loss" for component in update.components}
-        if update.loss_name in self.own | (self.losses - own if update.name else set()) | self.named:
+        others = self.of_components - own if update.name else frozenset()
+        if update.loss_name in self.own | others | self.named:
             raise self._taken(update.loss_name, "calls a loss")
         self.losses.add(update.loss_name)
         self.add(update.metrics, "yields a metric")

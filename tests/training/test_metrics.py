@@ -52,6 +52,12 @@ def test_a_loss_and_a_metric_of_one_name_are_refused_in_either_order(window):
         window.add_update(Update("generator", torch.tensor(1.0), name="gap"))
 
 
+def test_a_loss_with_a_name_of_its_own_comes_again_at_each_step(window):
+    for loss in (1.0, 3.0):
+        window.add_update(Update("critic", torch.tensor(loss), name="bits_per_dim"))
+    assert window.sums["bits_per_dim"] == 4
+
+
 @pytest.mark.parametrize(("value", "words"), [(torch.zeros(2), r"a tensor \(2,\)"), ("high", "str")])
 def test_a_metric_is_one_number(window, value, words):
     with pytest.raises(HFGenError, match=f"ToyObjective: the metric 'x' is {words}; expected one number"):
