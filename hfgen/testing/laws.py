@@ -122,7 +122,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         assert cls.description, f"{cls.__name__}.description is empty: `hfgen info` and cards show it"
         assert cls.references, f"{cls.__name__}.references is empty: cards cite them"
         for name, component in cls.component_classes().items():
-            assert inspect.isclass(component), f"the annotation of {name!r} in `__init__` is no class: {component}"
+            assert inspect.isclass(component), f"the annotation of {name!r} in `__init__` is not a class: {component}"
             own = component.__module__.partition(".")[0] not in STACK  # diffusers saves its own by the top package
             assert not own or component.__module__.count(".") <= 1, (
                 f"{name}: {component.__module__} is more than two levels deep, which diffusers misreads"
@@ -132,7 +132,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
     def test_training_defaults_are_training_arguments(self) -> None:
         cls = self.pipeline_class()
         unknown = sorted(set(cls.training_defaults) - set(FIELDS))
-        assert not unknown, f"{cls.__name__}.training_defaults names {unknown}, which are no training arguments"
+        assert not unknown, f"{cls.__name__}.training_defaults names {unknown}; these are not training arguments"
         resolve([], self.family, cls)
 
     def test_config_round_trip(self) -> None:

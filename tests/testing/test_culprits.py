@@ -1,10 +1,13 @@
 """Laws that fail name the culprit: a family with one fault at a time."""
 
+import re
+
 import pytest
 import torch
 from _pytest.outcomes import Failed
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from pages import ROOT
 from torch import nn
 
 from hfgen import HFGenPipeline, Objective, PriorScheduler, Update, check_images, eval_mode, noise_for, registry
@@ -113,6 +116,12 @@ CASES = [
     ("test_latents_are_those_of_eval_mode", "training", "encode calls ['network'] in training mode"),
     ("test_buffers_are_persistent", "buffer", "network: these buffers are not saved (persistent=False): ['scale']"),
 ]
+
+
+def test_the_guide_explains_each_law():
+    """The table of `docs/plugins.md` names the laws that there are."""
+    explained = re.findall(r"^\| `(test_\w+)` \| ", (ROOT / "docs" / "plugins.md").read_text(), flags=re.MULTILINE)
+    assert sorted(explained) == sorted(name for name in dir(FamilyTests) if name.startswith("test_"))
 
 
 @pytest.mark.parametrize(("law", "fault", "said"), CASES, ids=lambda value: str(value)[:30])

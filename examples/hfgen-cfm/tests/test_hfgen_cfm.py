@@ -50,7 +50,7 @@ def test_the_error_falls_with_the_solvers_order(solver, order, reverse):
 
 
 def test_the_density_of_a_gaussian():
-    """Its velocity acts on each pixel alone, so that Hutchinson's trace is exact for any signs."""
+    """The velocity acts on each pixel alone, so that Hutchinson's trace is exact for any signs."""
     pipeline = CFMPipeline.build(2, 1, **{**TINY, "scheduler.num_inference_steps": 200})
     x = MEAN + SCALE * latents()
     found = pipeline.log_density(of_a_gaussian, x, torch.ones_like(x))
@@ -59,7 +59,7 @@ def test_the_density_of_a_gaussian():
 
 
 def test_hutchinsons_trace_is_right_in_the_mean():
-    """Of all 16 sign vectors of four pixels, e^T A e has the mean tr A; v = A x is that divergence at all times."""
+    """The mean of e^T A e over all 16 sign vectors of four pixels is tr A, the divergence of v = A x at all times."""
     pipeline = CFMPipeline.build(2, 1, **TINY)
     matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double() / 4
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4))).double().view(16, 1, 2, 2)
