@@ -49,7 +49,8 @@ class FamilyTests(LatentLaws, BundleLaws):
             is enough.
         in_shards: train under FSDP2 too, not only under DDP. Set it where sharded parameters could break the family:
             its training uses them outside a network's `forward`, sets them or its buffers, or freezes a network.
-        tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes.
+        tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes; of latents
+            above 1, that part of the largest.
         invariance: largest difference of losses and weights after 3 steps between one process and two; None if the
             loss is not a mean over images, since it then depends on how a batch is split.
         sample_tolerance: as `tolerance`, for samples that the family rounds: one step of their values.
@@ -67,7 +68,7 @@ class FamilyTests(LatentLaws, BundleLaws):
     in_shards: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-5
     sample_tolerance: ClassVar[float | None] = None
-    invariance: ClassVar[float | None] = 1e-6
+    invariance: ClassVar[float | None] = 1e-5
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest) -> None:
@@ -311,7 +312,7 @@ class FamilyTests(LatentLaws, BundleLaws):
         normed = any(isinstance(m, BATCH_NORMS) for c in self.build().models().values() for m in c.modules())
         micro, split = (1, ["--sync_batch_norm"]) if normed else (2, ["--gradient_accumulation_steps", "2"])
         arguments = ["--model", self.family, "--dataset_name", data, *self._options(), "--num_validation_images", "4"]
-        arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-4"]
+        arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-3"]
         arguments += [] if self.num_classes is None else ["--class_conditional"]
         whole = ["--train_batch_size", str(2 * micro * BATCH), "--output_dir", str(tmp_path / "whole")]
         with pytest.raises(SystemExit) as done:
