@@ -53,7 +53,8 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
             minute); one configuration of each family is enough.
         in_shards: train under FSDP2 too, not only under DDP. Set it where sharded parameters could break the family:
             its training uses them outside a network's `forward`, sets them or its buffers, or freezes a network.
-        tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes.
+        tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes; of latents
+            above 1, that part of the largest.
         invariance: largest difference of losses and weights after 3 steps between one process and two; None if the
             loss is not a mean over images, since it then depends on how a batch is split.
         sample_tolerance: as `tolerance`, for samples that the family rounds: one step of their values.
@@ -71,7 +72,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
     in_shards: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-5
     sample_tolerance: ClassVar[float | None] = None
-    invariance: ClassVar[float | None] = 1e-6
+    invariance: ClassVar[float | None] = 1e-5
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest) -> None:
@@ -259,7 +260,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         self._need_processes()
         micro, split = split_of(self.build(self.num_classes), self.objective)
         arguments = ["--model", self.family, "--dataset_name", data, *self._options(), "--num_validation_images", "4"]
-        arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-4"]
+        arguments += ["--max_train_steps", "3", "--logging_steps", "1", "--adam_epsilon", "1e-3"]
         arguments += [] if self.num_classes is None else ["--class_conditional"]
         whole = ["--train_batch_size", str(2 * micro * BATCH), "--output_dir", str(tmp_path / "whole")]
         with pytest.raises(SystemExit) as done:

@@ -17,9 +17,9 @@ from hfgen import HFGenPipeline
 from hfgen.cards.results_section import section
 from hfgen.commands.main import cli
 from hfgen.commands.options import split_dotted
+from hfgen.components import weights_sha256
 from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.evaluation import real_images
-from hfgen.evaluation.record import weights_sha256
 from hfgen.registry import get_family
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import read_protocol
@@ -55,7 +55,7 @@ def test_a_result_says_what_number_it_is(gan, few, tmp_path, capsys):
     assert result["values"]["fid"]["error_of"] == "5 bootstraps of the drawn images"
     assert result["reference"]["sha256"] == result["protocol"]["reference_sha256"]
     assert result["extractor"]["weights_sha256"] == DigitNet.load().weights_sha256
-    assert result["model"]["weights_sha256"] == weights_sha256(HFGenPipeline.from_pretrained(gan))
+    assert result["model"]["weights_sha256"] == weights_sha256(HFGenPipeline.from_pretrained(gan).models())
     assert "too few" in result["warning"]
     assert str(gan) not in written.read_text()
     assert not list((tmp_path / "evaluation").glob(".*"))

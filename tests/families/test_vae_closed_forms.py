@@ -45,7 +45,7 @@ def images_of(x, count=1):
 
 
 W, X, EXACT = [1.0, 2.0, 2.0], [1.0, 0.0, -1.0], -5.084051
-POSTERIOR = (-0.105263, math.log(0.052632))
+POSTERIOR = (-2 / 19, -math.log(19))
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 250])

@@ -110,9 +110,17 @@ def spread(sampler, num_draws):
 
 def four_pairs(count=1, s=S):
     """x_0 and ε, each (4 count, 1, 1, 1): all pairs of signs, `count` times each."""
-    x0 = s * torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(count).view(-1, 1, 1, 1)
-    return x0, torch.tensor([1.0, -1.0, 1.0, -1.0]).repeat(count).view(-1, 1, 1, 1)
+    x0, epsilon = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
+    return s * x0.repeat(count).view(-1, 1, 1, 1), epsilon.repeat(count).view(-1, 1, 1, 1)
+
+
+class Float64Process(ForwardProcess):
+    """A process whose x_t and predictions are in float64, and so agree with closed forms to all their digits."""
+
+    def scales(self, t):
+        alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
 
 
 def process_of(scheduler_class, **config):
-    return ForwardProcess(scheduler_class(**config))
+    return Float64Process(scheduler_class(**config))
