@@ -68,8 +68,8 @@ class CallLaws:
         if self.num_classes is None:
             pytest.skip("not a class-conditional family")
         pipeline = self.build(self.num_classes)
-        zero, one = (pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1))
-        assert_apart(zero, one, self._of_samples(), "seed 4 with label 0 and with label 1")
+        first, second = [pipeline(seeds=[4], class_labels=[label], output_type="pt").images for label in (0, 1)]
+        assert_apart(first, second, self._of_samples(), "seed 4 with label 0 and with label 1")
         drawn = int(SeededNoise.from_seeds([4]).integers(self.num_classes))
         given = pipeline(seeds=[4], class_labels=[drawn], output_type="pt").images
         free = pipeline(seeds=[4], output_type="pt").images

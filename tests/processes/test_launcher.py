@@ -14,6 +14,7 @@ from hfgen.errors import UsageError
 from hfgen.processes import launcher
 from hfgen.processes.child import CONFIG, ERRORS, LAUNCHER, PRECISION, launched_precision, leave_error, resume_command
 from hfgen.processes.launcher import ProcessesError, Wanted, launch, read_accelerate_config
+from hfgen.run_folder import read_metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.testing import make_data, quiet_environment
 
@@ -233,7 +234,7 @@ def test_a_training_of_two_processes_is_stopped(tmp_path):
     words += ["--discriminator.base_channels", 4, "--num_validation_images", 1, "--logging_steps", 1]
     words += ["--output_dir", run, "--num_processes", 2, "--max_train_steps", 10**6]
     process = python("import sys; from hfgen.commands.main import main; main(sys.argv[1:])", *words)
-    while process.poll() is None and not (run / "metrics.jsonl").is_file():
+    while process.poll() is None and not read_metrics(run):  # before its first step it has nothing to save
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
