@@ -122,6 +122,26 @@ class Objective:
         """
         raise NotImplementedError
 
+    def updates_of(self, name: str, inner: "Objective", batch: Batch) -> Iterator[Update]:
+        """Yield the updates of a pipeline's own objective, for the component `name` that is this pipeline.
+
+        `inner` goes by this objective's noise and progress, and its components are named `name.component`.
+        """
+        running = inner.training_step(batch)
+        while True:
+            inner.noise, inner.step, inner.last_step = self.noise, self.step, self._last_step
+            inner.update, inner.micro_batch, inner.num_micro_batches = (
+                self.update,
+                self.micro_batch,
+                self.num_micro_batches,
+            )
+            update = next(running, None)
+            self.reads_last_step |= inner.reads_last_step
+            if update is None:
+                return
+            inside = tuple(f"{name}.{component}" for component in update.components)
+            yield update._replace(component=inside[0] if isinstance(update.component, str) else inside)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Return the rows of all processes, (num_processes * B, ...), in the order of the global batch.
 

@@ -22,6 +22,7 @@ from hfgen.settings.options import (
     is_pipeline,
     objective_signature,
     signature_of,
+    trainable,
 )
 from hfgen.settings.signatures import declared, described
 
@@ -70,7 +71,7 @@ def family_facts(name: str) -> dict[str, Any]:
         "description": cls.description,
         "components": {name: _component(choices) for name, choices in component_choices(cls).items()},
         "objective": {"class": cls.objective_class.__name__, "options": _options(objective_signature(cls))},
-        "optimizer": {"of": list(cls.component_classes()), "options": _options(signature_of(OptimizerOptions))},
+        "optimizer": {"of": trainable(cls), "options": _options(signature_of(OptimizerOptions))},
         **_calls(cls),
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),

@@ -37,6 +37,13 @@ def component_choices(pipeline_class: type) -> dict[str, tuple[type, ...]]:
     return {name: _classes(parameter.annotation) for name, parameter in signature_of(pipeline_class).items()}
 
 
+def trainable(pipeline_class: Any) -> list[str]:
+    """Return the components that may have an optimizer: networks that are not frozen, and pipelines with such."""
+    found = component_choices(pipeline_class).items()
+    networks = [name for name, choices in found if is_pipeline(choices[0]) or hasattr(choices[0], "state_dict")]
+    return [name for name in networks if name not in pipeline_class.frozen_components]
+
+
 def _classes(hint: Any) -> tuple[type, ...]:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return tuple(part for part in typing.get_args(hint) if part is not type(None))

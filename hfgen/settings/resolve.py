@@ -28,6 +28,7 @@ from hfgen.settings.options import (
     objective_signature,
     saved_config,
     signature_of,
+    trainable,
     without_class_name,
 )
 
@@ -92,8 +93,7 @@ def _optimizers(
 
     Networks of a pipeline inside have dotted names: `prior.unet.eps`.
     """
-    components = component_choices(family)
-    refuse_unknown_components([name.partition(".")[0] for name in given], components)
+    refuse_unknown_components([name.partition(".")[0] for name in given], trainable(family))
     merged = {name: dict(options) for name, options in earlier.items()}
     grouped: dict[str, dict[str, Any]] = {}
     for path, value in _leaves(given):

@@ -7,6 +7,7 @@ from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.optimizers import OPTIONS
+from hfgen.settings.options import trainable
 from hfgen.settings.resolve import resolve
 
 DCGAN = get_family("dcgan").load()
@@ -92,3 +93,9 @@ def test_the_command_line_sets_them(hfgen):
     refused = hfgen("train", "dcgan", "--optimizer.generator.lr", "1", "--print_config")
     assert refused.code == 2
     assert "unknown option 'lr'. Known: alpha, betas" in refused.err
+
+
+def test_only_what_is_trained_has_an_optimizer():
+    assert trainable(DCGAN) == ["generator", "discriminator"]
+    with pytest.raises(UsageError, match="--optimizer.scheduler: there is no such trained component"):
+        settled({"optimizer": {"scheduler": {"learning_rate": 1.0}}})

@@ -184,9 +184,8 @@ class LatentObjective(Objective):
         self.of_prior = type(prior).objective_class(**prior.components, scale=scale)
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
-        self.of_prior.noise = self.noise
-        for update in self.of_prior.training_step({"pixel_values": self.decoder.encode(batch["pixel_values"])}):
-            yield update._replace(component=f"prior.{update.component}")
+        latents = self.decoder.encode(batch["pixel_values"])
+        yield from self.updates_of("prior", self.of_prior, {"pixel_values": latents})
 
 
 class LatentToyPipeline(HFGenPipeline):
