@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("whole")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Seed what a test and its fixtures draw, so that it does not depend on the tests before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     """One thread unless $OMP_NUM_THREADS says otherwise: tiny networks run faster, and tests share the cores."""
