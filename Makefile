@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
-PIP_FLAGS ?=
+# $(call INSTALL,ENVIRONMENT); .ci/run gives a quicker one.
+INSTALL = $(1)/bin/pip install --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 
 .PHONY: install demo test test-quick test-oldest test-portable slow lint types check-example clean
@@ -11,8 +12,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(call INSTALL,$(VENV)) -c constraints.txt torch==2.13.0 -e ".[dev]"
 	touch $@
 
 demo: install
@@ -40,8 +40,7 @@ test-oldest: $(OLDEST)/.installed
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints-oldest.txt torch==2.13.0
-	$(OLDEST)/bin/pip install --quiet $(PIP_FLAGS) --disable-pip-version-check -c constraints-oldest.txt -e ".[test,trackers]"
+	$(call INSTALL,$(OLDEST)) -c constraints-oldest.txt torch==2.13.0 -e ".[test,trackers]"
 	touch $@
 
 # The quick tests as other processors compute: two threads; without AVX in torch; without AVX in oneDNN.

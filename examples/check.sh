@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A plugin's life, as its author and its users meet it: hfgen and examples/hfgen-gmmn as wheels in a clean environment,
-# listed, trained, sampled, tested, and missed after it is gone. PYTHON chooses the interpreter (default: python3).
+# A plugin's life, as its author and its users meet it: hfgen and the examples as wheels in a clean environment, listed,
+# trained, sampled, tested, and missed after one is gone; and a plugin that hfgen writes. PYTHON chooses the interpreter
+# (default: python3), INSTALL the command that installs.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,24 +13,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
 step() { printf '\n== %s\n' "$*"; }
 fail() { printf 'examples/check.sh: %s\n' "$*" >&2; exit 1; }
 
-step "build both wheels, from a copy: setuptools leaves build/ behind, and would pack an old one"
+step "build the wheels, from a copy: setuptools leaves build/ behind, and would pack an old one"
 mkdir "$work/source" "$work/empty"
 git -C "$repo" ls-files -z --cached --others --exclude-standard |
     tar -C "$repo" --create --null --ignore-failed-read --files-from - | tar -C "$work/source" --extract
 "${PYTHON:-python3}" -m venv "$work/venv"
-export PATH="$work/venv/bin:$PATH"
-pip wheel -qq --no-deps --wheel-dir "$work/wheels" "$work/source" "$work/source/examples/hfgen-gmmn"
+export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv"
+pip wheel -qq --no-deps --wheel-dir "$work/wheels" "$work/source" "$work"/source/examples/hfgen-*
 ls "$work/wheels"
 
 step "install them in a clean environment"
 constraints=()
 if [ -f "$repo/constraints.txt" ]; then constraints=(-c "$repo/constraints.txt"); fi
-pip install -qq ${PIP_FLAGS:-} "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
+${INSTALL:-pip install -qq} "${constraints[@]}" torch==2.13.0 "$work"/wheels/*.whl pytest pytest-timeout
 pip check
 cd "$work/empty" # so that the wheels are what is tested
 
 step "list"
 hfgen list | grep '^gmmn '
+hfgen list | grep '^cfm '
 hfgen plugins --check
 
 step "train, sample, load in a fresh process"
@@ -43,9 +45,15 @@ images = pipeline(seeds=range(16)).images
 assert (type(pipeline).__name__, len(images), images[0].size) == ("GMMNPipeline", 16, (28, 28))
 PYTHON
 
-step "the plugin's own tests"
-cp -R "$work/source/examples/hfgen-gmmn/tests" .
-pytest -q -W error --timeout=300 tests
+step "the plugins' own tests"
+cp "$work"/source/examples/hfgen-*/tests/test_*.py .
+pytest -q -W error --timeout=300 .
+
+step "a plugin that hfgen writes installs, is found, and trains"
+hfgen plugins new brand-new
+${INSTALL:-pip install -qq} --no-deps ./hfgen-brand-new
+hfgen list | grep '^brand-new '
+hfgen train brand-new --dataset_name mnist-mini --max_train_steps 2 --output_dir new
 
 step "without the plugin, the same folder is one clear error"
 pip uninstall -qq --yes hfgen-gmmn

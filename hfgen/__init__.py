@@ -68,6 +68,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.settings.options import component_choices as component_choices, signature_of as signature_of
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
+    from hfgen.whole_batch import parts as parts
+    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
 
 __version__ = "0.1.0"
 
@@ -93,6 +95,9 @@ _HOME = {  # name -> the module that defines it
     "Update": "hfgen.objective",
     "Diagnosis": "hfgen.objective",
     "frozen": "hfgen.objective",
+    "parts": "hfgen.whole_batch",
+    "unwrapped": "hfgen.wrappers",
+    "directional_derivative": "hfgen.wrappers",
     "Noise": "hfgen.noise",
     "SeededNoise": "hfgen.noise",
     "StepNoise": "hfgen.noise",
@@ -141,10 +146,12 @@ _HOME = {  # name -> the module that defines it
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'hfgen' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+if not TYPE_CHECKING:  # which would take any name for one of hfgen's, of any type
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'hfgen' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

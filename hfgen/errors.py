@@ -63,6 +63,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(known)}." if known else " None is known."
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "channel"), counted(3, "channel"), counted(2, "class")
+    ('1 channel', '3 channels', '2 classes')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class where it has none.
 

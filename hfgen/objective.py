@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hfgen.errors import HFGenError
+from hfgen.errors import HFGenError, PluginError
 from hfgen.noise import Noise
+from hfgen.whole_batch import gather_rows
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,13 +23,14 @@ class Update(NamedTuple):
     Attributes:
         component: name of the pipeline's component whose optimizer steps; several, as a tuple, step together.
         loss: a scalar in float32.
-        metrics: further scalars to log, beside the loss.
+        metrics: further scalars to log, beside the loss: numbers, or tensors of one element. Names of the training's
+            own (`step`, `epoch`, `learning_rate`, `<component>_loss` ...) are refused.
         name: what the loss is called in metrics; `<component>_loss`, or `loss` where several step together.
     """
 
     component: str | tuple[str, ...]
     loss: Tensor
-    metrics: Mapping[str, Tensor] = {}
+    metrics: Mapping[str, Tensor | float] = {}
     name: str | None = None
 
     @property
@@ -52,10 +54,19 @@ class Diagnosis(NamedTuple):
     Attributes:
         values: name -> a number, or a list of numbers such as one for each latent dimension.
         warnings: for the user: what is wrong, and what to try.
+        pictures: name -> a PIL image, or a tensor or array (H, W) or (H, W, 3) of bytes, or of floats in [0, 1].
+        curves: name -> x and y, of at most 500 points.
+        tables: name -> columns and rows, of at most 500 cells.
+
+    Pictures and curves are written to `samples/` of the run folder at each validation, and all is shown on the card.
+    At most eight pictures, curves and tables each.
     """
 
     values: Mapping[str, float | list[float]] = {}
     warnings: Sequence[str] = ()
+    pictures: Mapping[str, Any] = {}
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {}
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]] = {}
 
 
 class Objective:
@@ -68,10 +79,39 @@ class Objective:
     Attributes:
         noise: where `training_step` draws from; the trainer keys it by (seed, step), for the global batch.
         step: optimizer steps taken before this one.
+        update: number of the next yield within the step, from 0.
+        micro_batch: number of the micro-batch that is at work, from 0: what keeps state per forward call changes it in
+            the first of each update only.
+        num_micro_batches: micro-batches of this step.
+        coupled: True if the loss of an image depends on the others of its batch, so that a batch must not be split to
+            accumulate gradients; `gather` is for these. May depend on options: set it in `__init__` then.
+        differentiates_twice: True if it differentiates a gradient of a network as it was handed over, which
+            `--torch_compile` cannot compile. False if it does so to `unwrapped(network)` alone.
+        last_step: the step with which the training ends as planned, the same after a resume and with --time_limit; so
+            `step / last_step` goes from 0 to just below 1. 0 outside a training.
+        averages: parameter of `__init__` -> the component whose average it gets: a copy in eval mode, not published,
+            which follows the component by `average_decay` after each step.
     """
 
     noise: Noise
     step: int = 0
+    update: int = 0
+    micro_batch: int = 0
+    num_micro_batches: int = 1
+    coupled: bool = False
+    differentiates_twice: bool = False
+    averages: ClassVar[Mapping[str, str]] = {}
+    _last_step: int = 0
+    reads_last_step = False  # a longer run then changes the training
+
+    @property
+    def last_step(self) -> int:
+        self.reads_last_step = True
+        return self._last_step
+
+    @last_step.setter
+    def last_step(self, step: int) -> None:
+        self._last_step = step
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """Yield one `Update` per optimizer step; code after a yield runs after that step.
@@ -82,12 +122,57 @@ class Objective:
         """
         raise NotImplementedError
 
-    def finish_step(self) -> Mapping[str, Tensor]:
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, (num_processes * B, ...), in the order of the global batch.
+
+        Gradients flow to this process's rows, from the losses of all processes: their mean is what is minimized.
+        Every process must call it, in the same order.
+
+        Raises:
+            PluginError: the objective does not declare that it is `coupled`.
+        """
+        if not self.coupled:
+            name = type(self).__name__
+            raise PluginError(
+                f"{name} gathers the whole batch, which couples its images. Declare it: `coupled = True` in {name}."
+            )
+        return gather_rows(tensor)
+
+    def finish_step(self) -> Mapping[str, Tensor | float]:
         """Update what is learned without a gradient, such as moving averages; return scalars to log.
 
         Called once after each step, on every process, when all micro-batches are done.
         """
         return {}
+
+    def optimizer_settings(self, given: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        """Return component -> settings of its optimizer for this step; called before each `training_step`.
+
+        Must be a function of `step` and `last_step` alone, so that a resumed training goes on as before.
+
+        Args:
+            given: component -> the settings that the user chose, by the names of torch's parameter groups: `lr`,
+                `betas`, `eps`, `weight_decay`, `momentum` ...
+
+        Returns:
+            those that differ in this step: `{"generator": {"lr": 0.5 * given["generator"]["lr"]}}`. With `lr`, the
+            component's learning rate schedule must be constant.
+        """
+        return {}
+
+    def ema_half_life(self) -> float | None:
+        """Return the images after which a weight counts half in the EMA of this step; None leaves it to --ema_decay.
+
+        A function of `step` and `last_step` alone. `--ema_profiles` overrides it.
+        """
+        return None
+
+    def average_decay(self, name: str) -> float:
+        """Return the decay in [0, 1] with which one of the `averages` takes in the weights of this step.
+
+        average = decay * average + (1 - decay) * weights; a function of `step` and `last_step` alone.
+        """
+        raise HFGenError(f"{type(self).__name__} has averages, so it must define average_decay({name!r}).")
 
     @classmethod
     def initialize(cls, pipeline: "DiffusionPipeline", batch: Batch, noise: Noise) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import ImagePipelineOutput, SchedulerMixin
 from torch import Tensor, nn
 
 from hfgen import __version__, registry
+from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
+from hfgen.components import ComposedPipeline, networks
+from hfgen.declaration import require_known_names
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -22,26 +25,19 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
-from hfgen.repository.checks import LOADING, check_components, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import STACK, component_classes, pipeline_class_of, redirect
+from hfgen.repository.checks import LOADING, check_pipeline, check_weights_are_complete, loading_arguments
+from hfgen.repository.components import STACK, classes_in, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
-from hfgen.repository.save import saving
-from hfgen.settings.model_configs import component_config, construct
-from hfgen.settings.options import (
-    CLASS_NAME,
-    chosen_class,
-    component_choices,
-    nest_options,
-    refuse_another_shape,
-    signature_of,
-    without_class_name,
-)
-from hfgen.settings.resolve import check_options, refuse_unknown
+from hfgen.repository.inner import is_variant_of, load_inner
+from hfgen.repository.save import as_saved, saving
+from hfgen.settings.model_configs import component_config
+from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
+from hfgen.settings.signatures import refuse_options
 
 Config = dict[str, Any]
 
 
-class HFGenPipeline(DiffusionPipeline):
+class HFGenPipeline(ComposedPipeline):
     """Base class of every family; its `from_pretrained` loads a model of any family.
 
     A family declares itself by class attributes, and its components by the annotations of its `__init__`:
@@ -50,6 +46,9 @@ class HFGenPipeline(DiffusionPipeline):
         objective_class: the objective that training minimizes.
         training_defaults: values of `TrainingArguments` that differ for this family.
         ema_components: components whose EMA weights are used for sampling.
+        frozen_components: components that training uses in eval mode and does not change.
+        training_only_components: components that checkpoints hold and saved models do not, such as a teacher; their
+            default in `__init__` is None.
         description: one line, for `hfgen info` and cards.
         references: papers, as "Authors (year), title, arXiv:id".
         notes: sentences for the card, on what a sampled image is.
@@ -60,10 +59,19 @@ class HFGenPipeline(DiffusionPipeline):
     objective_class: ClassVar[type[Objective]]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     ema_components: ClassVar[tuple[str, ...]] = ()
+    frozen_components: ClassVar[tuple[str, ...]] = ()
+    training_only_components: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
     measured_on_request: ClassVar[tuple[str, ...]] = ()
+
+    sources: Mapping[str, Source] = {}  # component -> where `build` has loaded it from
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = getattr(cls, "_optional_components", [])  # in bundled code only the last class is diffusers'
+        cls._optional_components = [*dict.fromkeys([*known, *cls.training_only_components])]
 
     @property
     def is_density(self) -> bool:
@@ -76,7 +84,8 @@ class HFGenPipeline(DiffusionPipeline):
         """Component name -> class, from the annotations of `__init__`: the first class of `X | Y`, or the one that the
         component's option `class_name` names."""
         options = options or {}
-        return {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
+        chosen = {n: chosen_class(n, choices, options.get(n, {})) for n, choices in component_choices(cls).items()}
+        return {n: inner_family(n, c, options.get(n, {})) if is_pipeline(c) else c for n, c in chosen.items()}
 
     @classmethod
     def preferred_classes(cls, in_channels: int) -> Mapping[str, str]:
@@ -99,24 +108,18 @@ class HFGenPipeline(DiffusionPipeline):
         Args:
             num_classes: the number of classes of a class-conditional model.
             overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`; `class_name`
-                among a component's options chooses its class.
+                among a component's options chooses its class, `from_pretrained` loads it (`hfgen.building`), and
+                `family` chooses what a component that is a pipeline is built as.
 
         Raises:
             UsageError: no component has such an option, or the family cannot make images of this shape.
+            LoadError: what `from_pretrained` names is missing or damaged.
+            PluginError: a class attribute names a component or a metric that does not exist.
         """
-        preferred = {name: {CLASS_NAME: choice} for name, choice in cls.preferred_classes(in_channels).items()}
-        nested = {**preferred, **nest_options(overrides)}
-        classes = cls.component_classes(nested)
-        checked: dict[str, Config] = {}
-        for name, options in nested.items():
-            if name not in classes:
-                raise UsageError(f"{cls.__name__} has no component {name!r}.{did_you_mean(name, classes)}")
-            checked[name] = check_options(classes[name], without_class_name(options), prefix=name)
-        configs = cls.default_configs(sample_size, in_channels, num_classes, nested)
-        refuse_another_shape(configs, checked)
-        pipeline = cls(
-            **{name: construct(c, {**configs.get(name, {}), **checked.get(name, {})}) for name, c in classes.items()}
-        )
+        require_known_names(cls)
+        parts, sources = build_components(cls, (sample_size, in_channels, num_classes), overrides)
+        pipeline = cls(**parts)
+        pipeline.sources = sources
         if num_classes is not None and pipeline.num_classes != num_classes:
             raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
         for model in pipeline.models().values():
@@ -124,8 +127,8 @@ class HFGenPipeline(DiffusionPipeline):
         return pipeline
 
     def models(self) -> dict[str, nn.Module]:
-        """The components that are networks."""
-        return {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        """The components that are networks; `prior.unet` is that of a pipeline `prior` inside."""
+        return networks(self)
 
     @property
     def num_classes(self) -> int | None:
@@ -163,7 +166,7 @@ class HFGenPipeline(DiffusionPipeline):
         Raises:
             UsageError: arguments contradict each other, or this model does not take one of them.
         """
-        refuse_unknown(self.sample, options)
+        refuse_options(self, options, "sample")
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
@@ -205,10 +208,11 @@ class HFGenPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def reconstruct(
-        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
+        self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None, **options: Any
     ) -> Tensor:
-        """Decode the encoded images."""
-        return self.decode(self.encode(images, class_labels, seeds), class_labels=class_labels)
+        """Decode the encoded images, both with the same further options, which both must take."""
+        refuse_options(self, options, "encode", "decode")
+        return self.decode(self.encode(images, class_labels, seeds, **options), class_labels=class_labels, **options)
 
     def log_likelihood(
         self, images: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
@@ -224,12 +228,13 @@ class HFGenPipeline(DiffusionPipeline):
         return self.scheduler.interpolate(start, end, t)
 
     def interpolate(
-        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None
+        self, seeds: Sequence[int], num_frames: int, class_labels: Sequence[int] | None = None, **options: Any
     ) -> Iterator[Any]:
         """Yield PIL frames of a walk through latent space, past each seed's image and back to the first.
 
-        With class labels, the frames between two seeds keep the label of the first.
+        With class labels, the frames between two seeds keep the label of the first. `options` are those of `decode`.
         """
+        refuse_options(self, options, "decode")
         if len(seeds) < 2:
             raise UsageError(f"A latent walk needs at least two seeds; {len(seeds)} given.")
         noise = noise_of(1, None, seeds, self._execution_device)
@@ -240,7 +245,7 @@ class HFGenPipeline(DiffusionPipeline):
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
-                yield postprocess(self.decode(z, class_labels=label), "pil")[0]
+                yield postprocess(self.decode(z, class_labels=label, **options), "pil")[0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -284,12 +289,15 @@ class HFGenPipeline(DiffusionPipeline):
         with folder.clear_errors():
             family = cls._dispatch(folder.index)
             family._check_given(kwargs)
-            classes = family._classes_in(folder.index)
-            check_components(folder, {n: found for n, found in classes.items() if n not in kwargs}, variant)
+            classes = check_pipeline(folder, family, kwargs, variant)
+            inner = load_inner(folder, classes, {**kwargs, "verify": verify})
+            if inner and not is_variant_of(folder, classes.keys() - inner.keys(), variant):
+                kwargs["variant"] = None  # diffusers wants it of a network of its own
             with bars_on_a_terminal_only():
                 # diffusers' method with `family` as its `cls`, where `family.from_pretrained` would begin here again
-                pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs)
-            loaded = {name: model for name, model in pipeline.models().items() if name not in kwargs}
+                pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs, **inner)
+            loaded = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+            loaded = {name: model for name, model in loaded.items() if name not in kwargs}
             check_weights_are_complete(folder, loaded, variant)
             if verify:
                 pipeline.verify()
@@ -308,7 +316,8 @@ class HFGenPipeline(DiffusionPipeline):
         for name, class_ in cls.component_classes().items():
             if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
                 raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kind = SchedulerMixin if issubclass(class_, SchedulerMixin) else nn.Module
+            kinds = (SchedulerMixin, HFGenPipeline)
+            kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):
                 raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")
@@ -332,15 +341,12 @@ class HFGenPipeline(DiffusionPipeline):
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)
-        for name, found in cls._classes_in(index).items():
+        for name, found in classes_in(index, cls).items():
             library, class_name = index[name]
             index[name] = redirect(library, class_name, found)
+            if is_pipeline(found):
+                del index[name]  # `from_pretrained` loads it by itself
         return loaded
-
-    @classmethod
-    def _classes_in(cls, index: Mapping[str, Any]) -> dict[str, type]:
-        """Component -> the installed class that a checked index names for it, which fits this pipeline."""
-        return component_classes(index, component_choices(cls), cls.__module__.partition(".")[0])
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -379,9 +385,9 @@ class HFGenPipeline(DiffusionPipeline):
             UsageError: `safe_serialization=False` or `push_to_hub` was given, or the code cannot be bundled.
             OSError: the disk is full, or the folder cannot be written.
         """
-        folder = Path(save_directory)
-        with saving(self, folder, kwargs) as staging, bars_on_a_terminal_only():
-            super().save_pretrained(str(staging), **kwargs)
+        folder, saved = Path(save_directory), as_saved(self)
+        with saving(saved, folder, kwargs) as staging, bars_on_a_terminal_only():
+            super(HFGenPipeline, saved).save_pretrained(str(staging), **kwargs)
         tell_of_code(folder / CARD, bundled=is_bundled(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
@@ -402,12 +408,6 @@ def eval_mode(models: Any) -> Iterator[None]:
     finally:
         for model in training:
             model.train()
-
-
-def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
-    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
-    own = dict(pipeline.validation_options)
-    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

@@ -13,6 +13,7 @@ import functools
 import importlib.metadata
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -267,6 +268,19 @@ def _register_models(pipeline_class: type) -> None:
 
 
 def _entries(group: Group) -> list[Entry]:
+    """List what distributions register, read again when a folder of the import path has changed."""
+    return list(_read_entries(group, tuple((place, _changed_at(place)) for place in sys.path)))
+
+
+def _changed_at(place: str) -> int | None:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=32)  # reading the metadata of some hundred distributions takes 20 ms
+def _read_entries(group: Group, places: tuple[tuple[str, int | None], ...]) -> list[Entry]:
     entry_points = importlib.metadata.entry_points(group=group.name)
     # a distribution's metadata are parsed each time that they are asked for
     distributions = {distribution: _distribution(distribution) for distribution in {e.dist for e in entry_points}}

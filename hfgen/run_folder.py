@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from hfgen.files import read_json, read_text, write_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 MOST_METRICS = 1 << 28  # bytes
+PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")  # of a picture that a diagnosis shows
 STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
 
@@ -184,10 +186,21 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a line's diagnosis."""
-    return {n: v for n, v in line.get("diagnosis", {}).items() if not isinstance(v, list)}
+    return {n: v for n, v in line.get("diagnosis", {}).items() if isinstance(v, int | float)}
 
 
 def listed(line: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return the lists of numbers of a line's diagnosis."""
     diagnosis = line.get("diagnosis", {})
-    return {n: v for n, v in diagnosis.items() if isinstance(v, list) and n != "warnings" and v}
+    return {n: v for n, v in diagnosis.items() if isinstance(v, list) and n not in ("warnings", "pictures") and v}
+
+
+def pictured(line: Mapping[str, Any]) -> list[str]:
+    """Return the names of the pictures of a line's diagnosis, which are `samples/NAME_STEP.png`."""
+    names = line.get("diagnosis", {}).get("pictures", ())  # they may be a stranger's
+    return [name for name in names if isinstance(name, str) and PICTURE_NAME.fullmatch(name)]
+
+
+def tabled(line: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Return the tables of a line's diagnosis: name -> `columns` and `rows`."""
+    return dict(line.get("diagnosis", {}).get("tables", {}))

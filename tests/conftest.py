@@ -7,6 +7,7 @@ a whole: layers, documents, attacks, kills. `helpers/` holds modules that tests 
 (`plugin_site`), fast processes (`nursery`), a small evaluation protocol (`small_protocol`).
 """
 
+import gc
 import os
 import sys
 
@@ -28,6 +29,11 @@ def pytest_runtest_setup():
     import torch
 
     torch.manual_seed(0)
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of garbage collections: Accelerate asks for one at the end of each training."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,21 +60,11 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trainings():
-    """Starts trainings, each in a process of its own."""
-    from nursery import TRAINING, Nursery
-
-    found = Nursery(*TRAINING)
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="session")
-def plain_diffusers():
-    """Runs scripts where diffusers was imported and hfgen was not."""
+def processes():
+    """Starts processes in which the libraries are imported, and hfgen is not."""
     from nursery import Nursery
 
-    found = Nursery("diffusers", "diffusers.pipelines.pipeline_utils", "numpy")
+    found = Nursery()
     yield found
     found.close()
 

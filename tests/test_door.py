@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,44 @@ def typed():
     """Name -> module, of the imports that type checkers and editors see."""
     block = next(node for node in ast.parse(SOURCE).body if isinstance(node, ast.If))
     return {alias.asname: node.module for node in block.body for alias in node.names}
+
+
+USE = """from hfgen import Diagnosis, HFGenPipeline, LogLikelihood, Update
+
+reveal_type(HFGenPipeline)
+reveal_type(Diagnosis().values)
+Update("x", 3, "nonsense", 4, 5, 6)
+LogLikelihood(3)
+
+
+class Mine(HFGenPipeline):
+    number: int = HFGenPipeline.num_classes
+
+
+from hfgen import Updaet
+"""
+QUICK = "[mypy]\n" + "".join(  # without the stack's own sources, which would take a minute
+    f"[mypy-{name}.*]\nfollow_imports = skip\n"
+    for name in ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy", "PIL", "huggingface_hub")
+)
+
+
+def test_type_checkers_see_the_types_of_what_is_imported(tmp_path):
+    """From outside the repository, where the package is installed, as its users' type checkers do."""
+    (tmp_path / "use.py").write_text(USE)
+    (tmp_path / "mypy.ini").write_text(QUICK + "[mypy-hfgen.*]\nfollow_imports = silent\n")
+    words = [sys.executable, "-m", "mypy", "--strict", "--allow-subclassing-any", "--no-error-summary", "use.py"]
+    environment = os.environ | {"MYPYPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    said = done.stdout
+    assert 'use.py:3: note: Revealed type is "def ' in said, said + done.stderr
+    assert "-> hfgen.pipeline.HFGenPipeline" in said
+    assert re.search(r'use.py:4: note: Revealed type is "typing.Mapping\[.*str, ', said)
+    assert 'use.py:5: error: Too many arguments for "Update"' in said
+    assert 'use.py:5: error: Argument 3 to "Update" has incompatible type "str"' in said
+    assert 'use.py:6: error: Missing positional argument "kind"' in said or "use.py:6: error: Missing" in said
+    assert "use.py:10: error: Incompatible types in assignment" in said
+    assert 'use.py:13: error: Module "hfgen" has no attribute "Updaet"' in said
 
 
 def imported(path):
@@ -54,10 +94,11 @@ def test_published_names_stay():
 
 
 def test_every_name_has_a_user():
-    """Of the built-in plugins and the example, or it is what a user calls."""
-    files = [path for folder in ("plugins", "examples") for path in (ROOT / folder).rglob("*.py")]
+    """Of the built-in plugins, the example and the toys, or it is what a user calls."""
+    folders = ("plugins", "examples", "tests/helpers/toy")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     used = {name for path in files for name in imported(path)}
-    assert set(hfgen.__all__) - used - set(PUBLISHED) - {"PluginError"} == set()
+    assert set(hfgen.__all__) - used - set(PUBLISHED) - {"PluginError", "directional_derivative"} == set()
 
 
 def test_the_door_costs_no_torch():

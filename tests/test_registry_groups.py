@@ -193,7 +193,10 @@ def test_a_component_of_a_disabled_plugin(site, tmp_path, monkeypatch):
     other = BUILT_IN[FAMILIES].load()
     index |= {"_class_name": other.__name__, "_hfgen": {}}
     (tmp_path / "saved" / "model_index.json").write_text(json.dumps(index))
+    index |= {"generator": ["toy_family.networks", "ToyGenerator"], "critic": ["toy_family.networks", "ToyCritic"]}
     monkeypatch.setenv("HFGEN_PLUGINS", "")
-    with pytest.raises(LoadError, match=r"toy-plugin 1\.0, which HFGEN_PLUGINS leaves out") as caught:
-        HFGenPipeline.from_pretrained(tmp_path / "saved")
-    assert "nstall the plugin" not in str(caught.value)
+    for text in ((tmp_path / "saved" / "model_index.json").read_text(), json.dumps(index)):  # a module of its package
+        (tmp_path / "saved" / "model_index.json").write_text(text)
+        with pytest.raises(LoadError, match=r"toy-plugin 1\.0, which HFGEN_PLUGINS leaves out") as caught:
+            HFGenPipeline.from_pretrained(tmp_path / "saved")
+        assert "nstall the plugin" not in str(caught.value)

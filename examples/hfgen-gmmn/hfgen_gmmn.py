@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, Update, UsageError
+from hfgen import Batch, HFGenPipeline, Objective, PriorScheduler, Update, UsageError, check_latents, eval_mode
 
 BANDWIDTHS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4)
 
@@ -114,6 +114,9 @@ class GMMNPipeline(HFGenPipeline):
             "scheduler": {"latent_shape": [latent_dim], "distribution": "uniform"},
         }
 
+    @torch.no_grad()
     def decode(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """f(h; w): latents (B, latent_dim) -> images (B, C, H, W) in [-1, 1]."""
-        return self.generator(latents.to(self.generator.dtype))
+        check_latents(latents, self.scheduler.config.latent_shape)
+        with eval_mode(self.models().values()):
+            return self.generator(latents.to(self.generator.dtype))

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,18 @@ from huggingface_hub import ModelCard, ModelCardData
 from hfgen import run_folder
 from hfgen.cards.parts import how_to_load, python_snippet, sample_command
 from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, counted
 from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family
 from hfgen.repository.index import MODEL_INDEX, is_bundled
 from hfgen.results.records import FOLDER, Result, read_results
-from hfgen.run_folder import listed, scalars
+from hfgen.results.words import markdown_table
+from hfgen.run_folder import listed, pictured, scalars, tabled
+from hfgen.settings.optimizers import OPTIONS
+from hfgen.settings.options import FROM_PRETRAINED
 
 CARD = "README.md"
+REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:/[\w./-]+)?@[0-9a-f]{40}")  # a component's source, with its commit
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -56,6 +60,7 @@ Images: {{ shape }}.{{ notes }}
 ## How it was trained
 
 {{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
+{{- optimizers }}
 
 ```yaml
 {{ config }}
@@ -79,8 +84,9 @@ The model repeats the gaps and biases of its training data, and no image that it
 DIAGNOSIS = """
 ## Diagnosis
 
-On training images, after the last step; likelihoods and divergences in nats per image, unless named otherwise.
+On training images, after the last step{}.
 {}"""
+NATS = "; likelihoods and divergences in nats per image, unless named otherwise"
 
 
 def write_card(folder: Path, name: str | None = None) -> Path:
@@ -181,17 +187,24 @@ def card_data(name: str, facts: Mapping[str, Any], pipeline_class: Any, results:
     config, environment = facts["config"], facts["environment"]
     found = eval_results(results)
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
-    dataset, base = environment["data"].get("dataset_id"), config.get("pretrained_model_name_or_path")
+    dataset = environment["data"].get("dataset_id")
     return ModelCardData(
         library_name="hfgen",
         pipeline_tag=TASK,
         license=config.get("license"),
         tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
-        base_model=None if not base or Path(base).exists() else base,
+        base_model=_base_models(config),
         model_name=name.rpartition("/")[2] if found else None,
         eval_results=found or None,
     )
+
+
+def _base_models(config: Mapping[str, Any]) -> str | list[str] | None:
+    """The repositories that the model or its components began from."""
+    base = config.get("pretrained_model_name_or_path")
+    found = list(dict.fromkeys([*([base] if base and not Path(base).exists() else []), *_repositories(config)]))
+    return found if len(found) > 1 else found[0] if found else None
 
 
 def _text(
@@ -200,7 +213,7 @@ def _text(
     config, environment, last = facts["config"], facts["environment"], facts["last"]
     data = environment["data"]
     options = _sampled_with(environment)
-    has_ema = config["use_ema"] and pipeline_class.ema_components
+    has_ema = config["use_ema"] and (pipeline_class.ema_components or environment.get("averaged"))
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No license was chosen for this model yet."]
     return {
@@ -223,7 +236,8 @@ def _text(
         "batch": environment["global_batch_size"],
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
-        "notes": "".join(f" {note}" for note in pipeline_class.notes),
+        "optimizers": _optimizers(config.get("optimizer") or {}),
+        "notes": "".join(f" {note}" for note in (*pipeline_class.notes, *_component_notes(environment))),
         "diagnosis": _diagnosis(folder, last),
         "measured": measured(results),
         "quality_note": " ".join(notes),
@@ -233,6 +247,13 @@ def _text(
         "classes": _classes(data) if config["class_conditional"] else "",
         "references": pipeline_class.references,
     }
+
+
+def _component_notes(environment: Mapping[str, Any]) -> list[str]:
+    notes = environment.get("component_notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise UsageError(f"{run_folder.ENVIRONMENT}: component_notes must be a list of sentences; it is\n{notes}")
+    return notes
 
 
 def program(folder: Path, name: str) -> str:
@@ -262,10 +283,13 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
     text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
     text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
+    text += "".join(f"\n{_words(n)}:\n\n{markdown_table(t['columns'], t['rows'])}\n" for n, t in tabled(last).items())
+    text += "".join(f"\n![{_words(n)}](samples/{n}_{last['step']:06d}.png)\n" for n in pictured(last))
+    measured = NATS if text else ""
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images is above its reconstructions:\n\n![reconstructions]({drawn})\n"
-    return DIAGNOSIS.format(text) if text else ""
+    return DIAGNOSIS.format(measured, text) if text else ""
 
 
 def _words(name: str) -> str:
@@ -281,7 +305,28 @@ def without_folders(config: Mapping[str, Any], dataset_id: str | None) -> dict[s
     names = [name for name in ("dataset_name", "train_data_dir") if config.get(name) and dataset_id is None]
     base = config.get("pretrained_model_name_or_path")
     names += ["pretrained_model_name_or_path"] if base and (looks_local(base) or Path(base).exists()) else []
-    return {**config, **{name: Path(config[name]).name for name in names}}
+    return {**_with_short_sources(config), **{name: Path(config[name]).name for name in names}}
+
+
+def _with_short_sources(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Shorten the folders that components were loaded from; repositories are written with their commit."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            value = _with_short_sources(value)
+        elif name == FROM_PRETRAINED and isinstance(value, str) and not REPOSITORY.fullmatch(value):
+            value = Path(value).name
+        found[name] = value
+    return found
+
+
+def _repositories(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ids of repositories that components were loaded from."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _repositories(value)
+        elif name == FROM_PRETRAINED and isinstance(value, str) and (found := REPOSITORY.fullmatch(value)):
+            yield found[1]
 
 
 def _classes(data: Mapping[str, Any]) -> str:
@@ -298,17 +343,21 @@ def _versions(environment: Mapping[str, Any]) -> str:
 
 def _hardware(environment: Mapping[str, Any]) -> str:
     devices = environment["accelerators"] or [
-        f"{_count(environment['threads'], 'thread')} of {environment['processor']}"
+        f"{counted(environment['threads'], 'thread')} of {environment['processor']}"
     ]
     return ", ".join(devices)
 
 
-def _count(number: int, noun: str) -> str:
+def _optimizers(given: Mapping[str, Mapping[str, Any]]) -> str:
     """
-    >>> _count(1, "thread"), _count(2, "thread")
-    ('1 thread', '2 threads')
+    >>> _optimizers({"critic": {"class_name": "RMSprop", "learning_rate": 3e-3, "no_decay": True}})
+    '\\nOptimizers of their own: critic by RMSprop (learning_rate 0.003, no_decay True).'
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    told = []
+    for name, options in given.items():
+        others = ", ".join(f"{key} {options[key]}" for key in OPTIONS if key in options and key != "class_name")
+        told.append(f"{name} by {options.get('class_name') or 'AdamW'}" + (f" ({others})" if others else ""))
+    return f"\nOptimizers of their own: {'; '.join(told)}." if told else ""
 
 
 def _duration(seconds: float) -> str:

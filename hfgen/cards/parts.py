@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hfgen.registry import family_of
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -38,7 +40,32 @@ def how_to_load(name: str) -> str:
     )
 
 
-def component_rows(pipeline: "DiffusionPipeline") -> list[dict[str, Any]]:
+def component_notes(pipeline: "DiffusionPipeline") -> list[str]:
+    """Sentences on components that are pipelines, and on those that were frozen or began from saved weights."""
+    from hfgen.components import all_pipelines, declared  # here, because a card is rendered without torch
+
+    families = {name: (family_of(type(inner)), inner) for name, inner in all_pipelines(pipeline).items() if name}
+    notes = [
+        f"`{name}` is a pipeline of the family `{family.name}`."
+        if family is not None
+        else f"`{name}` is a `{type(inner).__name__}`."
+        for name, (family, inner) in families.items()
+    ]
+    only_training = declared(pipeline, "training_only_components")
+    for row in component_rows({name: pipeline.models()[name] for name in only_training}):
+        what = (
+            "Training used a `{class_name}` of {parameters} parameters too, `{name}`, which is not part of this model."
+        )
+        notes.append(what.format(**row))
+    frozen = set(declared(pipeline, "frozen_components"))
+    for name, source in pipeline.sources.items():
+        below = {model for model in pipeline.models() if model == name or model.startswith(f"{name}.")}
+        how = "was not trained: it is that of" if below <= frozen else "was trained from the weights of"
+        notes.append(f"`{name}` {how} `{source.public_name}`.")
+    return notes
+
+
+def component_rows(networks: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Name, class and number of parameters of each network."""
     return [
         {
@@ -46,5 +73,5 @@ def component_rows(pipeline: "DiffusionPipeline") -> list[dict[str, Any]]:
             "class_name": type(model).__name__,
             "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         }
-        for name, model in pipeline.models().items()
+        for name, model in networks.items()
     ]

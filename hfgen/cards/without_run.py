@@ -99,7 +99,7 @@ def converted_card(
             introduction=textwrap.fill(introduction, WIDTH, break_long_words=False, break_on_hyphens=False),
             packages=" ".join(dict.fromkeys(["hfgen", family.distribution if family else "hfgen"])),
             python=python_snippet(name, {}, bool(pipeline.num_classes)),
-            components=component_rows(pipeline),
+            components=component_rows(pipeline.models()),
             notes=notes,
             files=sorted(sha256.items()),
             references=pipeline.references,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfgen.commands.options import CALL_OPTIONS, DottedCommand, loading_options, parse_numbers, sampler_options
-from hfgen.commands.pipelines import load
+from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
+from hfgen.commands.own_options import Chosen, chosen_options
+from hfgen.commands.pipelines import load, refuse_steps
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.results.metrics import LIKELIHOOD, METRICS
 from hfgen.results.records import folder_of
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from hfgen.results.records import Result
 
 LIMITS = ("max_fid", "max_kid", "max_bits_per_dim", "min_precision", "min_recall", "min_coverage")
-CHANGED = ("scheduler", "temperature", "truncation", "dtype", "variant", "revision")  # of the pipeline itself
+CHANGED = ("scheduler", "dtype", "variant", "revision")  # of the pipeline itself
 DOTTED = ("likelihood", "scheduler")
 
 
-class Words(DottedCommand):
+class Words(OwnOptionsCommand):
     """Keeps the command line as it was given, for the processes that are started with it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -34,7 +35,7 @@ class Words(DottedCommand):
         return parsed
 
 
-@click.command("evaluate", cls=Words)
+@click.command("evaluate", cls=Words, options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...")
 @click.argument("target")
 @click.option("--protocol", help="A name of `hfgen list protocols`, or a file.  [default: the dataset's own]")
 @click.option("--dataset_name", help="The real images.  [default: what TARGET was trained on]")
@@ -53,7 +54,7 @@ class Words(DottedCommand):
 @click.option("--extractor", help="The network of the features: `hfgen list extractors`.  [default: the protocol's]")
 @click.option("--extractor_weights", type=click.Path(), help="A file or folder of its weights.")
 @click.option("--num_inference_steps", help="Steps of a model that samples in many; 10,20,50 measures each.")
-@sampler_options
+@scheduler_option
 @click.option("--max_fid", type=float, help="Exit with 3 where FID is above.")
 @click.option("--max_kid", type=float, help="Exit with 3 where KID is above.")
 @click.option("--max_bits_per_dim", type=float, help="Exit with 3 where bits per dimension are above.")
@@ -71,28 +72,32 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
 
     Killed, and started again with the same command, it goes on with the images that were not sampled yet.
 
-    --likelihood.KEY VALUE is an option of the family's log_likelihood, such as num_importance_samples or method;
-    --scheduler.KEY VALUE changes a setting of the model's scheduler.
+    Options of the model's own: those of sampling, such as --guidance_scale 3; --scheduler.KEY VALUE, a setting of its
+    scheduler, for short --temperature 0.7; --likelihood.KEY VALUE, an option of the family's log_likelihood, such as
+    num_importance_samples. `hfgen info TARGET` lists them. A result names only options that its metrics used.
     """
     from hfgen.processes.launcher import MODULE, Wanted, launch
 
-    refuse_unknown(o["dotted"])
+    refuse_dotted(o["dotted"], DOTTED)
     limits = finite({name: o[name] for name in LIMITS if o[name] is not None})
     wanted = Wanted(num_processes)
     if not wanted.here():
         return launch(["evaluate", *words], wanted, MODULE)
     from hfgen.evaluation.evaluate import Asked, plan_evaluation, prepare_evaluation
+    from hfgen.evaluation.parts import part_of, parts
     from hfgen.evaluation.progress import bars_on_stderr
     from hfgen.processes.world import join_processes
 
     is_main = join_processes().is_main_process
-    bars, pipeline = bars_on_stderr(is_main), load(target, o, any_pipeline=True)
-    samplings = list(samplings_of(pipeline, o))
+    bars, chosen = bars_on_stderr(is_main), chosen_options(target, o)
+    pipeline = load(target, o, chosen.scheduler, any_pipeline=True)
+    samplings = list(samplings_of(pipeline, o, chosen))
     plan = plan_evaluation(target, pipeline, Asked(**{f.name: o[f.name] for f in fields(Asked)}), bars)
     refuse_unmeasured(plan.metrics, limits, o["dotted"].get("likelihood", {}))
+    ways = parts(pipeline, plan.metrics, samplings)
     evaluation = prepare_evaluation(plan, pipeline.device, bars)
     folder = o["output_dir"] or folder_of(target)
-    found = [measure(target, folder, pipeline, evaluation, sampling, bars) for sampling in samplings]
+    found = [measure(target, folder, pipeline, part_of(evaluation, names), way, bars) for way, names in ways]
     results = [result for result in found if result is not None]
     if is_main:
         as_text = json.dumps([result.to_dict() for result in results], indent=2) if as_json else None
@@ -101,41 +106,20 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     return None
 
 
-def samplings_of(pipeline: Any, o: Mapping[str, Any]) -> "Iterator[Sampling]":
-    """Change the scheduler as the dotted options say, and yield a way to sample for each number of steps."""
+def samplings_of(pipeline: Any, o: Mapping[str, Any], chosen: Chosen) -> "Iterator[Sampling]":
+    """Yield a way to sample, and to measure a likelihood, for each number of steps."""
     from hfgen.evaluation.evaluate import Sampling
     from hfgen.evaluation.likelihoods import likelihood_options
 
     changed = {name: o[name] for name in CHANGED if o[name] is not None}
-    settings = set_scheduler(pipeline, o["dotted"].get("scheduler", {}))
-    changed |= {f"scheduler.{name}": value for name, value in settings.items()}
+    changed |= {f"scheduler.{name}": value for name, value in chosen.scheduler.items()}
     likelihood = likelihood_options(pipeline, o["dotted"].get("likelihood", {}))
     steps = o["num_inference_steps"]
-    for count in [None] if steps is None else parse_numbers(steps):
-        options = {name: o[name] for name in CALL_OPTIONS} | {"num_inference_steps": count}
-        given = {name: value for name, value in options.items() if value is not None}
-        yield Sampling(given, likelihood, changed)
-
-
-def set_scheduler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the pipeline a scheduler with these settings; return them as the types that it annotates."""
-    from hfgen.settings.resolve import check_options
-
-    scheduler = getattr(pipeline, "scheduler", None)
-    if not options:
-        return {}
-    if scheduler is None:
-        raise UsageError(f"--scheduler.{next(iter(options))}: a {type(pipeline).__name__} has no scheduler.")
-    checked = check_options(type(scheduler), options, "--scheduler")
-    pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **checked))
-    return checked
-
-
-def refuse_unknown(dotted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise an error of a dotted option that is not one of this command's."""
-    for name, options in dotted.items():
-        if name not in DOTTED:
-            raise click.NoSuchOption(f"--{name}.{next(iter(options))}")
+    for count in [] if steps is None else parse_numbers(steps):
+        refuse_steps(pipeline, count)
+        yield Sampling({"num_inference_steps": count, **chosen.call}, likelihood, changed)
+    if steps is None:
+        yield Sampling(chosen.call, likelihood, changed)
 
 
 def measure(
@@ -183,7 +167,7 @@ def require(results: "Sequence[Result]", limits: Mapping[str, float]) -> None:
     """Raise a CheckError where a limit is not kept."""
     for limit, bound in limits.items():
         side, _, name = limit.partition("_")
-        for result in results:
+        for result in (result for result in results if name in result.values):
             value = result.values[name]["value"]
             if value > bound if side == "max" else value < bound:
                 raise CheckError(f"{METRICS[name].title} of {result.name} is {value:.4g}; --{limit} is {bound:g}.")
@@ -191,15 +175,16 @@ def require(results: "Sequence[Result]", limits: Mapping[str, float]) -> None:
 
 def table(result: "Result") -> str:
     """The values of a result, each beside its floor, and the rules under which they were found."""
-    from hfgen.results.words import shown, table as columns, under
+    from hfgen.results.words import kind_of, marked, shown, table as columns, under
 
     rows = [
         {
             "metric": METRICS[name].title,
-            "value": shown(value),
+            "value": marked(name, value, result.likelihood),
             "floor": f"real {shown(result.floor[name])}" if name in result.floor else "",
         }
         for name, value in result.values.items()
     ]
     warning = f"\nwarning: {result.warning}" if result.warning else ""
-    return f"{result.name}: {under(result)}\n{columns(rows)}{warning}"
+    kind = f"\nlikelihood: {kind_of(result.likelihood)}" if set(LIKELIHOOD) & set(result.values) else ""
+    return f"{result.name}: {under(result)}\n{columns(rows)}{kind}{warning}"

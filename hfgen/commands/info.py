@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,17 @@ from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family, list_families
-from hfgen.settings.options import component_choices, signature_of
+from hfgen.settings.model_configs import component_config
+from hfgen.settings.optimizers import OptimizerOptions
+from hfgen.settings.options import (
+    FAMILY,
+    FROM_PRETRAINED,
+    component_choices,
+    is_pipeline,
+    objective_signature,
+    signature_of,
+)
+from hfgen.settings.signatures import declared, described
 
 
 @click.command("info")
@@ -24,7 +33,11 @@ from hfgen.settings.options import component_choices, signature_of
 def command(target: str, revision: str | None, as_json: bool) -> None:
     """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository."""
     facts = pipeline_facts(target, revision) if revision else describe(target)
-    text = json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False, width=110)
+    text = (
+        json.dumps(facts, indent=2)
+        if as_json
+        else yaml.safe_dump(facts, sort_keys=False, width=110, allow_unicode=True)
+    )
     click.echo(text, nl=as_json)
 
 
@@ -51,30 +64,51 @@ def family_facts(name: str) -> dict[str, Any]:
     """Return description, options of each component with type and default, training defaults, references."""
     family = get_family(name)
     cls: Any = family.load()
-    classes = cls.component_classes()
-    objective = {k: p for k, p in signature_of(cls.objective_class).items() if k not in classes}
     return {
         "family": name,
         "plugin": family.source,
         "description": cls.description,
         "components": {name: _component(choices) for name, choices in component_choices(cls).items()},
-        "objective": {"class": cls.objective_class.__name__, "options": _options(objective)},
+        "objective": {"class": cls.objective_class.__name__, "options": _options(objective_signature(cls))},
+        "optimizer": {"of": list(cls.component_classes()), "options": _options(signature_of(OptimizerOptions))},
+        **_calls(cls),
         "training_defaults": dict(cls.training_defaults),
         "averaged": list(cls.ema_components),
+        **({"frozen": list(cls.frozen_components)} if cls.frozen_components else {}),
+        **({"training_only": list(cls.training_only_components)} if cls.training_only_components else {}),
         "references": list(cls.references),
     }
 
 
 def _component(choices: tuple[type, ...]) -> dict[str, Any]:
     """Return class and options; of several classes each with its own, the default first."""
+    if is_pipeline(choices[0]):
+        names = " | ".join(choice.__name__ for choice in choices)
+        return {
+            "class": names,
+            "options": {FAMILY: "a family, whose components' options follow", FROM_PRETRAINED: "str"},
+        }
     described = [{"class": c.__name__, "options": _options(signature_of(c))} for c in choices]
     return described[0] if len(described) == 1 else {"class_name": {d.pop("class"): d for d in described}}
 
 
 def _options(signature: dict[str, inspect.Parameter]) -> dict[str, str]:
     """Return each option as its class declares it: `base_channels` -> `int = 64`."""
-    written = {name: str(p).partition(": ")[2] for name, p in signature.items()}
-    return {name: re.sub(r"\b(typing|collections\.abc)\.", "", text) for name, text in written.items()}
+    return {name: declared(p) for name, p in signature.items()}
+
+
+def _calls(cls: type) -> dict[str, dict[str, str]]:
+    """Return the options with which a model of this class is sampled and evaluated, as they are typed."""
+    kinds = {"sampling_options": ("sample", "--"), "walk_options": ("decode", "--")}
+    kinds["likelihood_options"] = ("log_likelihood", "--likelihood.")
+    found = {kind: (described(cls, method), prefix) for kind, (method, prefix) in kinds.items()}
+    return {kind: {prefix + n: text for n, text in facts.items()} for kind, (facts, prefix) in found.items() if facts}
+
+
+def _scheduler_options(scheduler: Any) -> dict[str, str]:
+    """Return the settings of a model's scheduler, each with its type and the value that it has here."""
+    signature, config = signature_of(type(scheduler)), component_config(scheduler)
+    return {f"--scheduler.{n}": declared(p.replace(default=config.get(n, p.default))) for n, p in signature.items()}
 
 
 def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
@@ -85,8 +119,10 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
 
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
-    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline)}
-    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows}
+    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline.models())}
+    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows, **_calls(type(pipeline))}
+    if getattr(pipeline, "scheduler", None) is not None:
+        facts["scheduler_options"] = _scheduler_options(pipeline.scheduler)
     metrics = run_folder.read_metrics(folder)
     if metrics:
         facts["last_metrics"] = metrics[-1]

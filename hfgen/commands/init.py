@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def blocks(resolved: RunConfig, pipeline_class: Any) -> Iterator[str]:
         options, of_class = resolved.components.get(name, {}), pipeline_class.objective_class
         if name in choices:
             of_class = chosen_class(name, choices[name], options)
-        defaults = {key: p.default for key, p in signature_of(of_class).items() if _settable(key, choices)}
+        hidden = {*choices, *pipeline_class.objective_class.averages}
+        defaults = {key: p.default for key, p in signature_of(of_class).items() if _settable(key, hidden)}
         defaults |= {key: value for key, value in derived.get(name, {}).items() if key in defaults}
         yield ""
         yield from _comment(f"{of_class.__name__}. Lines without # are set; the others show the defaults.")
@@ -78,7 +79,7 @@ def blocks(resolved: RunConfig, pipeline_class: Any) -> Iterator[str]:
                 yield ("  " if key in options else "  # " if options else "#   ") + _line(key, value)
 
 
-def _settable(key: str, components: Mapping[str, Any]) -> bool:
+def _settable(key: str, components: Collection[str]) -> bool:
     """Tell whether a user may set an option: it is not a component, and follows from neither data nor networks."""
     return key not in {*components, *SHAPE} and not key.endswith("_shape")
 
@@ -89,7 +90,7 @@ def _derived(resolved: RunConfig, pipeline_class: Any) -> Mapping[str, Mapping[s
         return pipeline_class.default_configs(
             resolved.arguments.resolution or SIDE, CHANNELS, None, resolved.components
         )
-    except HFGenError:
+    except (HFGenError, KeyError):  # a family may need the options of a component that only a source has
         return {}
 
 

@@ -1,10 +1,11 @@
-"""Options that commands share: of `TrainingArguments`, of samplers, of loading; dotted options; lists of numbers."""
+"""Options that commands share: of `TrainingArguments`, of loading; dotted ones; those of a model's own; numbers."""
 
 import dataclasses
+import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import click
@@ -12,13 +13,13 @@ import yaml
 
 from hfgen.settings.arguments import HINTS, TrainingArguments
 
-CALL_OPTIONS = ("num_inference_steps", "eta", "guidance_scale", "timestep_spacing", "clip_sample")  # of `__call__`
 Decorator = Callable[[Any], Any]
 
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option per field of `TrainingArguments`; one that is not given is None, defaults are resolved later."""
-    return _together(*(_option(f, HINTS[f.name]) for f in dataclasses.fields(TrainingArguments)))(function)
+    fields = [f for f in dataclasses.fields(TrainingArguments) if f.name != "optimizer"]  # a dotted option
+    return _together(*(_option(f, HINTS[f.name]) for f in fields))(function)
 
 
 def _option(f: "dataclasses.Field[Any]", hint: Any) -> Decorator:
@@ -42,20 +43,8 @@ def _together(*options: Decorator) -> Decorator:
     return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
-sampler_options = _together(
-    click.option(
-        "--scheduler", help="Another scheduler of diffusers, for a model that samples in many steps: euler ..."
-    ),
-    click.option("--eta", type=click.FloatRange(0, 1), help="Randomness of each step: 0 deterministic, 1 ancestral."),
-    click.option(
-        "--guidance_scale", type=float, help="Scale of classifier-free guidance; 1 is the conditional model itself."
-    ),
-    click.option("--timestep_spacing", help="Choice of the steps: leading, trailing, linspace, quadratic."),
-    click.option("--clip_sample", help="Clipping of predicted images in each step: none, x0, x0_and_epsilon."),
-    click.option("--temperature", type=click.FloatRange(0), help="Temperature of the prior; below 1, typical images."),
-    click.option(
-        "--truncation", type=click.FloatRange(0, min_open=True), help="Sample latents within this many deviations."
-    ),
+scheduler_option = click.option(
+    "--scheduler", help="Another scheduler of diffusers, for a model that samples in many steps: euler ..."
 )
 loading_options = _together(
     click.option("--device", help="cpu, cuda ... (default: an accelerator if there is one)."),
@@ -73,6 +62,50 @@ class DottedCommand(click.Command):
         parsed = super().parse_args(ctx, rest)
         ctx.params["dotted"] = dotted
         return parsed
+
+
+class OwnOptionsCommand(DottedCommand):
+    """A command that also takes options of the model's own, which are known once its family is.
+
+    They arrive as the parameter `own`: name -> text, None for one without a value; dotted ones as `dotted`.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {word for p in self.get_params(ctx) for word in [*p.opts, *p.secondary_opts]}
+        rest, own = split_own(args, known)
+        try:
+            parsed = super().parse_args(ctx, rest)
+        except click.MissingParameter:  # a mistyped flag has taken the next word
+            for name in own:
+                raise click.NoSuchOption(f"--{name}", possibilities=_near(f"--{name}", known), ctx=ctx) from None
+            raise
+        ctx.params["own"] = own
+        return parsed
+
+
+def _near(word: str, known: set[str]) -> list[str]:
+    return difflib.get_close_matches(word, sorted(known))
+
+
+def split_own(args: list[str], known: Collection[str]) -> tuple[list[str], dict[str, str | None]]:
+    """Split a command line into its other words and the options that are not among `known`.
+
+    >>> split_own(["run", "--eta", "1", "--seed", "1", "--fast", "--x=2", "--a.b", "3"], {"--seed"})
+    (['run', '--seed', '1', '--a.b', '3'], {'eta': '1', 'fast': None, 'x': '2'})
+    """
+    rest: list[str] = []
+    own: dict[str, str | None] = {}
+    waiting = list(args)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not word.startswith("--") or f"--{name}" in known or "." in name or not name.isidentifier():
+            rest.append(word)
+            continue
+        follows = bool(waiting) and not waiting[0].startswith("--")
+        own[name] = value if equals else waiting.pop(0) if follows else None
+    return rest, own
 
 
 def split_dotted(args: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -100,6 +133,13 @@ def split_dotted(args: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]
         except yaml.YAMLError:
             raise click.UsageError(f"Option --{name}: {value!r} is not a YAML value.") from None
     return rest, dotted
+
+
+def refuse_dotted(dotted: Mapping[str, Mapping[str, Any]], known: Collection[str]) -> None:
+    """Raise an error of a dotted option that is not one of these of the command."""
+    for name, options in dotted.items():
+        if name not in known:
+            raise click.NoSuchOption(f"--{name}.{next(iter(options))}")
 
 
 def parse_numbers(text: str) -> list[int]:

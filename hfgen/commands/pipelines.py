@@ -1,16 +1,18 @@
-"""Pipelines as the commands load them, with the scheduler and the prior that the options choose."""
+"""Pipelines as the commands load them, with the scheduler and the settings of it that the options choose."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from hfgen.errors import UsageError, did_you_mean, first_line, one_line
+from hfgen.errors import HFGenError, UsageError, did_you_mean, first_line, one_line
 
 
-def load(target: str, o: dict[str, Any], any_pipeline: bool = False) -> Any:
-    """Load a pipeline onto the device, and set its scheduler and its prior.
+def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pipeline: bool = False) -> Any:
+    """Load a pipeline onto the device, and choose and set its scheduler.
 
     Args:
-        o: the options `variant`, `revision`, `dtype`, `device`, `scheduler`, `temperature` and `truncation`.
+        o: the options `variant`, `revision`, `dtype`, `device` and `scheduler`.
+        settings: of the scheduler.
         any_pipeline: load pipelines of diffusers' own too, which belong to no family.
     """
     import torch
@@ -29,20 +31,20 @@ def load(target: str, o: dict[str, Any], any_pipeline: bool = False) -> Any:
         pipeline = load_from(target, **kwargs).to(o["device"] or accelerator)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {o['device']}: {first_line(error)}") from error
+    if (o["scheduler"] or settings) and not hasattr(pipeline, "scheduler"):
+        option = "scheduler" if o["scheduler"] else next(iter(settings))
+        raise UsageError(f"--{option}: a {type(pipeline).__name__} has no scheduler of its own.")
     if o["scheduler"]:
         swap_scheduler(pipeline, o["scheduler"])
-    set_prior(pipeline, {name: o[name] for name in ("temperature", "truncation") if o[name] is not None})
+    if settings:
+        set_scheduler(pipeline, settings)
     return pipeline
 
 
 def swap_scheduler(pipeline: Any, name: str) -> None:
     """Replace the scheduler by a compatible one, given by its class's name or the start of that name."""
     current = pipeline.scheduler
-    choices = {_short(c.__name__): c for c in (type(current), *current.compatibles)}
-    chosen = choices.get(_short(name))
-    if chosen is None:
-        known = {key: choice.__name__ for key, choice in choices.items()}
-        raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
+    chosen = scheduler_named(type(current), name)
     if chosen is not type(current):
         # With that key, `from_config` drops options that have their defaults; the other class may have others.
         config = {key: value for key, value in current.config.items() if key != "_use_default_values"}
@@ -51,6 +53,15 @@ def swap_scheduler(pipeline: Any, name: str) -> None:
         except (ImportError, NotImplementedError, ValueError) as error:
             reason = one_line(error)
             raise UsageError(f"--scheduler {name}: {chosen.__name__} cannot be used here: {reason}") from error
+
+
+def scheduler_named(current: Any, name: str) -> Any:
+    """Return the class of this name among a scheduler's class and those that can take its place."""
+    choices = {_short(c.__name__): c for c in (current, *current._get_compatibles())}
+    if _short(name) not in choices:
+        known = {key: choice.__name__ for key, choice in choices.items()}
+        raise UsageError(f"--scheduler {name}: no such scheduler for this model.{did_you_mean(_short(name), known)}")
+    return choices[_short(name)]
 
 
 def _short(name: str) -> str:
@@ -63,12 +74,20 @@ def _short(name: str) -> str:
     return re.sub(r"(multistep|discrete)?(scheduler)?$", "", short)
 
 
-def set_prior(pipeline: Any, options: dict[str, float]) -> None:
-    """Set the temperature or truncation of the prior."""
-    if not options:
-        return
+def set_scheduler(pipeline: Any, settings: Mapping[str, Any]) -> None:
+    """Give the pipeline a scheduler with these settings."""
     scheduler = pipeline.scheduler
-    for name in options:
-        if name not in scheduler.config:
-            raise UsageError(f"--{name}: the {type(scheduler).__name__} of this model has no such option.")
-    pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **options))
+    try:
+        pipeline.register_modules(scheduler=scheduler.from_config(scheduler.config, **settings))
+    except HFGenError:
+        raise
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        given = ", ".join(f"--scheduler.{name} {value}" for name, value in settings.items())
+        raise UsageError(f"{given}: {type(scheduler).__name__} cannot be set so: {one_line(error)}") from error
+
+
+def refuse_steps(pipeline: Any, num_inference_steps: int) -> None:
+    """Raise a UsageError for several steps of a model that samples in one, before anything else is done."""
+    scheduler: Any = getattr(pipeline, "scheduler", None)
+    if hasattr(scheduler, "sample_prior") and len(getattr(scheduler, "timesteps", ())) == 1:
+        scheduler.set_timesteps(num_inference_steps)

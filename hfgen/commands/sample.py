@@ -1,24 +1,26 @@
 """The command `hfgen sample TARGET`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hfgen.commands.options import CALL_OPTIONS, loading_options, parse_numbers, sampler_options
+from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
+from hfgen.commands.own_options import chosen_options
 from hfgen.commands.pipelines import load
 from hfgen.errors import HFGenError, UsageError
 
 
-@click.command("sample")
+@click.command("sample", cls=OwnOptionsCommand, options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...")
 @click.argument("target")
 @click.option("--num_images", "-n", type=click.IntRange(1), help="Number of images.  [default: 64; 8 for a walk]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Image i has the seed SEED + i.")
 @click.option("--seeds", help="All seeds: 3,7,10-20; `--seeds 37` samples tile 37 of a grid with --seed 0.")
 @click.option("--class_labels", help="Classes for a conditional model: 3 or 0-9, repeated as often as needed.")
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
-@sampler_options
+@scheduler_option
 @click.option(
     "--output",
     "-o",
@@ -35,7 +37,12 @@ from hfgen.errors import HFGenError, UsageError
 def command(
     target: str, seed: int, num_images: int | None, seeds: str | None, output: Path, as_json: bool, **o: Any
 ) -> None:
-    """Sample images from TARGET: a run folder, a checkpoint or a repository."""
+    """Sample images from TARGET: a run folder, a checkpoint or a repository.
+
+    Options of the model's own are those that its family's `sample` takes, such as --guidance_scale 3, and settings of
+    its scheduler, as --scheduler.KEY VALUE or, in short, --temperature 0.7. A latent walk takes those of `decode`.
+    `hfgen info TARGET` lists them with their defaults.
+    """
     count = num_images or (8 if output.suffix == ".webp" else 64)
     numbers = parse_numbers(seeds) if seeds else list(range(seed, seed + count))
     kind = kind_of(output)
@@ -43,13 +50,21 @@ def command(
     labels = parse_numbers(o["class_labels"]) if o["class_labels"] else None
     if labels is not None:
         labels = [labels[i % len(labels)] for i in range(len(numbers))]
-    pipeline = load(target, o)
+    refuse_dotted(o["dotted"], ("scheduler",))
+    chosen = chosen_options(target, o) if kind != "walk" else chosen_options(target, _of_a_walk(o), "decode")
+    pipeline = load(target, o, chosen.scheduler)
     try:
-        written = WRITERS[kind](pipeline, numbers, labels, output, o)
+        written = WRITERS[kind](pipeline, numbers, labels, output, {**o, "call": chosen.call})
     except OSError as error:
         raise HFGenError(f"{output} cannot be written: {error}") from error
     result = {"output": str(output), "seeds": numbers, "images": written}
     click.echo(json.dumps(result) if as_json else str(output))
+
+
+def _of_a_walk(o: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with the number of steps among the model's own: not every family's `decode` takes one."""
+    steps = o["num_inference_steps"]
+    return {**o, "own": {**o["own"], **({} if steps is None else {"num_inference_steps": str(steps)})}}
 
 
 def kind_of(output: Path) -> str:
@@ -76,8 +91,8 @@ def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
 def _draw(pipeline: Any, numbers: list[int], labels: list[int] | None, o: dict[str, Any]) -> list[Any]:
     from hfgen.modalities import image as grid
 
-    options = {name: o[name] for name in CALL_OPTIONS if o[name] is not None}
-    return grid.draw(pipeline, numbers, labels, o["batch_size"], **options)
+    steps = {} if o["num_inference_steps"] is None else {"num_inference_steps": o["num_inference_steps"]}
+    return grid.draw(pipeline, numbers, labels, o["batch_size"], **steps, **o["call"])
 
 
 def write_grid(pipeline: Any, numbers: list[int], labels: list[int] | None, output: Path, o: dict[str, Any]) -> int:
@@ -113,7 +128,7 @@ def write_walk(pipeline: Any, numbers: list[int], labels: list[int] | None, outp
     """Write an endless animation at 20 frames per second; small images are enlarged so that they can be seen."""
     from PIL import Image
 
-    frames = list(pipeline.interpolate(numbers, o["num_frames"], labels))
+    frames = list(pipeline.interpolate(numbers, o["num_frames"], labels, **o["call"]))
     factor = max(1, 224 // frames[0].width)
     frames = [f.resize((f.width * factor, f.height * factor), Image.Resampling.NEAREST) for f in frames]
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,8 @@ def command(
     MODEL is a family (`hfgen list models`) or a recipe (`hfgen list recipes`). Options of the model's components are
     written --COMPONENT.KEY VALUE, for example --generator.base_channels 32. `hfgen info MODEL` lists them, and the
     defaults that differ from those below for that model. --COMPONENT.from_config takes those of a saved component.
+    --optimizer.COMPONENT.KEY VALUE gives a component an optimizer of its own: class_name, learning_rate, betas, eps,
+    alpha, momentum, weight_decay, no_decay, lr_scheduler, lr_warmup_steps, lr_step_rules.
 
     With --num_processes on GPUs, options after a bare -- go to `accelerate launch`. On several machines, run
     hfgen/train.py on each of them with `accelerate launch` or `torchrun`; it takes the options below.

@@ -11,8 +11,10 @@ from hfgen.errors import LoadError
 from hfgen.hub.download import local_folder
 from hfgen.pipeline import HFGenPipeline
 from hfgen.repository.checks import check_component, check_files
-from hfgen.repository.components import COMPONENT_BASES, STACK
+from hfgen.repository.components import COMPONENT_BASES, STACK, component_class, pipeline_class_of
+from hfgen.repository.index import CONFIG, MODEL_INDEX
 from hfgen.repository.model_folder import ModelFolder
+from hfgen.settings.options import component_choices
 
 STACK_MODULES = {"diffusers": diffusers, "transformers": transformers}
 
@@ -25,13 +27,38 @@ def load_any(target: str, **kwargs: object) -> DiffusionPipeline:
             diffusers and transformers.
     """
     folder = local_folder(target, **kwargs)
-    if folder.single is None:
-        class_name = folder.index["_class_name"]
-        own = "_hfgen" in folder.index or registry.find_by_class(class_name) is not None
-        foreign = None if own else getattr(diffusers, class_name, None)
-        if isinstance(foreign, type) and issubclass(foreign, DiffusionPipeline):
-            return _load_foreign(foreign, folder, **kwargs)
-    return HFGenPipeline.from_pretrained(folder, **kwargs)
+    foreign = _foreign(folder)
+    return (
+        HFGenPipeline.from_pretrained(folder, **kwargs)
+        if foreign is None
+        else _load_foreign(foreign, folder, **kwargs)
+    )
+
+
+def classes_at(target: str, **kwargs: Any) -> tuple[Any, Any]:
+    """Find the classes of a model's pipeline and of its scheduler, from its index alone; None without a scheduler.
+
+    Raises:
+        LoadError, PluginError: the index is missing or damaged, or no enabled family provides a class.
+    """
+    folder = local_folder(target, [MODEL_INDEX, CONFIG], **kwargs)
+    pipeline_class: Any = _foreign(folder)
+    wrapper = registry.find_by_component(folder.single)
+    if pipeline_class is None:
+        pipeline_class = wrapper.load() if wrapper is not None else pipeline_class_of(folder.index)
+    if folder.single is None and "scheduler" in folder.components:
+        return pipeline_class, component_class(*folder.components["scheduler"])
+    return pipeline_class, component_choices(pipeline_class).get("scheduler", (None,))[0]
+
+
+def _foreign(folder: ModelFolder) -> type | None:
+    """Return diffusers' own class that an index names, if no family has it."""
+    if folder.single is not None:
+        return None
+    class_name = folder.index["_class_name"]
+    own = "_hfgen" in folder.index or registry.find_by_class(class_name) is not None
+    found = None if own else getattr(diffusers, class_name, None)
+    return found if isinstance(found, type) and issubclass(found, DiffusionPipeline) else None
 
 
 def _load_foreign(foreign: Any, folder: ModelFolder, **kwargs: object) -> DiffusionPipeline:

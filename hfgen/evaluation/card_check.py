@@ -4,7 +4,7 @@ import difflib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from hfgen import run_folder
 from hfgen.cards import card
-from hfgen.errors import UsageError
-from hfgen.evaluation.record import weights_sha256
+from hfgen.components import weights_sha256
+from hfgen.errors import UsageError, counted
 from hfgen.files import printable
 from hfgen.modalities import image as grid
 from hfgen.pipeline import HFGenPipeline
@@ -40,7 +40,8 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     yield "the card says what the run's files say", differing_lines(folder)
     pipeline = HFGenPipeline.from_pretrained(folder)
     yield "results are of these very weights", other_weights(folder, pipeline)
-    yield f"{num_redrawn} pictures sampled again", other_pictures(folder, pipeline, num_redrawn)
+    seeds = redrawn(card.read_facts(folder)["config"]["num_validation_images"], num_redrawn)
+    yield f"{counted(len(seeds), 'picture')} sampled again", other_pictures(folder, pipeline, seeds)
     if run_snippets:
         yield "the card's snippets run, in a fresh process", failing(folder, card.name_on(folder))
 
@@ -58,7 +59,7 @@ def differing_lines(folder: Path) -> list[str]:
 
 def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
     """Results that were measured of other weights, or with another number of parameters."""
-    sha256, wrong = weights_sha256(pipeline), []
+    sha256, wrong = weights_sha256(pipeline.models()), []
     parameters = sum(p.numel() for model in pipeline.models().values() for p in model.parameters())
     for result in read_results(folder):
         if result.sampler.get("dtype", "float32") != "float32":
@@ -72,7 +73,16 @@ def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
     return wrong
 
 
-def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[str]:
+def redrawn(total: int, count: int) -> list[int]:
+    """The seeds of a grid's images that are sampled again: so many, or all, evenly spaced.
+
+    >>> redrawn(64, 4), redrawn(2, 8)
+    ([0, 16, 32, 48], [0, 1])
+    """
+    return sorted({index * total // min(count, total) for index in range(min(count, total))})
+
+
+def other_pictures(folder: Path, pipeline: HFGenPipeline, seeds: Sequence[int]) -> list[str]:
     """Tiles of the card's sample grid that the model does not sample from their seeds."""
     environment = run_folder.read_environment(folder)
     config = card.read_facts(folder)["config"]
@@ -80,7 +90,6 @@ def other_pictures(folder: Path, pipeline: HFGenPipeline, count: int) -> list[st
     path, total = folder / "samples" / f"step_{step:06d}.png", config["num_validation_images"]
     if not path.is_file():
         return [f"{path.name} is missing"]
-    seeds = sorted({index * total // min(count, total) for index in range(min(count, total))})
     drawn = grid.draw(pipeline, seeds, **environment.get("sampled_with", {}))
     whole, wrong = np.asarray(grid.read_image(path)).astype(int), []
     columns = whole.shape[1] // drawn[0].width

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hfgen.components import networks
 from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation.extractors import FeatureExtractor
 from hfgen.evaluation.progress import Progress
@@ -173,9 +174,8 @@ def counted_rows(pipeline: Any) -> Iterator[dict[str, int]]:
     """Count the images that go through each network's `forward`."""
     rows: dict[str, int] = {}
     hooks = []
-    for name, part in pipeline.components.items():
-        if isinstance(part, nn.Module):
-            hooks.append(part.register_forward_pre_hook(_count(rows, name), with_kwargs=True))
+    for name, network in networks(pipeline).items():
+        hooks.append(network.register_forward_pre_hook(_count(rows, name), with_kwargs=True))
     try:
         yield rows
     finally:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfgen import registry
-from hfgen.errors import HFGenError, UsageError
+from hfgen.errors import HFGenError, UsageError, counted
 
 
 class FeatureExtractor(nn.Module):
@@ -95,8 +95,8 @@ def refuse_shape(extractor: type[FeatureExtractor], channels: int, size: tuple[i
     if channels != extractor.in_channels or (side is not None and size != (side, side)):
         wanted = "any side" if side is None else f"{side}x{side} pixels"
         raise UsageError(
-            f"{extractor.name} takes images of {extractor.in_channels} channels and {wanted}; "
-            f"these have {channels} channels and {size[1]}x{size[0]} pixels.\n"
+            f"{extractor.name} takes images of {counted(extractor.in_channels, 'channel')} and {wanted}; "
+            f"these have {counted(channels, 'channel')} and {size[1]}x{size[0]} pixels.\n"
             "Choose another --extractor: `hfgen list extractors`."
         )
 

@@ -1,6 +1,5 @@
 """The log-likelihood of a dataset's images under a pipeline."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from hfgen.evaluation.progress import Progress
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.resolve import typed_options
+from hfgen.settings.signatures import own_options, refuse_options
 
 BATCH = 500
 
@@ -37,9 +37,7 @@ def log_likelihood(
     Raises:
         UsageError: the family has no likelihood, or the images are not what it was trained on.
     """
-    unknown = sorted(set(options) - set(inspect.signature(pipeline.log_likelihood).parameters))
-    if unknown:
-        raise UsageError(f"{type(pipeline).__name__}.log_likelihood takes no {', '.join(unknown)}.")
+    refuse_options(pipeline, options, "log_likelihood")
     indices = range(len(images)) if indices is None else indices
     found = []
     for start in progress(range(0, len(indices), BATCH)):
@@ -65,9 +63,6 @@ def metric_names(pipeline: HFGenPipeline) -> list[str]:
     return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
 
 
-GIVEN = ("self", "images", "class_labels", "seeds")  # to `log_likelihood` by the evaluation itself
-
-
 def likelihood_options(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check options of the family's `log_likelihood`, and convert them to the types that its signature annotates.
 
@@ -76,8 +71,7 @@ def likelihood_options(pipeline: Any, options: Mapping[str, Any]) -> dict[str, A
     """
     if not options:
         return {}
-    parameters = inspect.signature(type(pipeline).log_likelihood, eval_str=True).parameters
-    taken = {name: parameter for name, parameter in parameters.items() if name not in GIVEN}
+    taken = own_options(type(pipeline), "log_likelihood") if isinstance(pipeline, HFGenPipeline) else {}
     if not taken:
         raise UsageError(
             f"--likelihood.{next(iter(options))}: the log_likelihood of {type(pipeline).__name__} takes no options."

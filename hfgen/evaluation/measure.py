@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
+from hfgen.components import published_networks
 from hfgen.data.images import Images, evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
@@ -21,6 +22,7 @@ from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.results.metrics import COSTS, LIKELIHOOD, MANIFOLD, METRICS, QUALITY, RECONSTRUCTION
 from hfgen.results.protocol import Protocol
+from hfgen.settings.signatures import own_options
 
 
 @dataclass
@@ -179,7 +181,8 @@ def measure(
         facts = _facts_of(found, likelihood or {})
         values |= _of_likelihood(found)
     if set(RECONSTRUCTION) & set(wanted):
-        values |= _reconstruction(pipeline, real, wanted)
+        taken = reconstruction_options(type(pipeline))
+        values |= _reconstruction(pipeline, real, wanted, {n: v for n, v in (options or {}).items() if n in taken})
     return {name: values[name] for name in METRICS if name in wanted and name in values}, facts
 
 
@@ -234,8 +237,7 @@ def _costs(sampled: Sampled) -> dict[str, Estimate]:
 
 
 def _parameters(pipeline: Any) -> float:
-    networks = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
-    return float(sum(p.numel() for network in networks for p in network.parameters()))
+    return float(sum(p.numel() for network in published_networks(pipeline).values() for p in network.parameters()))
 
 
 def _likelihood(
@@ -267,8 +269,17 @@ def _facts_of(found: LogLikelihood, options: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def reconstruction_options(family: type) -> set[str]:
+    """Return the further options of `reconstruct`: those of `encode` that `decode` takes too, or an override's own."""
+    if getattr(family, "reconstruct", None) is not HFGenPipeline.reconstruct:
+        return set(own_options(family, "reconstruct")) if hasattr(family, "reconstruct") else set()
+    return set(own_options(family, "encode")) & set(own_options(family, "decode"))
+
+
 @torch.no_grad()
-def _reconstruction(pipeline: HFGenPipeline, real: Real, wanted: Collection[str]) -> dict[str, Estimate]:
+def _reconstruction(
+    pipeline: HFGenPipeline, real: Real, wanted: Collection[str], options: Mapping[str, Any]
+) -> dict[str, Estimate]:
     """Compare the reference images with their reconstructions, rounded to bytes as sampled images are."""
     from hfgen.modalities.image import postprocess
 
@@ -278,7 +289,7 @@ def _reconstruction(pipeline: HFGenPipeline, real: Real, wanted: Collection[str]
         part = slice(start, start + likelihoods.BATCH)
         x = real.pixels.pixels[part]
         seeds = range(start, start + len(x))
-        y = pipeline.reconstruct(x.float() / 127.5 - 1, None if labels is None else labels[part], seeds)
+        y = pipeline.reconstruct(x.float() / 127.5 - 1, None if labels is None else labels[part], seeds, **options)
         y = (postprocess(y, "pt") * 255).round().to(torch.uint8).cpu()
         errors.append(((x.float() - y.float()) / 255).square().flatten(1).mean(1))
         if real.extractor is not None:

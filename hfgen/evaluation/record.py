@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from diffusers import SchedulerMixin
+from torch import Tensor
 
 from hfgen import run_folder
+from hfgen.components import components, published_networks, weights_sha256
 from hfgen.evaluation.measure import Real
 from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
 from hfgen.files import looks_local
@@ -63,7 +65,7 @@ def record(
             "train_sha256": real.train_sha256,
         },
         extractor=real.extractor.declaration() if real.extractor is not None else None,
-        model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(pipeline)},
+        model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(published_networks(pipeline))},
         sampler=sampler(pipeline, options),
         versions={library: version(library) for library in LIBRARIES},
         hardware={fact: environment[fact] for fact in ("processor", "threads", "accelerators", "platform")},
@@ -92,21 +94,16 @@ def _warning(real: Real, protocol: Protocol, values: Mapping[str, Estimate]) -> 
     return "; ".join(warnings) or None
 
 
-def weights_sha256(pipeline: Any) -> str:
-    """Hash all networks' tensors with their names: equal whether they were just trained or loaded."""
-    digest = hashlib.sha256()
-    for component, part in sorted(pipeline.components.items()):
-        for name, tensor in sorted(part.state_dict().items()) if isinstance(part, nn.Module) else ():
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"{component}.{name} {data.dtype} {tuple(data.shape)}".encode())
-            digest.update(data.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def identity(pipeline: Any, protocol: Protocol, options: Mapping[str, Any], extractor_sha256: str | None) -> str:
     """Hash everything that sampled images depend on."""
     versions = [version("hfgen"), torch.__version__]
-    what = [weights_sha256(pipeline), protocol.to_dict(), sampler(pipeline, options), extractor_sha256, versions]
+    what = [
+        weights_sha256(published_networks(pipeline)),
+        protocol.to_dict(),
+        sampler(pipeline, options),
+        extractor_sha256,
+        versions,
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -114,6 +111,9 @@ def sampler(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Describe how images are sampled: the scheduler with its settings, and the options of the call."""
     scheduler = getattr(pipeline, "scheduler", None)
     config = {} if scheduler is None else {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    for name, part in components(pipeline).items():
+        if "." in name and isinstance(part, SchedulerMixin):  # of a pipeline inside
+            config |= {f"{name}.{k}": v for k, v in part.config.items() if not k.startswith("_")}
     plain = {key: _plain(value) for key, value in config.items()}
     dtype = str(pipeline.dtype).removeprefix("torch.")
     return {"scheduler": type(scheduler).__name__, "config": plain, "options": dict(options), "dtype": dtype}

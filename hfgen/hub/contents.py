@@ -14,6 +14,7 @@ import yaml
 from hfgen import run_folder
 from hfgen.cards import card, without_run
 from hfgen.cards.without_run import makeshift_card
+from hfgen.components import MOST_LEVELS
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file, size_of
 from hfgen.hub.screening import refuse
@@ -25,9 +26,9 @@ from hfgen.repository.model_folder import ModelFolder
 from hfgen.repository.save import refuse_odd_name
 from hfgen.repository.weights import WEIGHTS, saved_shapes, variant_of
 
-KEPT_HERE = ("checkpoints", "logs", "best")  # parts of a run folder that are not published
+KEPT_HERE = ("checkpoints", "logs", "best", "ema")  # parts of a run folder that are not published
 OF_A_RUN = re.compile(
-    r"config\.yaml|env\.json|metrics\.jsonl|samples/(?:step|reconstructions)_\d+\.png|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
+    r"config\.yaml|env\.json|metrics\.jsonl|samples/[\w-]+_\d+\.png|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
 )
 
 
@@ -134,7 +135,15 @@ def check_model(model: ModelFolder, again: str) -> None:
             f"{folder} holds no model: the run is not finished, or its weights were moved.\n"
             f"Finish it with --resume_from_checkpoint latest, or repeat it: hfgen train --config {config}"
         )
+    _check_components(model)
+
+
+def _check_components(model: ModelFolder) -> None:
+    folder = model.path
     for name in model.components:
+        if model.is_inside(name):
+            _check_components(model.inside(name))
+            continue
         place = model.place(name)
         if not any(place.glob("*config.json")):
             raise UsageError(f"{folder} is incomplete: {name}/{CONFIG} is missing. Save it again.")
@@ -146,14 +155,20 @@ def check_model(model: ModelFolder, again: str) -> None:
 
 def is_variant(folder: Path, variant: str) -> bool:
     """Return True if the folder's weights are those of a variant, and no others."""
-    return {variant_of(path.name) for path in folder.glob("*/*") if WEIGHTS.fullmatch(path.name)} == {variant}
+    return {variant_of(path.name) for path in _in_components(folder) if WEIGHTS.fullmatch(path.name)} == {variant}
+
+
+def _in_components(folder: Path) -> list[Path]:
+    """Files in the folders of components, also of pipelines inside."""
+    inside = [path.parent for path in folder.glob(f"*/{MODEL_INDEX}")]
+    return [*folder.glob("*/*"), *(path for place in inside for path in _in_components(place))]
 
 
 def saved_anew(
     model: ModelFolder, fresh: Path, files: Files, variant: str | None, max_shard_size: str | None
 ) -> dict[str, Path | bytes]:
     """The files, with the model loaded and saved again as a variant, or in shards of another size."""
-    has_variant = any(model.path.glob(f"*/*.{variant}[.-]*safetensors"))
+    has_variant = any(path.match(f"*.{variant}[.-]*safetensors") for path in _in_components(model.path))
     pipeline = pipeline_class_of(model.index).from_pretrained(
         model, variant=variant if has_variant else None, dtype=_dtypes(model.path)
     )
@@ -165,15 +180,16 @@ def saved_anew(
 
 
 def _dtypes(folder: Path) -> dict[str, Any]:
-    """Component -> dtype of all its floating-point weights; components of mixed dtypes are loaded in float32."""
+    """Dotted name of a component -> dtype of all its floating-point weights; float32 for one of mixed dtypes."""
     import torch
     from safetensors import safe_open
 
     types: dict[str, set[torch.dtype]] = {}
-    for path in folder.glob("*/*.safetensors"):
+    for path in [path for path in _in_components(folder) if path.suffix == ".safetensors"]:
         with safe_open(path, "pt") as tensors:
             names = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
-        types.setdefault(path.parent.name, set()).update(getattr(torch, DTYPES[name]) for name in names & set(DTYPES))
+        component = ".".join(path.parent.relative_to(folder).parts)
+        types.setdefault(component, set()).update(getattr(torch, DTYPES[name]) for name in names & set(DTYPES))
     return {"default": torch.float32} | {name: found.pop() for name, found in types.items() if len(found) == 1}
 
 
@@ -192,7 +208,7 @@ def changes(ready: Prepared, there: set[str]) -> tuple[Files, Sequence[str]]:
     if ready.variant and _names_code(there) and not _names_code(ready.files):  # the variant is added to a bundle
         gone = {name for name in gone if not bundle.NAME.fullmatch(name)}
         files.pop(MODEL_INDEX, None)
-    removed = sorted(name for name in gone if _is_replaced(name, ready.variant))
+    removed = sorted(name for name in gone if _is_replaced(name, ready.variant, ready.files, there))
     if ready.variant and card.CARD in there:  # it describes the model that is there
         files = {name: files[name] for name in files if name != card.CARD and not OF_A_RUN.fullmatch(name)}
     elif ready.makeshift and card.CARD in there and not any(OF_A_RUN.fullmatch(name) for name in removed):
@@ -205,14 +221,18 @@ def _names_code(names: Collection[str]) -> bool:
     return MODEL_INDEX in names and any(bundle.NAME.fullmatch(name) for name in names)
 
 
-def _is_replaced(name: str, variant: str | None) -> bool:
+def _is_replaced(name: str, variant: str | None, files: Collection[str], there: Collection[str]) -> bool:
+    """Tell if a file of a repository is replaced by the files of a push."""
     folder, _, file = name.rpartition("/")
-    in_component = bool(folder) and "/" not in folder
+    top = folder.partition("/")[0]  # a component that is pushed, and is a pipeline now or was one before
+    pushed = any(other.startswith(f"{top}/") for other in files)
+    inside = pushed and folder.count("/") < MOST_LEVELS and f"{top}/{MODEL_INDEX}" in {*files, *there}
+    in_component = bool(folder) and ("/" not in folder or inside)
     if in_component and WEIGHTS.fullmatch(file):
         return variant_of(file) == variant
     if bundle.NAME.fullmatch(name):
         return True  # the new index does not name it
-    is_config = in_component and file in (CONFIG, SCHEDULER_CONFIG)
+    is_config = in_component and file in (CONFIG, SCHEDULER_CONFIG, *([MODEL_INDEX] if inside else []))
     return not variant and (is_config or bool(OF_A_RUN.fullmatch(name)))
 
 

@@ -30,6 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from hfgen import __version__
 from hfgen.cards.card import CARD
+from hfgen.components import MOST_LEVELS
 from hfgen.errors import LoadError, first_line
 from hfgen.files import MOST_BYTES, MOST_TABLE, digest
 from hfgen.hub.client import bars_on_a_terminal_only, hint, is_transient, patiently, status_of
@@ -72,8 +73,8 @@ def local_folder(target: str | os.PathLike[str], patterns: Sequence[str] = (), /
 def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> ModelFolder:
     """Fetch what is needed of a repository's pipeline; return the folder, whose files belong to one commit.
 
-    That is the index, and the configs and weights of each component that is not among the arguments (weights of the
-    variant, if the component has it): no code, no pickles, no other variants, no checkpoints.
+    That is the index, and the configs and weights of each component that is not among the arguments, also of pipelines
+    inside (weights of the variant, if the component has it): no code, no pickles, no other variants, no checkpoints.
 
     Args:
         patterns: fetch the files that match these instead.
@@ -131,14 +132,28 @@ def needed(folder: ModelFolder, names: Names, kwargs: Mapping[str, Any]) -> list
         return [*first, *component_files(names, "", variant)]
     if not (folder.path / MODEL_INDEX).exists():
         return first
-    chosen = dict.fromkeys(first)
-    check_variant(variant, [name for name in names if name.count("/") < 2])
-    for component in folder.components:
-        if component not in kwargs:
-            inside = any(name.startswith(f"{component}/") for name in names)
-            prefix = f"{component}/" if inside else ""  # diffusers' first repositories have them beside the index
-            chosen |= dict.fromkeys(component_files(names, prefix, variant))
-    return list(chosen)
+    check_variant(variant, [name for name in names if name.count("/") <= MOST_LEVELS])
+    files = [*first, *_of_components(folder, names, variant, kwargs)]
+    indexes = [name for name in files if name.endswith(f"/{MODEL_INDEX}") and not (folder.path / name).exists()]
+    return [*first, *indexes] if indexes else list(dict.fromkeys(files))  # they pass their checks before more is asked
+
+
+def _of_components(folder: ModelFolder, names: Names, variant: str | None, given: Collection[str] = ()) -> list[str]:
+    """Names of the files of a pipeline's components; of a pipeline inside only the index, until that is here."""
+    chosen: list[str] = []
+    for component in [name for name in folder.components if name not in given]:
+        own = [name.partition("/")[2] for name in names if name.startswith(f"{component}/")]
+        if MODEL_INDEX in own:
+            inner = folder.inside(component)
+            found = [MODEL_INDEX]
+            if (inner.path / MODEL_INDEX).exists():
+                with inner.clear_errors():
+                    found += _of_components(inner, own, variant)
+            chosen += [f"{component}/{name}" for name in found]
+        else:
+            prefix = f"{component}/" if own else ""  # diffusers' first repositories have them beside the index
+            chosen += component_files(names, prefix, variant)
+    return chosen
 
 
 def component_files(names: Names, prefix: str, variant: str | None) -> list[str]:
@@ -262,13 +277,21 @@ def _names(repo_id: str, commit: str, folder: ModelFolder, where: Mapping[str, A
         names = [path.relative_to(folder).as_posix() for path in folder.path.rglob("*") if path.exists()]
     if MODEL_INDEX not in names:
         return names if CONFIG in names else [*names, MODEL_INDEX]
+    return [*names, *_unlisted(folder, names)]
+
+
+def _unlisted(folder: ModelFolder, names: Names) -> list[str]:
+    """Names of files that a pipeline needs, one for each component that is not whole."""
+    missing: list[str] = []
     for component in folder.components:
         has = {name.partition("/")[2] for name in names if name.startswith(f"{component}/")}
-        if CONFIG in has and not any(name.endswith(".safetensors") for name in has):
-            names.append(f"{component}/diffusion_pytorch_model.safetensors")
+        if MODEL_INDEX in has:
+            missing += [f"{component}/{name}" for name in _unlisted(folder.inside(component), has)]
+        elif CONFIG in has and not any(name.endswith(".safetensors") for name in has):
+            missing.append(f"{component}/diffusion_pytorch_model.safetensors")
         elif not has and not {CONFIG, SCHEDULER_CONFIG} & set(names):
-            names.append(f"{component}/{CONFIG}")
-    return names
+            missing.append(f"{component}/{CONFIG}")
+    return missing
 
 
 def _storage(repo_id: str, where: Mapping[str, Any]) -> Path:

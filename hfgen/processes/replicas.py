@@ -68,5 +68,6 @@ def require_equal_gradients(name: str, model: nn.Module, device: torch.device) -
         raise HFGenError(
             f"The gradients of {name} differ between the processes, first that of {differing[0]}: the objective "
             "bypasses DistributedDataParallel.\nCall the network itself, once for each loss, instead of torch.func "
-            "transforms or methods other than `forward`. Or train in one process."
+            "transforms or methods other than `forward`.\nA penalty on `unwrapped(network)` belongs to a loss with "
+            "such a call, or adds one: `+ 0 * network(...).sum()`.\nOr train in one process."
         )

@@ -4,11 +4,15 @@ A whole tensor is gathered from all processes, so every process must call these 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils._pytree import tree_leaves
+
+from hfgen.errors import UsageError
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -45,6 +49,35 @@ def fill_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         fill(target, tensors[name])
 
 
+def refuse_second_derivatives(network: nn.Module) -> None:
+    """Let a gradient of a gradient raise a UsageError: FSDP2 frees weights that the second one reads."""
+
+    def refuse(gradient: Tensor) -> None:
+        if torch.is_grad_enabled():  # as it is inside a backward pass that makes a graph
+            raise UsageError(
+                f"{type(network).__name__.removeprefix('FSDP')} is in shards (FSDP2), and its gradient is "
+                "differentiated.\nLet the objective differentiate `unwrapped(network)`, or train without FSDP2."
+            )
+
+    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(refuse)
+
+    network.register_forward_hook(watch)
+
+
+def reshard(networks: Iterable[nn.Module]) -> None:
+    """Free the whole weights that a forward pass gathered and that no backward pass has freed since.
+
+    Such a network's parameters are plain tensors until then, which nothing that goes by shards can use.
+    """
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
 @contextlib.contextmanager
 def gathered(
     networks: Mapping[str, nn.Module], whole: Mapping[str, nn.Module], emas: Mapping[str, Any] = {}
@@ -56,7 +89,7 @@ def gathered(
     """
     for name, network in networks.items():
         tensors = emas[name].state_dict() if name in emas else whole_state(network)
-        whole[name].load_state_dict(tensors)
+        whole[name].load_state_dict(tensors, strict=False)  # EMA has one name for tied weights
         whole[name].to(next(iter(tensors.values())).device)
     try:
         yield

@@ -109,6 +109,8 @@ def make_accelerator(arguments: TrainingArguments) -> Accelerator:
     """
     state = join_processes()
     AcceleratorState._reset_state()  # a process may train twice, with another precision
+    if state.distributed_type == DistributedType.FSDP and on_cpu():
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU  # or without shards
     if arguments.mixed_precision == "fp16" and on_cpu():
         raise UsageError("fp16 needs an accelerator; on a CPU use --mixed_precision bf16.")
     plugin = zero.make_plugin(arguments) if zero.is_wanted() else None
@@ -135,6 +137,9 @@ def _shard_on_cpu(accelerator: Accelerator) -> None:
         raise UsageError("On a CPU weights are sharded by FSDP2 only: set fsdp_version to 2 in Accelerate's config.")
     plugin.cpu_ram_efficient_loading = False
     accelerator.state.distributed_type = DistributedType.FSDP
+    # As Accelerate does it on GPUs: each new wrapper of an optimizer reads the type here again, and the networks that
+    # are prepared after the first would else be replicas.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
 

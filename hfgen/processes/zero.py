@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hfgen.errors import UsageError
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.settings.optimizers import OptimizerOptions
 
 INSTEAD = "use hfgen's --accelerate_config fsdp2, which shards weights too."
 
@@ -86,6 +87,18 @@ def require_one_network(accelerator: Accelerator, trained: Sequence[str]) -> Non
             f"DeepSpeed trains one network, and this family has {len(trained)}: {', '.join(trained)}.\n"
             "Accelerate keeps one DeepSpeed engine, which does backward and step of one network only.\n"
             f"Train without DeepSpeed, or {INSTEAD}"
+        )
+
+
+def require_possible_optimizer(accelerator: Accelerator, name: str, options: OptimizerOptions) -> None:
+    """Raise a UsageError if DeepSpeed would train by an optimizer that hfgen does not resume exactly under it."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and (
+        options.chosen not in ("AdamW", "Adam") or options.no_decay
+    ):
+        what = f"class_name {options.chosen}" if options.chosen not in ("AdamW", "Adam") else "no_decay"
+        raise UsageError(
+            f"--optimizer.{name}.{what} is not available with DeepSpeed: ZeRO divides one group of parameters of Adam "
+            f"or AdamW.\nTrain without DeepSpeed, or {INSTEAD}"
         )
 
 

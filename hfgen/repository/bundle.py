@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfgen import __version__
+from hfgen.components import inner_pipelines
 from hfgen.errors import LoadError, UsageError
 from hfgen.registry import BUILT_IN, list_families
 from hfgen.repository.index import MODEL_INDEX, MODULES, component_entries, is_bundled, read_index
@@ -50,6 +51,7 @@ def code_of(pipeline: "DiffusionPipeline") -> Code:
         UsageError: the source of a class, or of something that it uses, cannot be bundled.
     """
     parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    _refuse_inner(list(inner_pipelines(pipeline)))
     classes = {name: type(getattr(part, "_orig_mod", part)) for name, part in parts.items()}
     code = _code(type(pipeline), classes, json.loads(pipeline.to_json_string()))
     if not code:
@@ -70,8 +72,17 @@ def code_for(folder: Path) -> Code:
     pipeline_class = pipeline_class_of(index)
     package = pipeline_class.__module__.partition(".")[0]
     entries = component_entries(index)
+    _refuse_inner([name for name, _, _ in entries if (folder / name / MODEL_INDEX).is_file()])
     classes = {name: component_class(library, class_name, package) for name, library, class_name in entries}
     return _code(pipeline_class, classes, index)
+
+
+def _refuse_inner(names: list[str]) -> None:
+    if names:
+        raise UsageError(
+            f"The component {names[0]!r} is a pipeline, whose code cannot be bundled: plain diffusers does not hand\n"
+            "trust_remote_code down to a pipeline inside another one. Leave out bundle_code."
+        )
 
 
 def _code(pipeline_class: type, classes: Mapping[str, type], index: dict[str, Any]) -> Code:

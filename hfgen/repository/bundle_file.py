@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hfgen import _HOME
+from hfgen.components import ComposedPipeline
 from hfgen.errors import UsageError
 from hfgen.objective import Objective
 from hfgen.registry import register_family
@@ -44,6 +45,7 @@ Key = tuple[str, str]  # a module and a name that it binds
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
 CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
+LEFT_OUT |= {"sources", *(name for name in vars(ComposedPipeline) if not name.startswith("__"))}  # of pipelines inside
 STAND_INS = (  # for annotations
     (ModelMixin, Import("diffusers", "ModelMixin", "ModelMixin")),
     (PreTrainedModel, Import("transformers", "PreTrainedModel", "PreTrainedModel")),

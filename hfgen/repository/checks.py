@@ -1,17 +1,20 @@
 """Checks of a model's folder before and after it is loaded: its files, their configs and the shapes of its tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hfgen.components import MOST_LEVELS
 from hfgen.errors import LoadError, UsageError, first_line
 from hfgen.files import MOST_TABLE, read_json, refuse_links_out
+from hfgen.repository.components import classes_in
 from hfgen.repository.fit import check_config, check_fit, incomplete, missing_tensors, renamed
-from hfgen.repository.index import CONFIG, SCHEDULER_CONFIG
+from hfgen.repository.index import CONFIG, SCHEDULER_CONFIG, class_name_of
 from hfgen.repository.model_folder import ModelFolder
 from hfgen.repository.weights import AGAIN, check_names, variant_of
+from hfgen.settings.options import is_pipeline
 
 # Keywords of diffusers' `from_pretrained` that hfgen supports; the first say what to fetch from the Hub.
 RUNS_CODE = ("trust_remote_code", "custom_pipeline")
@@ -37,15 +40,36 @@ def check_variant(variant: str | None, names: Iterable[str]) -> None:
         raise LoadError(f"There are no weights of the variant {variant!r}{known}.")
 
 
-def check_components(folder: ModelFolder, classes: Mapping[str, type], variant: str | None = None) -> None:
-    """Check the files of several components, before any of them is loaded. Raises as `check_component`.
+def check_pipeline(
+    folder: ModelFolder, family: type, given: Container[str] = (), variant: str | None = None
+) -> dict[str, type]:
+    """Check the files of a pipeline's components, and of pipelines inside, before any of them is loaded.
 
     Args:
-        classes: component -> the class that it is loaded as.
+        family: the class that it is loaded as.
+        given: names of components that are not loaded.
+
+    Returns:
+        component -> the class that it is loaded as, without the given ones.
+
+    Raises:
+        LoadError: as `check_component`; or an index does not hold what the one above it says.
     """
-    check_variant(variant, [p.name for pattern in ("*", "*/*") for p in folder.path.glob(f"{pattern}.safetensors")])
+    if folder.level == 1:
+        patterns = ["/".join("*" * depth) for depth in range(1, MOST_LEVELS + 2)]
+        check_variant(variant, [p.name for it in patterns for p in folder.path.glob(f"{it}.safetensors")])
+    classes = {name: found for name, found in classes_in(folder.index, family).items() if name not in given}
     for name, class_ in classes.items():
-        check_component(folder, name, class_, variant)
+        if is_pipeline(class_):
+            refuse_links_out(folder, folder.path / name)
+            inner = folder.inside(name)
+            with inner.clear_errors():
+                if class_name_of(inner.index) != class_.__name__:
+                    raise LoadError(f"It is a {class_name_of(inner.index)}; the index above says {class_.__name__}.")
+                check_pipeline(inner, class_, variant=variant)
+        else:
+            check_component(folder, name, class_, variant)
+    return classes
 
 
 def check_component(folder: ModelFolder, name: str, class_: type, variant: str | None = None) -> None:

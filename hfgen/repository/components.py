@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from hfgen.errors import LoadError, PluginError
 from hfgen.registry import FAMILIES, find_by_class, how_to_enable, left_out, list_families, misspelled_plugins
 from hfgen.repository.index import check_entries, class_name_of, component_entries
+from hfgen.settings.options import component_choices, is_pipeline
 
 CORE_MODULES = ("hfgen.scheduler",)
 COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
@@ -45,10 +46,10 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
     return family.load()
 
 
-def _way_out(listing: str, **wanted: str) -> str:
-    """Say how to get a family with these attributes: enable the one that has them, or install a plugin."""
+def _way_out(listing: str, class_name: str = "", package: str = "") -> str:
+    """Say how to get the family of a class or package: enable the one that is left out, or install a plugin."""
     for family in left_out(FAMILIES):
-        if all(getattr(family, name) == value for name, value in wanted.items()):
+        if family.class_name == class_name or family.module.partition(".")[0] == package:
             return f"It belongs to the family {family.name!r} of {family.source}, {how_to_enable(family)}"
     lines = [f"Install the plugin it belongs to, if you trust it; `{listing}` shows what is installed."]
     return "\n".join([*lines, *misspelled_plugins()])
@@ -59,6 +60,11 @@ def _provenance(index: Mapping[str, Any]) -> str:
     if not isinstance(origin, dict) or "distribution" not in origin:
         return ""
     return f", which was saved by the distribution {str(origin['distribution'])!r}"
+
+
+def classes_in(index: Mapping[str, Any], family: type) -> dict[str, type]:
+    """Component -> the installed class that the checked index of a family's model names. Raises as below."""
+    return component_classes(index, component_choices(family), family.__module__.partition(".")[0])
 
 
 def component_classes(
@@ -74,10 +80,33 @@ def component_classes(
     """
     check_entries(index, choices)
     entries = component_entries(index)
-    found = {name: component_class(library, class_name, own_package) for name, library, class_name in entries}
+    inner = {name for name, classes in choices.items() if is_pipeline(classes[0])}
+    found = {
+        name: inner_class(library, class_name, choices[name])
+        if name in inner
+        else component_class(library, class_name, own_package)
+        for name, library, class_name in entries
+    }
     for name, class_ in found.items():
         known = tuple(choices.get(name, (class_,)))
         _check_choice(name, class_, (SchedulerMixin,) if issubclass(known[0], SchedulerMixin) else known)
+    return found
+
+
+def inner_class(library: str, class_name: str, choices: Sequence[type]) -> type:
+    """Return the pipeline class that an index entry names: an installed family's, or one of the choices.
+
+    Raises:
+        LoadError: it is in another module than the entry says.
+        PluginError: no enabled family provides it.
+    """
+    families = [choice for choice in choices if component_choices(choice)]  # not HFGenPipeline, which stands for any
+    own = next((choice for choice in families if choice.__name__ == class_name), None)
+    found: type = pipeline_class_of({"_class_name": class_name}) if own is None else own
+    if found.__module__ != library:
+        raise LoadError(
+            f"The repository names the pipeline class {class_name!r} of {library!r}, which does not exist."
+        )
     return found
 
 
@@ -124,7 +153,7 @@ def _family_module(library: str, own_package: str | None) -> Any:
         return sys.modules[library]
     raise LoadError(
         f"The repository's components come from {library!r}, which no enabled family provides.\n"
-        + _way_out("hfgen plugins", module=library)
+        + _way_out("hfgen plugins", package=library.partition(".")[0])
     )
 
 

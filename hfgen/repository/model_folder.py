@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hfgen.components import MOST_LEVELS
 from hfgen.errors import HFGenError, LoadError
 from hfgen.repository.index import CONFIG, MODEL_INDEX, component_entries, read_index, single_component
 from hfgen.repository.weights import Shapes, saved_shapes, weights_name
@@ -20,11 +21,14 @@ class ModelFolder(os.PathLike[str]):
     Attributes:
         path: the folder.
         name: the path or repository id that the user gave, for messages.
+        level: 1, or more for the folder of a pipeline inside another one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None, level: int = 1) -> None:
         self.path = Path(path)
         self.name = str(path) if name is None else name
+        self.level = level
+        self._inside: dict[str, ModelFolder] = {}
         self._shapes: dict[tuple[Path, str | None, str], Shapes] = {}
 
     def __fspath__(self) -> str:
@@ -60,6 +64,22 @@ class ModelFolder(os.PathLike[str]):
         """The folder of a component: its own; the root for a single model, and for diffusers' first repositories."""
         own = self.path / name
         return own if own.is_dir() and not self.is_single else self.path
+
+    def inside(self, name: str) -> "ModelFolder":
+        """The folder of a component that is a pipeline.
+
+        Raises:
+            LoadError: pipelines are too deep inside each other.
+        """
+        if self.level == MOST_LEVELS:
+            raise LoadError(f"The pipeline {name!r} is inside too many others: hfgen loads {MOST_LEVELS} levels.")
+        if name not in self._inside:
+            self._inside[name] = ModelFolder(self.path / name, name, self.level + 1)
+        return self._inside[name]
+
+    def is_inside(self, name: str) -> bool:
+        """Return True if a component is a pipeline: its folder has an index."""
+        return (self.path / name / MODEL_INDEX).is_file()
 
     def shapes(self, name: str, class_: type, variant: str | None = None) -> Shapes:
         """Tensor name -> shape, read from the headers of a component's safetensors files.

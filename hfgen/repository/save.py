@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
+from torch import nn
 
+from hfgen.components import copied_with, inner_pipelines
 from hfgen.errors import UsageError
 from hfgen.repository import bundle
 from hfgen.repository.index import MODEL_INDEX
+from hfgen.repository.tied_weights import require_untied
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,6 +38,7 @@ def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any])
     if not options.get("safe_serialization", True):
         raise UsageError("hfgen saves safetensors only.")
     refuse_odd_name(options.get("variant"))
+    require_untied({name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)})
     code = bundle.code_of(pipeline) if options.pop("bundle_code", False) else {}
     variant, kept = options.get("variant"), False
     try:
@@ -48,6 +52,27 @@ def saving(pipeline: "DiffusionPipeline", folder: Path, options: dict[str, Any])
         raise OSError(f"{folder} could not be written: {error}") from error
     if not kept:
         bundle.remove_others(folder, code)
+
+
+def as_saved(pipeline: Any) -> Any:
+    """Return a copy of a pipeline for diffusers to save, without what only training uses.
+
+    diffusers asks the signature of a component's method which options it takes.
+    """
+
+    def method(inner: Any) -> Callable[..., None]:
+        def save(place: str, variant: str | None = None, max_shard_size: int | str | None = None) -> None:
+            options = {"variant": variant, "max_shard_size": max_shard_size}
+            inner.save_pretrained(place, **{name: value for name, value in options.items() if value is not None})
+
+        return save
+
+    inside = inner_pipelines(pipeline).items()
+    copied = copied_with(
+        pipeline, {name: copied_with(inner, {"save_pretrained": method(inner)}) for name, inner in inside}
+    )
+    copied.register_modules(**dict.fromkeys(type(pipeline).training_only_components))
+    return copied
 
 
 def refuse_odd_name(variant: str | None) -> None:
@@ -102,12 +127,12 @@ def _move_into_place(entry: Path, place: Path, variant: str | None) -> None:
     if not place.is_dir():
         os.replace(entry, place)
     elif variant:
-        names = {file.name for file in entry.iterdir()}
+        names = {path.name for path in entry.iterdir()}
         for pattern in (f"*.index.{variant}.json", f"*.{variant}-*.safetensors", f"*.{variant}.safetensors"):
             for stale in {path.name for path in place.glob(pattern)} - names:
                 (place / stale).unlink()
-        for name in names:
-            os.replace(entry / name, place / name)
+        for name in sorted(names):
+            _move_into_place(entry / name, place / name, variant)  # a pipeline inside has folders of its own
     else:
         old = entry.with_name(f"{entry.name}.old")
         os.replace(place, old)

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from diffusers import ModelMixin
+from transformers import PreTrainedModel
 
 from hfgen.errors import LoadError, UsageError
 from hfgen.files import refuse_links_out
@@ -11,7 +12,7 @@ from hfgen.repository.fit import incomplete
 from hfgen.repository.index import CONFIG
 from hfgen.repository.model_folder import ModelFolder
 
-Model = TypeVar("Model", bound=ModelMixin)
+Model = TypeVar("Model", bound=ModelMixin | PreTrainedModel)
 HOW = ("dtype", "variant", "low_cpu_mem_usage")
 
 
@@ -49,6 +50,9 @@ def _check_files(folder: ModelFolder, class_: type) -> None:
             f"  {class_.__name__}.from_pretrained(..., use_safetensors=False).save_pretrained(...)"
         )
     refuse_links_out(folder, folder.path / CONFIG)
-    class_name = read_config(folder.path / CONFIG).get("_class_name")
+    config = read_config(folder.path / CONFIG)
+    architectures = config.get("architectures")  # of transformers
+    named = architectures[0] if isinstance(architectures, list) and architectures else None
+    class_name = config.get("_class_name", named)
     if class_name != class_.__name__:
         raise LoadError(f"The folder holds a model of class {class_name!r}, not an {class_.__name__}.")

@@ -2,16 +2,13 @@
 
 import base64
 import html
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hfgen.results.comparison import Comparison, letter
 from hfgen.results.metrics import FACTS, LIKELIHOOD, METRICS, QUALITY, RECONSTRUCTION
 from hfgen.results.rows import Mark, Row
-from hfgen.results.words import shown
-
-BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
+from hfgen.results.words import kind_of, markdown_row, marked, plain_text, shown
 
 
 class Cell(NamedTuple):
@@ -83,42 +80,27 @@ def _cell(row: Row, name: str) -> Cell:
     value = row.values.get(name)
     if value is None:
         return Cell("-")
-    kind = row.likelihood["kind"] if row.likelihood and name in LIKELIHOOD else "exact"
-    bound = {"lower bound": BOUNDS.get(name, ""), "exact": ""}.get(kind, "about ")
-    return Cell(bound + shown(value), value.get("mark"))
+    return Cell(marked(name, value, row.likelihood), value.get("mark"))
 
 
 def _kind(row: Row) -> str:
     """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
-    found = row.likelihood
-    if found is None or not set(row.values) & set(LIKELIHOOD):
-        return "-"
-    parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
-    parts += [f"{found['num_importance_samples']} importance samples"] if found.get("num_importance_samples") else []
-    parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
-    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
+    return kind_of(row.likelihood) if set(row.values) & set(LIKELIHOOD) else "-"
 
 
 # --- as text ----------------------------------------------------------------------------------------------------
 def markdown(c: Comparison) -> str:
     """The tables and notes in Markdown; names from result files stay plain text."""
-    lines = [_plain(subject(c)), ""]
+    lines = [plain_text(subject(c)), ""]
     for table in tables(c):
-        lines += [f"### {table.title}", "", _line(map(_plain, table.columns)), _line(["---"] * len(table.columns))]
-        lines += [_line(map(_in_markdown, row)) for row in table.rows] + [""]
-    return "\n".join([*lines, *(f"- {_plain(note)}" for note in c.notes)]) + "\n"
-
-
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", text)
+        head = [markdown_row(map(plain_text, table.columns)), markdown_row(["---"] * len(table.columns))]
+        lines += [f"### {table.title}", "", *head]
+        lines += [markdown_row(map(_in_markdown, row)) for row in table.rows] + [""]
+    return "\n".join([*lines, *(f"- {plain_text(note)}" for note in c.notes)]) + "\n"
 
 
 def _in_markdown(cell: Cell) -> str:
-    text = _plain(cell.text)
+    text = plain_text(cell.text)
     return {"best": f"**{text}** (best)", "not separable": f"{text} (not separable)"}.get(cell.mark or "", text)
 
 

@@ -1,9 +1,11 @@
 """Results of measurements as words: a value with its error, and under what rules it was found."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hfgen.results.metrics import LIKELIHOOD
 from hfgen.results.records import Result
 
 
@@ -18,6 +20,30 @@ def shown(value: Mapping[str, Any]) -> str:
         digits = max(0, 1 - math.floor(math.log10(error)))
         return f"{number:.{digits}f} +- {error:.{digits}f}"
     return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
+
+
+BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
+
+
+def marked(name: str, value: Mapping[str, Any], likelihood: Mapping[str, Any] | None) -> str:
+    """Format the value of a metric, with a mark where it is a bound or an estimate.
+
+    >>> [marked("nats", {"value": -86.7}, {"kind": kind}) for kind in ("lower bound", "estimate", "exact")]
+    ['>= -86.7', 'about -86.7', '-86.7']
+    """
+    kind = likelihood["kind"] if likelihood and name in LIKELIHOOD else "exact"
+    return {"lower bound": BOUNDS.get(name, ""), "exact": ""}.get(kind, "about ") + shown(value)
+
+
+def kind_of(likelihood: Mapping[str, Any] | None) -> str:
+    """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
+    if likelihood is None:
+        return "-"
+    found, samples = likelihood, likelihood.get("num_importance_samples")
+    parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
+    parts += [f"{samples} importance {'sample' if samples == 1 else 'samples'}"] if samples else []
+    parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
+    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
 
 
 def under(result: Result) -> str:
@@ -42,3 +68,29 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     widths = [max(len(value) for value in column) for column in zip(*(row.values() for row in rows), strict=True)]
     lines = ("  ".join(v.ljust(w) for v, w in zip(row.values(), widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------
+def plain_text(text: str) -> str:
+    """Return a text, which may be a stranger's, as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", text)
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown, its numbers with five digits.
+
+    >>> print(markdown_table(["layer", "norm"], [["a|b", 0.123456]]))
+    | layer | norm |
+    |---|---|
+    | a\\|b | 0.12346 |
+    """
+    head = [markdown_row(map(_cell, columns)), f"|{'---|' * len(columns)}"]
+    return "\n".join([*head, *(markdown_row(map(_cell, row)) for row in rows)])
+
+
+def _cell(cell: Any) -> str:
+    return f"{cell:.5g}" if isinstance(cell, float) else plain_text(" ".join(str(cell).split()))

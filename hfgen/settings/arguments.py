@@ -4,45 +4,16 @@ This module imports no torch: the command line's help comes from it.
 """
 
 import dataclasses
-import math
-import operator
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgen.errors import UsageError
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    resume: Literal["fixed", "reported", "free"],
-    at_least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    aliases: Sequence[str] = (),
-    saved: bool = True,
-    hidden: bool = False,
-    secret: bool = False,
-) -> Any:
-    """Declare a field of `TrainingArguments`, with everything that is known about the option.
-
-    Args:
-        resume: what a resumed run does with another value than its checkpoint's: "fixed" refuses it, "reported"
-            goes on with it and says so, "free" goes on.
-        at_least, above, below: bounds of a number.
-        aliases: other names on the command line and in files, as transformers and older diffusers scripts have them.
-        saved: whether `config.yaml` holds it: not where a run was written, resumed from or pushed to.
-        hidden: left out of `--help`.
-        secret: left out of `repr`.
-    """
-    rules = {"at_least": at_least, "above": above, "below": below}
-    bounds = {rule: bound for rule, bound in rules.items() if bound is not None}
-    metadata = {"help": help, "resume": resume, "bounds": bounds, "aliases": aliases, "saved": saved, "hidden": hidden}
-    return field(default=default, repr=not secret, metadata=metadata)
+from hfgen.settings.ema_profiles import EMAProfile, parse_profiles
+from hfgen.settings.fields import check_bounds, option
+from hfgen.settings.optimizers import OptimizerOptions, check_schedule, options_of
 
 
 @dataclass(kw_only=True)
@@ -170,6 +141,12 @@ class TrainingArguments:
     max_grad_norm: float | None = option(
         None, "Clip each component's gradient to this norm (default: no clipping).", resume="reported", at_least=0
     )
+    optimizer: Mapping[str, Mapping[str, Any]] | None = option(
+        None,
+        "Component -> options of its own optimizer, such as {discriminator: {learning_rate: 4e-4}}; on the command "
+        "line --optimizer.discriminator.learning_rate 4e-4. What is not given comes from the options above.",
+        resume="reported",
+    )
 
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.", resume="reported")
     allow_tf32: bool = option(
@@ -212,6 +189,12 @@ class TrainingArguments:
         resume="reported",
         above=0,
         hidden=True,
+    )
+    ema_profiles: str | None = option(
+        None,
+        "Averages to keep instead of that of --ema_decay, comma-separated: decay=0.9999, half_life=500000 (images), "
+        "sigma_rel=0.1 (width relative to the training so far). The first is sampled and saved, others go to ema/.",
+        resume="fixed",
     )
 
     logging_steps: int = option(50, "Optimizer steps between two lines of metrics.", resume="free", at_least=1)
@@ -304,8 +287,9 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            _check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
-        self._check_schedule()
+            check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
+        self._check_optimizers()
+        self._check_averages()
         self._check_validation()
         _ = self.seconds_limit
         if self.dataset_name and self.train_data_dir:
@@ -313,13 +297,19 @@ class TrainingArguments:
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise UsageError("--overwrite_output_dir starts a new run, --resume_from_checkpoint goes on; give one.")
 
-    def _check_schedule(self) -> None:
-        if self.lr_scheduler in WITHOUT_WARM_UP and self.lr_warmup_steps:
-            raise UsageError(f"--lr_scheduler {self.lr_scheduler} has no warm-up; choose constant_with_warmup.")
-        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
-            raise UsageError(
-                "--lr_step_rules and --lr_scheduler piecewise_constant need each other; give both or neither."
-            )
+    def _check_optimizers(self) -> None:
+        check_schedule("", self.lr_scheduler, self.lr_warmup_steps, self.lr_step_rules)
+        for component in self.optimizer or {}:
+            own = self.optimizer_of(component)
+            names = own.lr_scheduler, own.lr_warmup_steps, own.lr_step_rules
+            check_schedule(f"optimizer.{component}.", *names)
+
+    def _check_averages(self) -> None:
+        _ = self.averages
+        if self.ema_profiles and not self.use_ema:
+            raise UsageError("--ema_profiles are averages that --no_use_ema leaves out; give one of them.")
+        if self.ema_profiles and self.ema_power is not None:
+            raise UsageError("--ema_power warms up the EMA of --ema_decay; leave it out with --ema_profiles.")
 
     def _check_validation(self) -> None:
         if self.validation_metrics and not self.validation_split:
@@ -328,6 +318,23 @@ class TrainingArguments:
             raise UsageError("--best_metric is measured on --validation_split every --validation_steps; give both.")
         if self.early_stopping_patience is not None and not self.best_metric:
             raise UsageError("--early_stopping_patience waits for a better --best_metric; give it too.")
+
+    def optimizer_of(self, component: str) -> OptimizerOptions:
+        """Return the options of a component's optimizer: its own and, where it has none, those of all components.
+
+        Raises:
+            UsageError: an option is unknown, or the optimizer's class does not take it.
+        """
+        general = {"learning_rate": self.learning_rate, "betas": (self.adam_beta1, self.adam_beta2)}
+        general |= {"eps": self.adam_epsilon, "weight_decay": self.adam_weight_decay}
+        general |= {"lr_scheduler": self.lr_scheduler, "lr_warmup_steps": self.lr_warmup_steps}
+        general |= {"lr_step_rules": self.lr_step_rules}
+        return options_of(component, (self.optimizer or {}).get(component, {})).over(general)
+
+    @property
+    def averages(self) -> list[EMAProfile]:
+        """Return the profiles of EMA; the first is what is sampled and saved."""
+        return parse_profiles(self.ema_profiles) if self.ema_profiles else [EMAProfile("decay", self.ema_decay)]
 
     @property
     def seconds_limit(self) -> float | None:
@@ -343,18 +350,6 @@ class TrainingArguments:
             raise UsageError(f"--time_limit is {self.time_limit!r}; expected 90s, 30m or 1.5h.")
         return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
-
-def _check_bounds(name: str, value: Any, bounds: Mapping[str, float]) -> None:
-    if value is None or not bounds:
-        return
-    finite = math.isfinite(value)
-    if not finite or not all(HOLDS[rule](value, bound) for rule, bound in bounds.items()):
-        expected = ["finite"] * (not finite) + [f"{rule.replace('_', ' ')} {bound}" for rule, bound in bounds.items()]
-        raise UsageError(f"--{name} is {value}; it must be {' and '.join(expected)}.")
-
-
-HOLDS: dict[str, Callable[[Any, Any], bool]] = {"at_least": operator.ge, "above": operator.gt, "below": operator.lt}
-WITHOUT_WARM_UP = ("constant", "piecewise_constant")
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainingArguments)}
 HINTS = typing.get_type_hints(TrainingArguments)

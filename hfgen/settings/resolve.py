@@ -8,17 +8,24 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgen.errors import UsageError, did_you_mean
-from hfgen.settings.arguments import FIELDS, HINTS, NOT_SAVED, WITHOUT_WARM_UP, TrainingArguments, canonical
+from hfgen.settings.arguments import FIELDS, HINTS, NOT_SAVED, TrainingArguments, canonical
+from hfgen.settings.optimizers import WITHOUT_WARM_UP, OptimizerOptions, merge, refuse_unknown_components
 from hfgen.settings.options import (
     CLASS_NAME,
+    FAMILY,
     FROM_CONFIG,
+    FROM_PRETRAINED,
+    check_source,
     chosen_class,
     component_choices,
+    is_pipeline,
+    merge_inner,
+    objective_signature,
     saved_config,
     signature_of,
     without_class_name,
@@ -53,8 +60,11 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
         flat |= _dropped_by(layer)
         for key, value in layer.items():
             if isinstance(value, str) and key in component_choices(family):
-                value = {CLASS_NAME: value}  # `likelihood: BernoulliLikelihood`
-            if isinstance(value, Mapping):
+                chooses = FAMILY if is_pipeline(component_choices(family)[key][0]) else CLASS_NAME
+                value = {chooses: value}  # `likelihood: BernoulliLikelihood`
+            if key == "optimizer" and isinstance(value, Mapping):
+                flat[key] = _optimizers(family, value, source, flat.get(key) or {})
+            elif isinstance(value, Mapping):
                 components[key] = _typed_block(family, key, value, source, components.get(key, {}))
             elif key != "model":
                 name = _known_field(key, source, family)
@@ -75,6 +85,34 @@ def _dropped_by(layer: Mapping[str, Any]) -> dict[str, Any]:
     return dropped
 
 
+def _optimizers(
+    family: type, given: Mapping[str, Any], source: str, earlier: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Merge options of optimizers, `discriminator: {eps: 1e-6}` or `discriminator.eps: 1e-6`, over earlier layers'.
+
+    Networks of a pipeline inside have dotted names: `prior.unet.eps`.
+    """
+    components = component_choices(family)
+    refuse_unknown_components([name.partition(".")[0] for name in given], components)
+    merged = {name: dict(options) for name, options in earlier.items()}
+    grouped: dict[str, dict[str, Any]] = {}
+    for path, value in _leaves(given):
+        name, _, key = path.rpartition(".")
+        grouped.setdefault(name, {})[key] = value
+    for name, options in grouped.items():
+        checked = check_options(OptimizerOptions, options, f"{source}: optimizer.{name}")
+        merged[name] = merge(merged.get(name, {}), checked)
+    return merged
+
+
+def _leaves(given: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
+
+
 def _known_field(key: str, source: str, family: type) -> str:
     key = canonical(key)
     if key not in FIELDS:
@@ -88,12 +126,18 @@ def _typed_block(
 ) -> dict[str, Any]:
     """Merge the options of a component or the objective over those of earlier layers that chose the same class."""
     if name == "objective":
-        objective_class: type = family.objective_class  # type: ignore[attr-defined]
-        hidden = {*component_choices(family)}
-        return {**earlier, **check_options(objective_class, options, f"{source}: {name}", hidden)}
+        return {**earlier, **typed_options(objective_signature(family), options, f"{source}: {name}")}
     choices = component_choices(family)
     if name not in choices:
         raise UsageError(f"{source}: {family.__name__} has no component {name!r}.{did_you_mean(name, choices)}")
+    if options.get(FROM_PRETRAINED, ...) is None:  # build the component anew
+        earlier, options = {}, {key: value for key, value in options.items() if key != FROM_PRETRAINED}
+    elif FROM_PRETRAINED in options:
+        return check_source(name, choices[name][0], options, source)
+    elif FROM_PRETRAINED in earlier:
+        return check_source(name, choices[name][0], {**earlier, **options}, source)
+    if is_pipeline(choices[name][0]):
+        return merge_inner(earlier, options)  # its family checks them, when it is built
     before = chosen_class(name, choices[name], earlier)
     chosen = chosen_class(name, choices[name], {**earlier, **options}, source)
     kept = earlier if chosen is before else {}  # options of another class do not apply
@@ -104,16 +148,13 @@ def _typed_block(
     return {**kept, **named, **check_options(chosen, own, f"{source}: {name}")}
 
 
-def check_options(
-    class_: type, options: Mapping[str, Any], prefix: str, hidden: set[str] | None = None
-) -> dict[str, Any]:
+def check_options(class_: type, options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the options, converted to the types that `class_` annotates.
 
     Raises:
-        UsageError: an option that `class_` does not take (or that is hidden), or a value of another type.
+        UsageError: an option that `class_` does not take, or a value of another type.
     """
-    signature = {name: p for name, p in signature_of(class_).items() if name not in (hidden or set())}
-    return typed_options(signature, options, prefix)
+    return typed_options(signature_of(class_), options, prefix)
 
 
 def typed_options(
@@ -130,31 +171,25 @@ def typed_options(
     return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
 
 
-def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a UsageError for a keyword that `function` does not take."""
-    known = [name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"This model takes no {name}.{did_you_mean(name, known)}")
-
-
 def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
     """Return `value` if it has the annotated type; an int passes for a float, a list for a sequence."""
-    if isinstance(value, str) and _accepts(hint, 1.0) and not _accepts(hint, value):
+    if isinstance(value, str) and accepts(hint, 1.0) and not accepts(hint, value):
         try:
             value = float(value)  # YAML reads 2e-4 as a string
         except ValueError:
             pass
-    if not _accepts(hint, value):
-        raise UsageError(f"{source}: {name} is {value!r}; expected {_readable(hint)}.")
+    if not accepts(hint, value):
+        where = f"{source}: {name}" if source else f"--{name}"
+        raise UsageError(f"{where} is {value!r}; expected {_readable(hint)}.")
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_whole and _accepts(hint, 0.5) else value
+    return float(value) if is_whole and accepts(hint, 0.5) else value
 
 
-def _accepts(hint: Any, value: Any) -> bool:
+def accepts(hint: Any, value: Any) -> bool:
+    """Return True if a value is of an annotated type; an int is a float, too, and a type of unknown form takes all."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_accepts(part, value) for part in typing.get_args(hint))
+        return any(accepts(part, value) for part in typing.get_args(hint))
     if origin is Literal:
         return value in typing.get_args(hint)
     if hint in (int, float, bool, str):
@@ -163,7 +198,7 @@ def _accepts(hint: Any, value: Any) -> bool:
     if hint is type(None):
         return value is None
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return isinstance(value, (list, tuple)) and all(_accepts(typing.get_args(hint)[0], part) for part in value)
+        return isinstance(value, (list, tuple)) and all(accepts(typing.get_args(hint)[0], part) for part in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping)
     return True

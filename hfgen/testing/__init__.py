@@ -12,9 +12,9 @@ It needs pytest. List a law that the family cannot obey in `expected_failures`, 
 import pytest
 
 # so that a failing law shows its values
-pytest.register_assert_rewrite("hfgen.testing.laws", "hfgen.testing.latents", "hfgen.testing.bundles")
+pytest.register_assert_rewrite(*(f"hfgen.testing.{name}" for name in ("laws", "calls", "latents", "bundles")))
 
-from hfgen.testing.laws import FamilyTests, make_data, state, weights  # noqa: E402
+from hfgen.testing.laws import FamilyTests, assert_equal_states, make_data, state, weights  # noqa: E402
 from hfgen.testing.processes import quiet_environment  # noqa: E402
 
-__all__ = ["FamilyTests", "make_data", "quiet_environment", "state", "weights"]
+__all__ = ["FamilyTests", "assert_equal_states", "make_data", "quiet_environment", "state", "weights"]

@@ -10,6 +10,7 @@ import pytest
 
 from hfgen.pipeline import HFGenPipeline
 from hfgen.repository.components import STACK
+from hfgen.testing.culprits import assert_near
 
 
 class BundleLaws:
@@ -32,14 +33,16 @@ class BundleLaws:
             assert parts <= set(STACK), "nothing was bundled of a family that plain diffusers cannot read"
             return
         for path in code:
-            assert not _imported(path) & {"hfgen", type(pipeline).__module__.partition(".")[0], *(parts - set(STACK))}
+            own = _imported(path) & {"hfgen", type(pipeline).__module__.partition(".")[0], *(parts - set(STACK))}
+            assert not own, f"the bundled {path.name} imports {sorted(own)}"
         loaded: Any = load_by_its_code(tmp_path, monkeypatch)
         assert type(loaded).__module__.startswith("diffusers_modules.")
         again = HFGenPipeline.from_pretrained(tmp_path / "saved")
         assert type(again) is type(pipeline)
         expected = pipeline(seeds=[0, 1], output_type="pt").images
-        for other in (loaded, again):
-            assert (other(seeds=[0, 1], output_type="pt").images - expected).abs().max() <= self._of_samples()
+        for who, other in {"plain diffusers": loaded, "hfgen": again}.items():
+            images = other(seeds=[0, 1], output_type="pt").images
+            assert_near(images, expected, self._of_samples(), f"seeds 0 and 1 by the bundle, loaded by {who}")
 
     def _of_samples(self) -> float:
         raise NotImplementedError

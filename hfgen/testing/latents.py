@@ -1,5 +1,6 @@
 """Laws of families that map images to latents, compute likelihoods, or are bijections."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from hfgen.errors import UsageError
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
+from hfgen.testing.culprits import assert_apart, assert_near, refused
 
 
 class LatentLaws:
@@ -32,12 +34,35 @@ class LatentLaws:
         pipeline, images, labels = self._examples()
         latents = pipeline.encode(images, labels)
         alone = pipeline.encode(images[2:], None if labels is None else labels[2:], seeds=[2])
-        assert (latents[2:] - alone).abs().max() <= self.tolerance * max(1.0, float(latents.abs().max()))
-        assert (latents[0] - latents[1]).abs().max() > 0, "two images, one latent"
+        bound = self.tolerance * max(1.0, float(latents.abs().max()))
+        assert_near(alone, latents[2:], bound, "the latent of an image alone and among three")
+        assert_apart(latents[0], latents[1], 0, "the latents of two images")
         with torch.no_grad():
             decoded = pipeline.decode(latents, class_labels=labels)
-        assert decoded.shape == images.shape
-        torch.testing.assert_close(decoded, pipeline.reconstruct(images, class_labels=labels))
+        assert decoded.shape == images.shape, f"decode returns shape {tuple(decoded.shape)} of {tuple(images.shape)}"
+        again = pipeline.reconstruct(images, class_labels=labels)
+        assert_near(again, decoded, self.tolerance, "`reconstruct`, and `decode` of `encode`")
+
+    def test_latents_are_those_of_eval_mode(self) -> None:
+        """`encode` and `log_likelihood` run the networks in eval mode, and leave them as they were."""
+        if not (self._has("encode") or self._has("log_likelihood")):
+            pytest.skip("it maps no image to a latent or a likelihood")
+        pipeline, images, labels = self._examples()
+        in_training: set[str] = set()
+        for name, model in pipeline.models().items():
+            for part in model.modules():
+                part.register_forward_pre_hook(
+                    lambda part, _, name=name: in_training.add(name) if part.training else None
+                )
+        for method in filter(self._has, ("encode", "log_likelihood")):
+            for model in pipeline.models().values():
+                model.train()
+            getattr(pipeline, method)(images, labels)
+            assert not in_training, (
+                f"{method} calls {sorted(in_training)} in training mode: enter `eval_mode(self.models().values())`"
+            )
+            left = [name for name, model in pipeline.models().items() if not model.training]
+            assert not left, f"{method} leaves {left} in eval mode, and a training would go on so"
 
     def test_log_likelihood(self) -> None:
         """A likelihood depends on the image and its seed alone, is finite, and names its kind."""
@@ -45,31 +70,35 @@ class LatentLaws:
             pytest.skip("it defines no density of images")
         pipeline, images, labels = self._examples()
         found = pipeline.log_likelihood(images, labels)
-        assert isinstance(found, LogLikelihood)
-        assert found.nats.shape == (3,)
-        assert found.nats.dtype == torch.float64
-        assert found.nats.isfinite().all()
+        assert isinstance(found, LogLikelihood), f"log_likelihood returns a {type(found).__name__}"
+        assert found.nats.shape == (3,), f"`nats` of three images has shape {tuple(found.nats.shape)}"
+        assert found.nats.dtype == torch.float64, f"`nats` is {found.nats.dtype}; it must be float64"
+        assert found.nats.isfinite().all(), f"`nats` is {found.nats.tolist()}"
         assert found.num_dimensions == images[0].numel()
         alone = pipeline.log_likelihood(images[2:], None if labels is None else labels[2:], seeds=[2])
-        assert (alone.nats - found.nats[2:]).abs().max() <= self.tolerance * found.num_dimensions
+        tolerance = self.tolerance * found.num_dimensions
+        assert_near(alone.nats, found.nats[2:], tolerance, "ln p of an image with seed 2, alone and among three")
         if found.num_values is None:
             with pytest.raises(UsageError, match="a density"):
                 _ = found.bits_per_dim
         else:
             assert found.bits_per_dim.isfinite().all()
-            assert (found.nats < 0).all(), "the probability of an image is above 1"
+            assert (found.nats < 0).all(), f"a probability is above 1: its logarithms are {found.nats.tolist()}"
 
     def test_wrong_images_are_refused(self) -> None:
         """Bytes, values outside [-1, 1] and wrong shapes raise a UsageError."""
         pipeline, images, labels = self._examples()
-        for name in ("encode", "log_likelihood"):
-            if not self._has(name):
-                continue
-            for wrong in (((images + 1) * 127.5), ((images + 1) * 127.5).byte(), images[..., :-1], images[0]):
-                with pytest.raises(UsageError, match=r"expected|Images lie"):
-                    getattr(pipeline, name)(wrong, labels)
-            with pytest.raises(UsageError, match="seeds"):
-                getattr(pipeline, name)(images, labels, seeds=[1])
+        wrong = {
+            "floats of 0 to 255": (images + 1) * 127.5,
+            "bytes": ((images + 1) * 127.5).byte(),
+            "another width": images[..., :-1],
+            "no batch dimension": images[0],
+        }
+        for method in filter(self._has, ("encode", "log_likelihood")):
+            call = getattr(pipeline, method)
+            for what, given in wrong.items():
+                refused(partial(call, given, labels), "expected|Images lie", f"{method} of images with {what}")
+            refused(partial(call, images, labels, seeds=[1]), "seeds", f"{method} of 3 images with 1 seed")
 
     def test_change_of_variables(self) -> None:
         """A bijection's log-determinant equals that of its Jacobian, and its inverse undoes it."""

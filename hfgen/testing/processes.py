@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def load_in_subprocess(folder: Path) -> dict[str, Any]:
     _wait([process], time.monotonic() + 240)
     assert process.exitcode == 0, (folder / "log").read_text(encoding="utf-8")
     return json.loads((folder / "loaded.json").read_text(encoding="utf-8"))
+
+
+def split_of(pipeline: Any, objective: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return how many micro-batches each of two processes may accumulate, and the options of that split.
+
+    Neither BatchNorm nor a coupled loss over two micro-batches is that of one batch.
+    """
+    from hfgen.processes.batch_norm import BATCH_NORMS
+    from hfgen.settings.options import build_objective
+
+    normed = any(isinstance(module, BATCH_NORMS) for model in pipeline.models().values() for module in model.modules())
+    if normed or build_objective(pipeline.objective_class, pipeline.components, objective).coupled:
+        return 1, ["--sync_batch_norm"] if normed else []
+    return 2, ["--gradient_accumulation_steps", "2"]
 
 
 def train_in_two_processes(arguments: list[str], folder: Path, in_shards: bool) -> str:

@@ -231,7 +231,12 @@ def load_checkpoint(place: Path, networks: Networks, now: Mapping[str, Any]) -> 
         resume_settings.require_known(place, state, now)
         changed = resume_settings.compare(place, state["settings"], now["settings"])
         folder = place / TRAINER
-        networks.load(lambda name: _weights(place / name), lambda name: load_file(folder / name), state["step"])
+        networks.load(
+            lambda name: _weights(place.joinpath(*name.split("."))),
+            lambda name: load_file(folder / name),
+            state["step"],
+            state.get("component_steps", {}),
+        )
     return state, changed
 
 

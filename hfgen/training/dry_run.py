@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 
+from hfgen.components import published_networks
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process
 from hfgen.settings.resolve import RunConfig
@@ -70,11 +71,12 @@ def _peak_memory(device: torch.device) -> str:
 def _disk(trainer: Trainer) -> int:
     """Return the bytes of the model and of all checkpoints that exist at once: one more while the next is saved."""
     a = trainer.arguments
-    weights = sum(_bytes(model.state_dict()) for model in trainer.pipeline.models().values())
+    weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
     others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
-    return weights + kept * (weights + others)
+    profiles = max(len(trainer.networks.profiles), 1)  # each is a model
+    return weights * profiles + kept * (weights + others)
 
 
 def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:

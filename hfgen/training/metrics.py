@@ -3,14 +3,17 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hfgen.errors import CheckError
+from hfgen.errors import CheckError, HFGenError
+from hfgen.evaluation.held_out import PREFIX
+from hfgen.objective import Update
+from hfgen.results.metrics import METRICS
 from hfgen.training.checkpoint import list_checkpoints
 
 
@@ -27,20 +30,32 @@ def require_finite(values: Mapping[str, float], step: int, steps: int, folder: P
     )
 
 
+LINE = ("step", "epoch", "learning_rate", "images_per_second", "seconds", "skipped_steps", "diagnosis")
+OWN_NAMES = {*LINE, *(PREFIX + metric for metric in METRICS)}  # of a line of metrics, beside losses
+
+
 class Window:
     """Sums of metrics on the device, which are read only when a line of the log is due.
 
     Args:
         mean_of_processes: averages a tensor over all processes.
+        objective: its name, for messages.
+        components: the trained ones, whose losses have names of their own.
 
     Attributes:
         steps: optimizer steps since the last line.
         seconds: training time up to the last line, without the time between an interruption and its resume.
     """
 
-    def __init__(self, mean_of_processes: Callable[[Tensor], Tensor]) -> None:
-        self.mean_of_processes = mean_of_processes
-        self.sums: dict[str, Tensor] = {}
+    def __init__(
+        self, mean_of_processes: Callable[[Tensor], Tensor], objective: str, components: Iterable[str] = ()
+    ) -> None:
+        self.mean_of_processes, self.objective = mean_of_processes, objective
+        self.of_components = frozenset(f"{component}_loss" for component in components)
+        self.losses = set(self.of_components)  # and those with names of their own, so far
+        self.own = OWN_NAMES | {f"{component}_learning_rate" for component in components}
+        self.named: set[str] = set()  # metrics of the objective's own, so far
+        self.sums: dict[str, Tensor | float] = {}
         self.counts: Counter[str] = Counter()
         self.steps, self.seconds = 0, 0.0
         self.start()
@@ -48,14 +63,48 @@ class Window:
     def start(self) -> None:
         self.clock = time.perf_counter()
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add scalars; an objective may yield one name many times in a step."""
+    def add_update(self, update: Update) -> None:
+        """Add the loss and the metrics of an update; the objective may yield one name many times in a step.
+
+        Raises:
+            HFGenError: a name that is the training's own, or a loss's; or a metric that is not one number.
+        """
+        own = {f"{component}_loss" for component in update.components}
+        others = self.of_components - own if update.name else frozenset()
+        if update.loss_name in self.own | others | self.named:
+            raise self._taken(update.loss_name, "calls a loss")
+        self.losses.add(update.loss_name)
+        self.add(update.metrics, "yields a metric")
+        self._sum(update.loss_name, update.loss)
+
+    def add(self, metrics: Mapping[str, Tensor | float], what: str) -> None:
+        """Add scalars of the objective's; raises as `add_update`.
+
+        Args:
+            what: a verb with its object, for messages.
+        """
         for name, value in metrics.items():
-            self.counts[name] += 1
-            if name in self.sums:
-                self.sums[name] += value.detach()
-            else:
-                self.sums[name] = value.detach().to(torch.float32, copy=True)
+            if name in self.own or name in self.losses:
+                raise self._taken(name, what)
+            if not isinstance(value, int | float | Tensor) or (isinstance(value, Tensor) and value.numel() != 1):
+                got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise HFGenError(f"{self.objective}: the metric {name!r} is {got}; expected one number.")
+            self.named.add(name)
+            self._sum(name, value)
+
+    def _taken(self, name: str, what: str) -> HFGenError:
+        return HFGenError(
+            f"{self.objective} {what} {name!r}, which is a name of the training's own or of a loss.\n"
+            "Choose another name: nothing is overwritten in metrics.jsonl."
+        )
+
+    def _sum(self, name: str, value: Tensor | float) -> None:
+        self.counts[name] += 1
+        added = value.detach().reshape(()) if isinstance(value, Tensor) else value
+        if name in self.sums:
+            self.sums[name] += added
+        else:
+            self.sums[name] = added.to(torch.float32, copy=True) if isinstance(added, Tensor) else float(added)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name since the last line, over all processes; collective."""
@@ -84,5 +133,6 @@ class Window:
         names = sorted(self.sums)
         if not names:
             return {}
-        totals = self.mean_of_processes(torch.stack([self.sums[name] for name in names]))
-        return dict(zip(names, totals.tolist(), strict=True))
+        device = next((total.device for total in self.sums.values() if isinstance(total, Tensor)), None)
+        sums = [torch.as_tensor(self.sums[name], dtype=torch.float32, device=device) for name in names]
+        return dict(zip(names, self.mean_of_processes(torch.stack(sums)).tolist(), strict=True))

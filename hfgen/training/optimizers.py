@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate schedule of each network: made, stepped, saved and loaded."""
+"""The optimizer of each network: made, stepped, saved and loaded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,25 +7,60 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
-from diffusers.optimization import SchedulerType, get_scheduler
 from torch import Tensor, nn
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen.errors import UsageError
 from hfgen.processes import zero
 from hfgen.processes.shards import fill, whole
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.settings.optimizers import ADAMS, OptimizerOptions
+from hfgen.training.muon import MuonWithAdamW
+
+FUSED = ("AdamW", "Adam")  # one kernel updates all tensors
+STATES = {  # class -> what it keeps of each parameter; without momentum the others keep no momentum_buffer
+    **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ADAMS},
+    "RMSprop": {"step", "square_avg", "momentum_buffer"},
+    "SGD": {"momentum_buffer"},
+    "Muon": {"momentum_buffer"},
+}
 
 
-def make_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """Make AdamW, which without weight decay is Adam; fused, so that one kernel updates all tensors."""
-    return torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=arguments.learning_rate,
-        betas=(arguments.adam_beta1, arguments.adam_beta2),
-        eps=arguments.adam_epsilon,
-        weight_decay=arguments.adam_weight_decay,
-        fused=True,
-    )
+def make_optimizer(model: nn.Module, options: OptimizerOptions, name: str = "") -> torch.optim.Optimizer:
+    """Make the optimizer of a network; AdamW without weight decay is Adam.
+
+    Its groups are: all parameters; with `no_decay` those that decay and those that do not; with Muon the matrices
+    (two dimensions, no embeddings), whose steps have the size of AdamW's, so that one learning rate serves both.
+
+    Raises:
+        UsageError: Muon has no matrix to step.
+    """
+    matrices, others = _groups(model, options)
+    given = {"betas": options.betas, "eps": options.eps, "alpha": options.alpha, "momentum": options.momentum}
+    settings = {key: value for key, value in given.items() if value is not None}
+    if options.chosen != "Muon":
+        fused = {"fused": True} if options.chosen in FUSED else {}
+        made: torch.optim.Optimizer = getattr(torch.optim, options.chosen)(others, **settings, **fused)
+        return made
+    if not matrices:
+        raise UsageError(f"--optimizer.{name}.class_name Muon: {name} has no weights of two dimensions; use AdamW.")
+    muon = {"adjust_lr_fn": "match_rms_adamw", "momentum": settings.pop("momentum", 0.95)}
+    return MuonWithAdamW([{**group, **muon} for group in matrices], [{**group, **settings} for group in others])
+
+
+def _groups(model: nn.Module, options: OptimizerOptions) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups of Muon and of another class, each with the `numbers` of its parameters in the network."""
+    found: dict[tuple[bool, bool], dict[str, Any]] = {}
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+        matrix = parameter.dim() >= 2 and id(parameter) not in embeddings
+        muon = options.chosen == "Muon" and matrix and parameter.dim() == 2
+        decays = matrix or not options.no_decay
+        new: dict[str, Any] = {"params": [], "numbers": [], "lr": options.learning_rate}
+        group = found.setdefault((muon, decays), {**new, "weight_decay": options.weight_decay if decays else 0.0})
+        group["params"].append(parameter)
+        group["numbers"].append(number)
+    of_muon = [group for (muon, _), group in found.items() if muon]
+    return of_muon, [group for (muon, _), group in found.items() if not muon]
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -102,49 +137,51 @@ def step_together(optimizers: Sequence[Any], scaler: Any, max_grad_norm: float |
     return together.stepped
 
 
-def make_lr_scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, last_step: int) -> Any:
-    """Make the schedule; it counts optimizer steps, whatever the number of processes.
-
-    Raises:
-        UsageError: `--lr_scheduler` or `--lr_step_rules` is invalid.
-    """
-    name = arguments.lr_scheduler
-    names = {kind.value for kind in SchedulerType}
-    if name not in names:
-        raise UsageError(f"--lr_scheduler is {name!r}.{did_you_mean(name, names)}")
-    try:
-        return get_scheduler(
-            name,
-            optimizer,
-            step_rules=arguments.lr_step_rules,
-            num_warmup_steps=arguments.lr_warmup_steps,
-            num_training_steps=last_step,
-        )
-    except ValueError as error:
-        raise UsageError(
-            f"--lr_step_rules is {arguments.lr_step_rules!r}; expected factor:step, ..., last factor: 1:1000,0.1"
-        ) from error
-
-
 def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
-    """Return an optimizer's state as whole tensors named `<index of the parameter>.<key>`; collective."""
+    """Return an optimizer's state as whole tensors named `<number of the parameter in its network>.<key>`; collective.
+
+    The names do not depend on how the parameters are grouped.
+    """
+    numbers = _numbers(optimizer)
     return {
-        f"{index}.{key}": whole(torch.as_tensor(value))
+        f"{numbers[index]}.{key}": whole(torch.as_tensor(value))
         for index, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
     }
 
 
 def load_optimizer(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `optimizer_tensors` gave; learning rate and other settings stay those of this run."""
-    state: dict[int, dict[str, Any]] = {}
+    """Take over what `optimizer_tensors` gave; learning rate and other settings stay those of this run.
+
+    What another class kept of a parameter is left out: its moments start anew.
+    """
+    saved: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for number, entry in state.items():
-        entry.update({key: _laid_out_like(parameters[number], value) for key, value in entry.items()})
+        number, _, key = name.partition(".")
+        saved.setdefault(int(number), {})[key] = value
+    state: dict[int, dict[str, Any]] = {}
+    numbers = _numbers(optimizer)
+    parameters = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    for index, (parameter, group) in enumerate(parameters):
+        entry, needed = saved.get(numbers[index], {}), _kept(optimizer, group)
+        if entry and needed <= entry.keys():
+            state[index] = {key: _laid_out_like(parameter, entry[key]) for key in entry if key in needed}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _numbers(optimizer: Any) -> list[int]:
+    """Return the number in its network of each parameter, in the order of the groups."""
+    numbers = [number for group in optimizer.param_groups for number in group.get("numbers", ())]
+    return numbers or list(range(sum(len(group["params"]) for group in optimizer.param_groups)))
+
+
+def _kept(optimizer: Any, group: Mapping[str, Any]) -> set[str]:
+    """Return the keys of the state that an optimizer keeps of each parameter of a group."""
+    if isinstance(optimizer, zero.ZeroOptimizer):
+        return STATES["AdamW"]
+    muon = isinstance(optimizer, MuonWithAdamW)
+    kept = STATES[("Muon" if "ns_steps" in group else "AdamW") if muon else type(optimizer).__name__]
+    return kept if group.get("momentum") else kept - {"momentum_buffer"}
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -154,12 +191,3 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
     fill(moment, value)
     return moment
-
-
-def set_step(lr_scheduler: Any, step: int) -> None:
-    """Set a schedule to where it is after `step` steps, with this run's learning rate."""
-    lr_scheduler.last_epoch = step
-    groups = lr_scheduler.optimizer.param_groups
-    for group, base, factor in zip(groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True):
-        group["lr"] = base * factor(step)  # all of get_scheduler's are a factor of the step
-    lr_scheduler._last_lr = [group["lr"] for group in groups]

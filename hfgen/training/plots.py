@@ -52,6 +52,16 @@ def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_curve(name: str, x: Sequence[float], y: Sequence[float], path: Path) -> None:
+    """Plot the points of a curve, in their order."""
+    figure = _figure(3.2)
+    axes = figure.add_subplot()
+    axes.plot(x, y, linewidth=1.2, marker="." if len(x) < 20 else None)
+    axes.set_ylabel(_label(name))
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def _label(name: str) -> str:
     return (name.removesuffix("_loss") or name).replace("_", " ")
 

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,21 @@ from hfgen.training.plots import plot_run
 from hfgen.training.trainer import Trainer
 
 
-def push_on_the_way(trainer: Trainer, folder: Path, say: Callable[[str], Any]) -> None:
+def push_on_the_way(
+    trainer: Trainer, folder: Path, say: Callable[[str], Any], step: int, line: Mapping[str, Any] | None
+) -> None:
     """Push the model of a step with a sample grid, if asked to; the training goes on if that fails."""
     a, every = trainer.arguments, trainer.validation_steps
-    if not a.push_to_hub or a.hub_strategy == "end" or not every or trainer.step % every:
+    if not a.push_to_hub or a.hub_strategy == "end" or not every or step % every:
         return
-    if trainer.step == trainer.last_step:
+    if step == trainer.last_step:
         return  # it is pushed with the finished run
     with trainer.networks.averaged() as pipeline:
         if trainer.accelerator.is_main_process:
             try:
-                say(f"step {trainer.step} pushed to {push_step(folder, pipeline, trainer.arguments, trainer.step)}")
+                say(f"step {step} pushed to {push_step(folder, pipeline, trainer.arguments, step)}")
             except (HFGenError, OSError) as error:
-                say(f"step {trainer.step} was not pushed; the training goes on: {first_line(error)}")
+                say(f"step {step} was not pushed; the training goes on: {first_line(error)}")
     trainer.accelerator.wait_for_everyone()
 
 

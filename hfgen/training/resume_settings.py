@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from hfgen import __version__
+from hfgen.components import components
 from hfgen.data.layout import Layout
 from hfgen.errors import UsageError
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
 from hfgen.settings.model_configs import component_config
+from hfgen.settings.options import FROM_PRETRAINED
 
 Facts = Mapping[str, Any]
 
@@ -24,6 +26,8 @@ FIXED, REPORTED = (
 )
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
+# Older versions did not keep these, and trained by the defaults that they have now.
+NEWER = ("component_steps", "ema_profiles")
 
 
 def settings_of(
@@ -39,7 +43,7 @@ def settings_of(
     Args:
         objective: options of the objective.
         num_images: size of the dataset; None for a stream.
-        scheduled_steps: optimizer steps over which the learning rate schedules run.
+        scheduled_steps: the last step as planned, with which schedules end.
     """
     options = dataclasses.asdict(arguments)
     facts = {
@@ -47,20 +51,22 @@ def settings_of(
         "global_batch_size": layout.global_batch_size,
         "images": num_images,
         "objective": objective,
-        "components": {name: component_config(part) for name, part in pipeline.components.items()},
+        "components": {name: component_config(part) for name, part in components(pipeline).items()},
         "num_processes": layout.num_processes,
-        "scheduled_steps": None if arguments.lr_scheduler == "constant" else scheduled_steps,
+        "scheduled_steps": scheduled_steps,
         "hfgen": __version__,
         "torch": torch.__version__,
     }
+    if pipeline.sources:
+        facts["sources"] = {name: source.sha256[:16] for name, source in pipeline.sources.items()}
     return json.loads(json.dumps({**{name: options[name] for name in (*FIXED, *REPORTED)}, **facts}))
 
 
 def require_known(place: Path, then: Facts, now: Facts) -> None:
     """Raise a UsageError if a checkpoint's state lacks what this version of hfgen resumes from."""
     settings = then.get("settings", {})
-    missing = [name for name in now if name not in then]
-    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings]
+    missing = [name for name in now if name not in then and name not in NEWER]
+    missing += [name for name in (*FIXED_FACTS, *FIXED) if name not in settings and name not in NEWER]
     if missing:
         version = settings.get("hfgen", "of unknown version")
         raise UsageError(
@@ -82,6 +88,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     Raises:
         UsageError: settings have changed that must not; it names all of them.
     """
+    then = {**{name: FIELDS[name].default for name in NEWER if name in FIELDS}, **then}
     if then["model"] != now["model"]:
         raise UsageError(f"The checkpoint {place} is of {then['model']}; this run trains {now['model']}.")
     fixed = [
@@ -90,6 +97,8 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
         if then[name] != now[name]
         for before, after in [_difference(then[name], now[name])]
     ]
+    before, after = _difference(then.get("sources", {}), now.get("sources", {}))
+    fixed += [f"other weights of --{name}.{FROM_PRETRAINED}" for name in sorted({*before, *after})]
     if fixed:
         raise UsageError(
             f"The checkpoint {place} was written with {'; with '.join(fixed)}.\n"
@@ -98,8 +107,16 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
     return [
         f"{shown(name)} was {then[name]} up to the checkpoint and is {now[name]} from here on"
         for name in (*REPORTED, *REPORTED_FACTS)
-        if name in then and then[name] != now[name]  # an older version may have known fewer
+        if name in then
+        and then[name] != now[name]  # an older version may have known fewer
+        and (name != "scheduled_steps" or _matters(then, now))
     ]
+
+
+def _matters(then: Facts, now: Facts) -> bool:
+    """Return True if another number of steps changes the training: a schedule or the objective follows it."""
+    known = then["scheduled_steps"] is not None  # older versions kept none for a constant schedule
+    return known and (then.get("follows_last_step", True) or now.get("follows_last_step", False))
 
 
 def _difference(then: Any, now: Any) -> tuple[Any, Any]:

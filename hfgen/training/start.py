@@ -7,20 +7,31 @@ from typing import Any
 
 import torch
 
-from hfgen.cards.parts import component_rows
+from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
+from hfgen.cards.parts import component_notes, component_rows
+from hfgen.components import absent, declared, inner_pipelines, published_networks
 from hfgen.data.images import ImageFacts, images_from
 from hfgen.data.layout import no_labels
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import CLASS_NAME, SHAPE, component_choices, objective_options
+from hfgen.settings.options import (
+    CLASS_NAME,
+    FAMILY,
+    FROM_PRETRAINED,
+    SHAPE,
+    component_choices,
+    merge_inner,
+    objective_options,
+)
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
+from hfgen.training.validation import drawing_options
 
 Facts = dict[str, Any]
 
@@ -56,7 +67,12 @@ def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageF
     if a.pretrained_model_name_or_path:
         return pretrained(config, pipeline_class, (channels, size), num_classes)
     torch.manual_seed(key(a.seed, "weights"))
-    return pipeline_class.build(size, channels, num_classes, **overrides)
+    pipeline = pipeline_class.build(size, channels, num_classes, **overrides)
+    require_sources(pipeline, declared(pipeline, "frozen_components"))
+    if any(name in inner_pipelines(pipeline) for name in pipeline.sources):  # which may make images of another shape
+        given = ", ".join(f"--{name}.{FROM_PRETRAINED} {source.name}" for name, source in pipeline.sources.items())
+        _require_images(f"The model with {given}", pipeline, (channels, size), pipeline.num_classes)
+    return pipeline
 
 
 def pretrained(
@@ -72,31 +88,58 @@ def pretrained(
     pipeline = HFGenPipeline.from_pretrained(name)
     if not isinstance(pipeline, pipeline_class):
         raise UsageError(f"{name} is a {type(pipeline).__name__}; {config.model} trains {pipeline_class.__name__}.")
-    changed = changed_options(pipeline, config.components)
+    only_training = {name: options for name, options in config.components.items() if name in absent(pipeline)}
+    changed = changed_options(pipeline, {n: v for n, v in config.components.items() if n not in only_training})
     if changed:
         raise UsageError(
             f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
-    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
-    if (found, pipeline.num_classes) != (shape, num_classes):
-        raise UsageError(
-            f"{name} makes images of {found[0]} channels and {found[1]} pixels, of {pipeline.num_classes} classes; "
-            f"the data have {shape[0]} channels, {shape[1]} pixels and {num_classes} classes.\n"
-            "Try --resolution, or (not) --class_conditional."
-        )
+    _require_images(name, pipeline, shape, num_classes)
+    torch.manual_seed(key(config.arguments.seed, "weights"))
+    complete(pipeline, (shape[1], shape[0], num_classes), only_training)
+    frozen, left_out = (declared(pipeline, f"{kind}_components") for kind in ("frozen", "training_only"))
+    require_sources(pipeline, [name for name in frozen if name in left_out])
     return pipeline
 
 
-def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts]) -> list[str]:
+def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], num_classes: int | None) -> None:
+    """Raise a UsageError unless a pipeline makes images of so many channels and pixels, and of so many classes."""
+    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
+    if (found, pipeline.num_classes) != (shape, num_classes):
+        raise UsageError(
+            f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
+            f"the data have {_shape_words(shape, num_classes)}.\n"
+            "Try --resolution, or (not) --class_conditional."
+        )
+
+
+def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
+    """Return channels and side in words: `1 channel and 28 pixels a side, without classes`."""
+    channels, side = shape
+    classes = "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
+    return f"{counted(channels, 'channel')} and {side} pixels a side, {classes}"
+
+
+def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts], place: str = "") -> list[str]:
     """List the options that differ from a model's own, as `--encoder.width is 8, not 4`."""
     changed = []
     for name, options in components.items():
-        part = pipeline.components.get(name)
-        for option, value in options.items() if name != "objective" else ():
-            own = type(part).__name__ if option == CLASS_NAME else _plain(getattr(part, "config", {}).get(option))
-            if own != _plain(value):
-                changed.append(f"--{name}.{option} is {value}, not {own}")
+        part, own = pipeline.components.get(name), Facts()
+        if name == "objective":
+            continue
+        if isinstance(part, HFGenPipeline):
+            options = merge_inner({}, options)
+            inner = {n: options.pop(n) for n in set(options) - {FAMILY, FROM_PRETRAINED}}
+            changed += changed_options(part, inner, f"{place}{name}.")
+            own = {FAMILY: family.name} if (family := family_of(type(part))) else {}
+        else:
+            own = {**getattr(part, "config", {}), CLASS_NAME: type(part).__name__}
+        changed += [
+            f"--{place}{name}.{option} is {value}, not {_plain(own.get(option))}"
+            for option, value in options.items()
+            if _plain(own.get(option)) != _plain(value)
+        ]
     return changed
 
 
@@ -108,17 +151,36 @@ def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | N
 
 def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
     """Return the config with all options of components and objective, so that it outlives changed defaults."""
-    choices, components = component_choices(type(pipeline)), pipeline.components
+    options = objective_options(type(pipeline), config.components.get("objective", {}))
+    components = _component_options(pipeline, data_shape(config, images), config.components)
+    objective = {name: _plain(value) for name, value in options.items()}
+    return {**config.to_dict(), **components, "objective": objective}
+
+
+def _component_options(
+    pipeline: HFGenPipeline, shape: tuple[int, int, int | None], given: Mapping[str, Facts]
+) -> dict[str, Facts]:
+    """Return component -> options with which it would be built again; of a loaded one its source."""
+    choices, components, found = component_choices(type(pipeline)), pipeline.components, dict[str, Facts]()
     chosen = {name: {CLASS_NAME: type(components[name]).__name__} for name in choices if len(choices[name]) > 1}
-    overrides = {name: {**chosen.get(name, {}), **config.components.get(name, {})} for name in choices}
-    flat, derived = config.to_dict(), pipeline.default_configs(*data_shape(config, images), overrides)
+    overrides = {name: {**chosen.get(name, {}), **given.get(name, {})} for name in choices}
+    there = {n: part for n, part in components.items() if n in pipeline.sources or isinstance(part, HFGenPipeline)}
+    overrides |= {name: options_of(part, choices[name]) for name, part in there.items()}
+    derived = pipeline.default_configs(*shape, overrides)
     for name, component in components.items():
-        if isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
+        if name in pipeline.sources:
+            found[name] = {FROM_PRETRAINED: pipeline.sources[name].name}
+        elif isinstance(component, HFGenPipeline):
+            family, of_inner = family_of(type(component)), dict(derived.get(name, {}))
+            size, channels, classes = (of_inner.pop(k, v) for k, v in zip(INNER_SHAPE, shape, strict=True))
+            own = {n: options for n, options in merge_inner(of_inner, given.get(name, {})).items() if n != FAMILY}
+            named: Facts = {FAMILY: family.name} if family is not None else {}
+            found[name] = {**named, **_component_options(component, (size, channels, classes), own)}
+        elif isinstance(component, choices[name]):  # a trained model may have a scheduler of another class
             follows = set(SHAPE) if isinstance(component, torch.nn.Module) else _of_networks(pipeline, component)
             options = _options_of(component, {k: v for k, v in derived.get(name, {}).items() if k in follows})
-            flat[name] = {**chosen.get(name, {}), **options}
-    options = objective_options(type(pipeline), config.components.get("objective", {}))
-    return {**flat, "objective": {name: _plain(value) for name, value in options.items()}}
+            found[name] = {**chosen.get(name, {}), **options}
+    return found
 
 
 def _of_networks(pipeline: HFGenPipeline, scheduler: Any) -> set[str]:
@@ -145,7 +207,7 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
     noun = "image" if images.count == 1 else "images"
     count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
     yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
-    for row in component_rows(pipeline):
+    for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
 
@@ -157,7 +219,9 @@ def facts(trainer: Trainer) -> Facts:
         "num_processes": trainer.layout.num_processes,
         "plugin": _plugin(trainer.pipeline),
         "sampled_with": drawing_options(trainer.pipeline, trainer.arguments.num_inference_steps),
-        "components": component_rows(trainer.pipeline),
+        "components": component_rows(published_networks(trainer.pipeline)),
+        **_averaged_inside(list(trainer.networks.emas)),
+        **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
         "data": {
             "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
             "dataset_id": images.dataset_id,
@@ -167,6 +231,11 @@ def facts(trainer: Trainer) -> Facts:
             "class_names": images.label_names,
         },
     }
+
+
+def _averaged_inside(names: list[str]) -> Facts:
+    """Return the networks with EMA where some are in pipelines inside, whose classes the card does not ask."""
+    return {"averaged": names} if any("." in name for name in names) else {}
 
 
 def _plugin(pipeline: HFGenPipeline) -> dict[str, str]:

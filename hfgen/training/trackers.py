@@ -28,6 +28,7 @@ from PIL import Image
 
 from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import read_config_file, write_text
+from hfgen.results.words import markdown_table
 from hfgen.run_folder import CONFIG
 
 PROJECT = "hfgen"
@@ -101,6 +102,12 @@ class Trackers:
         for tracker in self.running:
             for title, image in images.items():
                 tracker.do(functools.partial(show, tracker.title, title, image, step))
+
+    def log_tables(self, tables: Mapping[str, Mapping[str, Any]], step: int) -> None:
+        """Report tables, `columns` and `rows` under a name, to the trackers that take them."""
+        for tracker in self.running:
+            for title, table in tables.items():
+                tracker.do(functools.partial(show_table, tracker.title, title, table, step))
 
     def close(self, seconds: float = FINISH_SECONDS) -> None:
         """Send the waiting reports and close the trackers; later reports are lost."""
@@ -327,6 +334,14 @@ def show(name: str, title: str, image: Image.Image, step: int, tracker: Any) -> 
         tracker.tracker.log_image(f"{title}/{step}.png", image)  # names that are numbers become a slider
     elif hasattr(tracker, "log_images"):
         tracker.log_images({title: image if name in ("aim", "clearml") else [image]}, step=step)
+
+
+def show_table(name: str, title: str, table: Mapping[str, Any], step: int, tracker: Any) -> None:
+    """Report a table; TensorBoard takes it as Markdown, others only where Accelerate's class has a method for it."""
+    if name == "tensorboard":
+        tracker.tracker.add_text(title, markdown_table(table["columns"], table["rows"]), step)
+    elif hasattr(tracker, "log_table"):
+        tracker.log_table(title, columns=table["columns"], data=table["rows"], step=step)
 
 
 _ids_lock = threading.Lock()

@@ -1,6 +1,7 @@
 """The training loop. It knows no family: an objective yields losses, and this steps optimizers."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,26 @@ from hfgen.errors import Interrupted, UsageError
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
-from hfgen.pipeline import HFGenPipeline, drawing_options
+from hfgen.pipeline import HFGenPipeline
 from hfgen.processes import replicas
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.world import make_accelerator
+from hfgen.repository.tied_weights import require_untied
 from hfgen.run_folder import Metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.options import build_objective, objective_options
 from hfgen.training import checkpoint, resume_settings
+from hfgen.training.averages import decays_of
 from hfgen.training.metrics import Window, require_finite
 from hfgen.training.networks import Networks
 from hfgen.training.optimizers import backward
 from hfgen.training.progress import Progress
 from hfgen.training.stop_signal import StopSignal
+from hfgen.training.suited import explained, require_suited
 from hfgen.training.trackers import Trackers, start_trackers, tracker_names
-from hfgen.training.validation import EXAMPLES, Best, pictures, validate
+from hfgen.training.validation import EXAMPLES, Best, drawing_options, pictures, validate
 
+OnStep = Callable[[int, Mapping[str, Any] | None], Any]
 STEPS_TO_AGREE = 10  # on accelerators, between two checks whether another process was asked to stop
 
 
@@ -77,19 +82,29 @@ class Trainer:
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
         self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps
+        require_untied(pipeline.models())
         self.networks = Networks(pipeline, self.accelerator, arguments, self.scheduled_steps)
         components = self.networks.components()
         self.objective = build_objective(pipeline.objective_class, components, self.objective_options)
+        require_suited(self.objective, arguments)
+        self.objective.last_step = self.scheduled_steps
+        decays_of(self.objective)  # an objective without them is refused before anything is trained
         self.metrics: Metrics | None = None
+        self.line: Mapping[str, Any] | None = None  # of metrics, if one was written at this step
         self.trackers, self.best = Trackers(), Best.of(arguments)
-        self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"))
+        objective, trained = type(self.objective).__name__, self.networks.optimizers
+        self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"), objective, trained)
         self.saved_step, self.skipped_steps = -1, 0
         self.stopped_by: int | None = None
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def train(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Train to the last step, calling `on_step` after each one, and save the pipeline.
+    def train(self, on_step: OnStep = lambda step, line: None) -> None:
+        """Train to the last step, and save the pipeline.
+
+        Args:
+            on_step: called after each step, on every process, with its number and the line of metrics that was
+                written at it, or None.
 
         Raises:
             CheckError: a loss is not finite.
@@ -97,8 +112,8 @@ class Trainer:
         """
         try:
             with self.progress.training(self.step, self.last_step):
-                for _ in self.steps():
-                    on_step()
+                for step in self.steps():
+                    on_step(step, self.line)
             with StopSignal():  # a signal does not keep what is finished from being saved
                 self._save_pipeline()
                 self._leave()
@@ -146,12 +161,17 @@ class Trainer:
         noises = [StepNoise(*settings, self.layout.rows(micro), *where) for micro in range(len(micro_batches))]
         seed = key(self.arguments.seed, "dropout", self.step, self.accelerator.process_index)
         seed_device(self.accelerator.device, seed)
-        self.objective.step = self.step
+        self.objective.step, self.objective.num_micro_batches = self.step, len(micro_batches)
+        self.networks.schedules.apply(self.objective.optimizer_settings(self.networks.schedules.given))
         running = [self.objective.training_step(batch) for batch in micro_batches]
-        while components := self._backward(running, noises):
-            self.skipped_steps += not self.networks.step(components)
-        self.window.add(self.objective.finish_step())
-        self.networks.finish_step()
+        for self.objective.update in itertools.count():
+            with explained(self.arguments):
+                components = self._backward(running, noises)
+            if not components:
+                break
+            self.skipped_steps += not self.networks.step(components, self.objective.update)
+        self.window.add(self.objective.finish_step(), "returns from finish_step")
+        self.networks.finish_step(self.objective)
 
     def _initialize(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """Initialize what depends on data, from all micro-batches of the first step together."""
@@ -169,7 +189,7 @@ class Trainer:
         components: tuple[str, ...] = ()
         accumulating = len(running) > 1  # DDP reduces gradients once, in the backward pass of the last micro-batch
         for micro, training_step in enumerate(running):
-            self.objective.noise = noises[micro]
+            self.objective.noise, self.objective.micro_batch = noises[micro], micro
             last = micro == len(running) - 1
             with self.networks.unreduced(accumulating):
                 update = next(training_step, None)
@@ -179,14 +199,14 @@ class Trainer:
                 with self.networks.reduced(update.components if accumulating and last else ()):
                     backward(update.loss, self.accelerator, last)
             components = update.components
-            self.window.add({update.loss_name: update.loss, **update.metrics})
+            self.window.add_update(update)
         return components
 
     # --- what is due after a step -------------------------------------------------------------------------------
 
     def _account(self) -> None:
         """Write metrics, sample grid and checkpoint, each when it is due, after a check that the values are finite."""
-        a = self.arguments
+        a, self.line = self.arguments, None
         self.window.steps += 1
         last = self.step == self.last_step
         grid_due = last or (self.validation_steps and self.step % self.validation_steps == 0)
@@ -216,7 +236,7 @@ class Trainer:
             "step": self.step,
             "epoch": round(self.batches.epochs(self.step), 4),
             **values,
-            "learning_rate": self.networks.learning_rate,
+            **self.networks.schedules.rates(),
             "images_per_second": round(speed, 2),
             "seconds": round(self.window.seconds, 3),
             **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
@@ -227,6 +247,7 @@ class Trainer:
                 self.metrics.write(line)
         self.trackers.log(line)
         self.progress.report(line)
+        self.line = line
 
     def _require_finite_weights(self) -> None:
         name = self.networks.not_finite()
@@ -248,7 +269,8 @@ class Trainer:
     def _look(self, pipeline: HFGenPipeline, folder: Path) -> dict[str, Any]:
         with self._saving("sample grid"):
             diagnosis = validate(pipeline, self.batches.examples(EXAMPLES), folder, self.step, self.arguments)
-        self.trackers.log_images(pictures(folder, self.step), self.step)
+        self.trackers.log_images(pictures(folder, self.step, diagnosis), self.step)
+        self.trackers.log_tables(diagnosis.get("tables", {}), self.step)
         for warning in diagnosis.get("warnings", ()):
             self.progress.note(warning)
         found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
@@ -281,6 +303,11 @@ class Trainer:
             if self.folder is not None and self.accelerator.is_main_process:
                 with self._saving("model"):
                     pipeline.save_pretrained(self.folder)
+        for profile in list(self.networks.profiles)[1:]:
+            with self.networks.averaged(profile) as pipeline:
+                if self.folder is not None and self.accelerator.is_main_process:
+                    with self._saving(f"average {profile}"):
+                        pipeline.save_pretrained(self.folder / "ema" / profile)
         self.accelerator.wait_for_everyone()
 
     def _leave(self) -> None:
@@ -321,9 +348,11 @@ class Trainer:
             "step": self.step,
             "settings": resume_settings.settings_of(
                 self.arguments, self.pipeline, self.objective_options, self.layout, images, self.scheduled_steps
-            ),
+            )
+            | {"follows_last_step": self.networks.schedules.move or self.objective.reads_last_step},
             "window": self.window.state_dict(),
             "skipped_steps": self.skipped_steps,
+            "component_steps": self.networks.schedules.counts,
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "data": self.batches.state_dict(),

@@ -12,9 +12,11 @@ from hfgen.errors import CheckError, UsageError
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, drawing_options, eval_mode, reconstructs
+from hfgen.pipeline import HFGenPipeline, eval_mode, reconstructs
 from hfgen.results.metrics import METRICS
+from hfgen.run_folder import pictured
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.training.shown import line_of, write_pictures
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
 COLUMNS = 8
@@ -29,15 +31,18 @@ def validate(
         examples: training images, the same at every step.
 
     Returns:
-        the diagnosis, with its `warnings`, or a warning that sampled images are invalid.
+        the diagnosis as a line of metrics holds it, or a warning that sampled images are invalid.
     """
     try:
         _draw(pipeline, examples, folder / "samples", step, arguments)
         with eval_mode(pipeline.models().values()):
-            values, warnings = pipeline.objective_class.diagnose(pipeline, examples)
+            found = pipeline.objective_class.diagnose(pipeline, examples)
+        objective = pipeline.objective_class.__name__
+        line = line_of(found, objective)
+        write_pictures(found, folder / "samples", step, objective)
     except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
         return {"warnings": [str(error)]}
-    return {**values, **({"warnings": list(warnings)} if warnings else {})}
+    return line
 
 
 def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, arguments: TrainingArguments) -> None:
@@ -50,9 +55,16 @@ def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, ar
         image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
 
 
-def pictures(folder: Path, step: int) -> dict[str, Image.Image]:
-    """Read the pictures that were drawn at a step: sample grid and, if there are any, reconstructions."""
+def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
+    """Arguments with which sample grids are made; with them a seed gives an image of a grid again."""
+    own = dict(pipeline.validation_options)
+    return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
+
+
+def pictures(folder: Path, step: int, diagnosis: Mapping[str, Any]) -> dict[str, Image.Image]:
+    """Read the pictures that were drawn at a step: sample grid, reconstructions, and what the diagnosis shows."""
     names = {"samples": "step", "reconstructions": "reconstructions"}
+    names |= {name: name for name in pictured({"diagnosis": diagnosis})}
     files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
     return {title: image.read_image(file) for title, file in files.items() if file.is_file()}
 

@@ -249,18 +249,27 @@ class DDPMPipeline(HFGenPipeline):
 
     @torch.no_grad()
     def decode(
-        self, latents: Tensor, class_labels: Tensor | None = None, num_inference_steps: int | None = None
+        self,
+        latents: Tensor,
+        class_labels: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the image that DDIM samples from each latent, with η = 0 and without clipping.
 
+        Args:
+            num_inference_steps: default 50, or all where there are fewer.
+            guidance_scale: as `sample`'s.
+
         Raises:
-            UsageError: latents of another shape.
+            UsageError: latents of another shape, or guidance of a model that is not class-conditional.
         """
         check_latents(latents, self.image_shape)
         x, labels = latents.to(self._execution_device, torch.float32), self._labels_of(latents, class_labels)
         with eval_mode(self.models().values()):
             way = steps(self._levels(num_inference_steps))
-            return sampling.ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, way, "none")
+            denoise = self.denoiser(labels, guidance_scale)
+            return sampling.ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
 
     def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
         """Return the latent a fraction t of the way, along the great circle."""

@@ -79,6 +79,12 @@ def test_a_true_card_holds(run, capsys):
     hfgen("card", run, "--check", "--num_redrawn", 4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["ok"] * 4
+    assert "ok: 4 pictures sampled again" in lines
+
+
+@pytest.mark.parametrize(("total", "count", "seeds"), [(64, 4, [0, 16, 32, 48]), (4, 8, [0, 1, 2, 3]), (1, 8, [0])])
+def test_as_many_pictures_are_said_to_be_sampled_again_as_are(total, count, seeds):
+    assert card_check.redrawn(total, count) == seeds
 
 
 def check(run, *words):
@@ -114,18 +120,23 @@ def test_a_bundled_run_tells_how_it_is_loaded_without_hfgen(run, capsys):
     check(run)
 
 
-def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys):
+def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys, processes):
     """Neither a snippet in the card, nor one that comes into it from a file of the run, nor a module beside it."""
     ran = tmp_path / "ran"
     code = f"```python\nopen({str(ran)!r}, 'w').write('x')\n```"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines[-1]["diagnosis"] = {"warnings": [code]}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def forked(words, cwd, **options):
+        return processes.run("import sys; assert '' not in sys.path\n" + words[-1], cwd=cwd)
+
     run = run.rename(tmp_path / "click")  # which is a package that hfgen imports
     hfgen("card", run)
     (run / "__init__.py").write_text(f"open({str(ran)!r}, 'w').write('x')")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card_check, "other_pictures", lambda *a: [])
+        patch.setattr(card_check.subprocess, "run", forked)
         hfgen("card", run, "--check", "--num_redrawn", 1)
     assert code.splitlines()[1] in (run / "README.md").read_text()
     assert not ran.exists()

@@ -189,7 +189,7 @@ def test_sample_by_another_scheduler(hfgen, tmp_path):
         (["--scheduler", "dimm"], "Did you mean 'ddim'?"),
         (["--eta", "0.5"], "eta belongs to DDIM"),
         (["--guidance_scale", "2"], "class-conditional"),
-        (["--temperature", "0.5"], "has no such option"),
+        (["--temperature", "0.5"], "takes no such option. It takes --guidance_scale, --eta"),
         (["--num_inference_steps", "9"], "this model has 8"),
         (["--scheduler", "edm_euler"], "does not draw from a model such as this"),
     ):
@@ -200,7 +200,10 @@ def test_sample_by_another_scheduler(hfgen, tmp_path):
 
 
 def test_sampling_options_of_other_families_are_refused(hfgen, trained, tmp_path):
-    for words, said in ((["--eta", "0.5"], "takes no eta"), (["--scheduler", "ddim"], "no such scheduler")):
+    for words, said in (
+        (["--eta", "0.5"], "--eta: DCGANPipeline takes no such option"),
+        (["--scheduler", "ddim"], "no such scheduler"),
+    ):
         code, _, err = hfgen("sample", trained, *words, "--output", tmp_path / "a.png")
         assert code == 2
         assert said in err

@@ -4,8 +4,6 @@ import hashlib
 import itertools
 import re
 import shutil
-import subprocess
-import sys
 
 import command_line
 import pytest
@@ -150,14 +148,13 @@ for label, words in {"plain": [], "allowed": ["--allow_pickle"]}.items():
 """
 
 
-def test_a_repository(tmp_path):
+def test_a_repository(tmp_path, processes):
     """Its pickles are not even fetched before the user allows it; the card tells the commit."""
     saved_by_diffusers(tmp_path / "source", safe_serialization=False)
-    command = [sys.executable, "-c", TWICE]
     with HubServer() as server:
         server.add("org/old", tmp_path / "source")
         environment = server.environment(tmp_path / "home")
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        done = processes.run(TWICE, environment=environment, cwd=tmp_path)
         asked = {label: {r.path for r in server.requests_of(label)} for label in ("plain", "allowed")}
     assert done.stdout.split() == ["2", "made", "0"], done.stderr
     assert "diffusion_pytorch_model.bin is a pickle" in done.stderr

@@ -16,7 +16,7 @@ from hfgen.data.layout import Layout
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.settings.resolve import resolve
-from hfgen.testing import state
+from hfgen.testing import assert_equal_states
 from hfgen.testing.processes import run_two_processes
 from hfgen.training import checkpoint, trainer
 
@@ -104,7 +104,7 @@ def test_n_and_n_steps_are_2n_steps(train, tmp_path, half):
     resumed = train(tmp_path / "run", max_train_steps=2 * half, **settings)
     resumed.resume(checkpoint.find_checkpoint("latest", tmp_path / "run"))
     resumed.train()
-    assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(whole).items())
+    assert_equal_states(resumed, whole)
     losses = [[line["generator_loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "run")]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2 * half
@@ -117,21 +117,21 @@ def words(data, folder, *options):
     return ["dcgan", *tiny, *settings, *options]
 
 
-def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(trainings, shards, tmp_path):
+def test_a_signal_to_the_whole_job_changes_nothing_of_the_result(processes, shards, tmp_path):
     """SIGTERM to the process group, workers and all; the printed command ends where an undisturbed run does."""
     options = ["--dataloader_num_workers", "1", "--checkpointing_steps", "0", "--max_train_steps"]
-    process = trainings.start(TRAIN, *words(shards, tmp_path / "run", *options, "100000"), new_session=True)
+    process = processes.start(TRAIN, *words(shards, tmp_path / "run", *options, "100000"), new_session=True)
     deadline = time.time() + 120
     while time.time() < deadline and len(read_metrics(tmp_path / "run")) < 9:
         time.sleep(0.05)
-    os.killpg(process, signal.SIGTERM)
-    done = trainings.wait()
+    os.killpg(process.pid, signal.SIGTERM)
+    done = process.wait()
     assert done.returncode == 143, done.stderr
     stopped = checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1])
     resume = done.stderr.strip().splitlines()[-1].split()
     last = str(stopped + 7)
     for command in ([*resume[2:], "--max_train_steps", last], words(shards, tmp_path / "undisturbed", *options, last)):
-        done = trainings.run(TRAIN, *command)
+        done = processes.run(TRAIN, *command)
         assert done.returncode == 0, done.stderr
     for name in ("generator", "discriminator"):
         file = f"{name}/diffusion_pytorch_model.safetensors"

@@ -17,9 +17,9 @@ from hfgen import HFGenPipeline
 from hfgen.cards.results_section import section
 from hfgen.commands.main import cli
 from hfgen.commands.options import split_dotted
+from hfgen.components import weights_sha256
 from hfgen.errors import CheckError, LoadError, UsageError
 from hfgen.evaluation import real_images
-from hfgen.evaluation.record import weights_sha256
 from hfgen.registry import get_family
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import read_protocol
@@ -38,6 +38,7 @@ def ddpm(tmp_path_factory):
     return folder
 
 
+TRAILING = ["--timestep_spacing", "trailing"]
 COSTS = ("network_evaluations", "seconds_per_image")
 
 
@@ -54,7 +55,7 @@ def test_a_result_says_what_number_it_is(gan, few, tmp_path, capsys):
     assert result["values"]["fid"]["error_of"] == "5 bootstraps of the drawn images"
     assert result["reference"]["sha256"] == result["protocol"]["reference_sha256"]
     assert result["extractor"]["weights_sha256"] == DigitNet.load().weights_sha256
-    assert result["model"]["weights_sha256"] == weights_sha256(HFGenPipeline.from_pretrained(gan))
+    assert result["model"]["weights_sha256"] == weights_sha256(HFGenPipeline.from_pretrained(gan).models())
     assert "too few" in result["warning"]
     assert str(gan) not in written.read_text()
     assert not list((tmp_path / "evaluation").glob(".*"))
@@ -217,9 +218,29 @@ def test_a_model_whose_likelihood_takes_no_options(gan, few):
         evaluate(gan, "--protocol", few, "--likelihood.k", 3)
     with pytest.raises(click.NoSuchOption, match="No such option.*--generator.width"):
         evaluate(gan, "--protocol", few, "--generator.width", 3)
+    with pytest.raises(UsageError, match="--guidance_scale: DCGANPipeline takes no such option. It takes none"):
+        evaluate(gan, "--protocol", few, "--guidance_scale", 3)
+    with pytest.raises(UsageError, match="samples in one step; num_inference_steps=5"):
+        evaluate(gan, "--dataset_name", "no-such-data", "--num_inference_steps", 5)
 
 
-TRAILING = ["--timestep_spacing", "trailing"]
+def test_results_name_only_options_that_were_used(ddpm, few, tmp_path, capsys):
+    """The likelihood is measured once for both numbers of steps, and named without them; its options likewise."""
+    words = ["--protocol", few, "-n", 20, "--num_likelihood_images", 2, "--likelihood.num_timesteps", 2]
+    steps = ["--num_inference_steps", "2,3", *TRAILING, "--metrics", "fid,nats"]
+    evaluate(ddpm, *words, *steps, "--output_dir", tmp_path)
+    printed = capsys.readouterr().out
+    results = {json.dumps(result.choices, sort_keys=True): result for result in read_results(tmp_path)}
+    sampled = [{"num_inference_steps": n, "timestep_spacing": "trailing"} for n in (2, 3)]
+    assert set(results) == {json.dumps(c) for c in [*sampled, {"likelihood.num_timesteps": 2}]}
+    likelihood = results['{"likelihood.num_timesteps": 2}']
+    assert list(likelihood.values) == ["nats"]
+    assert (likelihood.sampler["options"], likelihood.extractor) == ({}, None)
+    assert "--metrics nats" in likelihood.command
+    assert "num_inference_steps" not in likelihood.command
+    assert re.search(r"ln p\(x\)  >= -[\d,]+ .*\nlikelihood: lower bound, variational bound, .*, 2 images", printed)
+    with pytest.raises(UsageError, match="--num_inference_steps: no metric uses it"):
+        evaluate(ddpm, *words, "--num_inference_steps", 2, "--metrics", "nats", "--output_dir", tmp_path)
 
 
 def test_times_alone(ddpm, few, tmp_path, capsys):

@@ -66,8 +66,8 @@ def test_the_training_is_deterministic_and_learns(monkeypatch):
     ("images", "message"),
     [
         (torch.zeros(2, 1, 28, 28), "takes bytes"),
-        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), "1 channels and 28x28 pixels; these have 3 channels"),
-        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "these have 1 channels and 32x32"),
+        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), "1 channel and 28x28 pixels; these have 3 channels"),
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "these have 1 channel and 32x32"),
     ],
 )
 def test_nothing_is_resized_or_repeated_on_the_quiet(net, images, message):

@@ -1,8 +1,6 @@
 """AutoencoderKL beside plain diffusers: each reads what the other saves, whole or bare."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -66,12 +64,12 @@ def assert_as_plain_diffusers(*arguments):
         assert tensor.std() > 1e-3
 
 
-def test_plain_diffusers_reads_what_hfgen_saves(plain_diffusers, pipeline, images, tmp_path):
+def test_plain_diffusers_reads_what_hfgen_saves(processes, pipeline, images, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "saved", "vae", pipeline, images, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(processes, tmp_path / "saved", "vae", pipeline, images, tmp_path / "tensors.pt")
 
 
-def test_plain_diffusers_reads_a_run(plain_diffusers, images, tmp_path):
+def test_plain_diffusers_reads_a_run(processes, images, tmp_path):
     from hfgen.settings.resolve import resolve
     from hfgen.training import run
 
@@ -82,7 +80,7 @@ def test_plain_diffusers_reads_a_run(plain_diffusers, images, tmp_path):
     pipeline = HFGenPipeline.from_pretrained(tmp_path / "run")
     assert (tmp_path / "run" / "samples" / "reconstructions_000002.png").is_file()
     assert json.loads((tmp_path / "run" / "vae" / "config.json").read_text())["scaling_factor"] == 1.0
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "run", "vae", pipeline, images, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(processes, tmp_path / "run", "vae", pipeline, images, tmp_path / "tensors.pt")
 
 
 @pytest.fixture
@@ -100,13 +98,13 @@ def color():
     return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_hfgen_reads_a_bare_model_of_plain_diffusers(plain_diffusers, plain, color, tmp_path):
+def test_hfgen_reads_a_bare_model_of_plain_diffusers(processes, plain, color, tmp_path):
     plain.save_pretrained(tmp_path / "bare")
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "bare")
     assert pipeline.image_shape == (3, 8, 8)
     assert list(pipeline.scheduler.config.latent_shape) == [4, 4, 4]
     assert not pipeline.vae.training
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "bare", "", pipeline, color, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(processes, tmp_path / "bare", "", pipeline, color, tmp_path / "tensors.pt")
     pipeline.save_pretrained(tmp_path / "again")
     again = HFGenPipeline.from_pretrained(tmp_path / "again")
     assert type(again) is AutoencoderKLPipeline
@@ -123,11 +121,11 @@ def test_a_folder_within_a_bare_model_is_not_what_is_looked_at(plain, tmp_path):
         AutoencoderKLPipeline.from_pretrained(tmp_path)
 
 
-def test_the_model_in_a_larger_pipelines_folder(plain_diffusers, plain, color, tmp_path):
+def test_the_model_in_a_larger_pipelines_folder(processes, plain, color, tmp_path):
     plain.save_pretrained(tmp_path / "large" / "vae")
     (tmp_path / "large" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     pipeline = AutoencoderKLPipeline.from_pretrained(tmp_path / "large", subfolder="vae")
-    assert_as_plain_diffusers(plain_diffusers, tmp_path / "large", "vae", pipeline, color, tmp_path / "tensors.pt")
+    assert_as_plain_diffusers(processes, tmp_path / "large", "vae", pipeline, color, tmp_path / "tensors.pt")
 
 
 def test_options_of_a_bare_model(plain, tmp_path):
@@ -233,7 +231,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_bare_model_of_a_hub(plain, pipeline, tmp_path):
+def test_a_bare_model_of_a_hub(plain, pipeline, tmp_path, processes):
     """A repository of the model alone, a larger pipeline's of which nothing else is fetched, a pickled one, one of
     hfgen."""
     plain.save_pretrained(tmp_path / "bare")
@@ -248,8 +246,7 @@ def test_a_bare_model_of_a_hub(plain, pipeline, tmp_path):
     with HubServer() as hub:
         for name in ("bare", "large", "pickled", "own"):
             hub.add(f"org/{name}", tmp_path / name)
-        command = [sys.executable, "-W", "ignore", "-c", HUB, json.dumps(cases)]
-        done = subprocess.run(command, capture_output=True, text=True, env=hub.environment(tmp_path / "home"))
+        done = processes.run(HUB, json.dumps(cases), environment=hub.environment(tmp_path / "home"))
         asked = hub.files_asked()
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

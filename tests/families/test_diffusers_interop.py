@@ -76,7 +76,7 @@ def trained(request, tmp_path_factory):
     return place / "run"
 
 
-def test_plain_diffusers_draws_the_same_images(trained, plain_diffusers, tmp_path):
+def test_plain_diffusers_draws_the_same_images(trained, processes, tmp_path):
     """Without hfgen; through the class that the index names, by either pipeline, in all the steps or in few."""
     pipeline = HFGenPipeline.from_pretrained(trained)
     calls = {"auto": ("DiffusionPipeline", {"num_inference_steps": 20})}
@@ -90,21 +90,21 @@ def test_plain_diffusers_draws_the_same_images(trained, plain_diffusers, tmp_pat
         ours["ddim"] = drawn(ddim, num_inference_steps=20)
         ours["eta"] = drawn(ddim, num_inference_steps=5, eta=0.7)
         ours["clipped"] = drawn(ddim, num_inference_steps=10, clip_sample="x0_and_epsilon")
-    for name, images in in_plain_diffusers(plain_diffusers, trained, tmp_path, **calls).items():
+    for name, images in in_plain_diffusers(processes, trained, tmp_path, **calls).items():
         assert images.std() > 0.1
         class_name, options = calls[name]
         plain = plain_of(pipeline, "DDIMPipeline" if class_name == "DDIMPipeline" else "DDPMPipeline")
         assert np.abs(images - ours[name]).max() < apart(plain, **options), name
 
 
-def test_a_saved_ddim_is_plain_diffusers_ddim(trained, plain_diffusers, tmp_path):
+def test_a_saved_ddim_is_plain_diffusers_ddim(trained, processes, tmp_path):
     loaded = HFGenPipeline.from_pretrained(trained)
     if loaded.unet.config.out_channels != 3:
         pytest.skip("plain DDIM does not take a network that gives a variance too")
     pipeline = DDIMPipeline(loaded.unet, loaded.scheduler)
     pipeline.save_pretrained(tmp_path / "saved")
     calls = {"auto": ("DiffusionPipeline", {"num_inference_steps": 10})}
-    theirs = in_plain_diffusers(plain_diffusers, tmp_path / "saved", tmp_path, **calls)
+    theirs = in_plain_diffusers(processes, tmp_path / "saved", tmp_path, **calls)
     difference = theirs["auto"] - drawn(pipeline, num_inference_steps=10)
     assert np.abs(difference).max() < apart(plain_of(pipeline, "DDIMPipeline"), num_inference_steps=10)
 

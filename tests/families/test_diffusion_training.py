@@ -285,6 +285,22 @@ def test_a_latent_walk_keeps_the_noise_at_its_length():
     assert float(middle.std()) == pytest.approx(1, abs=0.03)
 
 
+def test_a_latent_walk_takes_the_steps_and_the_guidance_of_decode():
+    pipeline = tiny(num_classes=3)
+    for parameter in pipeline.unet.parameters():  # the last layer begins at zero
+        parameter.data.normal_(0, 0.1)
+    walks = [{}, {"num_inference_steps": 2}, {"guidance_scale": 5.0}]
+    first = [np.asarray(next(pipeline.interpolate([1, 2], 2, [0, 1], **options))).tobytes() for options in walks]
+    assert len(set(first)) == 3
+    with pytest.raises(UsageError, match="DDPMPipeline.decode takes no eta. Known: guidance_scale, num_inference"):
+        next(pipeline.interpolate([1, 2], 2, [0, 1], eta=1.0))
+    x = images(2)
+    ways = [pipeline.reconstruct(x, torch.tensor([0, 1]), num_inference_steps=n) for n in (2, 10)]
+    assert not torch.equal(*ways)
+    with pytest.raises(UsageError, match="DDPMPipeline.encode takes no guidance_scale"):
+        pipeline.reconstruct(x, torch.tensor([0, 1]), guidance_scale=2.0)
+
+
 def test_half_precision_keeps_the_state_in_float32():
     pipeline = tiny()
     whole = pipeline(seeds=[1, 2], output_type="pt").images

@@ -83,7 +83,7 @@ def test_a_linear_flow_learns_the_gaussian_of_the_data(tmp_path, convolution):
     torch.manual_seed(0)
     overrides = {**options, "convolution": convolution}
     pipeline = cls.build(4, 1, **{f"flow.{name}": value for name, value in overrides.items()})
-    settings = {"train_batch_size": 200, "max_train_steps": 1200, "learning_rate": 0.02, "lr_scheduler": "cosine"}
+    settings = {"train_batch_size": 200, "max_train_steps": 400, "learning_rate": 0.05, "lr_scheduler": "cosine"}
     settings |= {"checkpointing_steps": 0, "max_grad_norm": None, "use_ema": False}
     config = resolve([("test", settings)], "glow", cls)
     images = load_images(data)

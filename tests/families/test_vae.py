@@ -197,7 +197,7 @@ def test_posterior_collapse_is_seen():
     nn.init.zeros_(pipeline.encoder.to_moments.weight)
     nn.init.zeros_(pipeline.encoder.to_moments.bias)
     examples = {"pixel_values": torch.rand(50, 1, 8, 8) * 2 - 1}
-    values, warnings = VAEObjective.diagnose(pipeline, examples)
+    values, warnings, *_ = VAEObjective.diagnose(pipeline, examples)
     assert values["active_units"] == 0
     assert values["kl_per_dimension"] == [0] * 4
     assert "posterior collapse" in warnings[0]
@@ -211,7 +211,7 @@ def test_active_units_are_counted():
         pipeline.encoder.to_moments.weight.zero_()
         pipeline.encoder.to_moments.weight[:3] = torch.tensor([0.0, 0.02, 0.5])[:, None]
     x = torch.rand(400, 1, 1, 1).expand(400, 1, 2, 2) * 2 - 1
-    values, warnings = VAEObjective.diagnose(pipeline, {"pixel_values": x})
+    values, warnings, *_ = VAEObjective.diagnose(pipeline, {"pixel_values": x})
     assert values["active_units"] == 1
     assert len(values["kl_per_dimension"]) == 4
     assert values["kl_divergence"] == pytest.approx(sum(values["kl_per_dimension"]), abs=1e-4)

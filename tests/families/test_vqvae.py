@@ -280,7 +280,7 @@ def test_it_learns(tmp_path):
     trainer.train()
     examples = trainer.batches.examples(24)
     with torch.no_grad():
-        values, warnings = VQVAEObjective.diagnose(pipeline, examples)
+        values, warnings, *_ = VQVAEObjective.diagnose(pipeline, examples)
     assert values["reconstruction_mean_squared_error"] < 0.5 * examples["pixel_values"].var()
     assert values["codebook_usage"] > 0.5
     assert not warnings
@@ -386,7 +386,7 @@ def test_no_path_joins_two_codes(pipeline):
 def test_a_codebook_of_which_one_code_is_used_is_reported(pipeline, images):
     pipeline.quantizer.codebook[1:] += 1e4
     with torch.no_grad():
-        values, warnings = VQVAEObjective.diagnose(pipeline, {"pixel_values": images})
+        values, warnings, *_ = VQVAEObjective.diagnose(pipeline, {"pixel_values": images})
     assert values["codebook_usage"] == pytest.approx(1 / 16)
     assert values["perplexity"] == pytest.approx(1)
     error = (pipeline.reconstruct(images) - images).square().mean()

@@ -1,13 +1,13 @@
-"""A process whose Hub is the stand-in: huggingface_hub reads HF_ENDPOINT when it is imported, so tests ask a child."""
+"""A process that uses the stand-in for the Hub, and answers questions."""
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hub_server import HubServer
+from nursery import Nursery
 
 LOOP = """
 import json, sys
@@ -20,6 +20,7 @@ class HubChild:
     """Answers questions, one after the other, by the function `answer` of a script.
 
     Args:
+        nursery: where the process comes from.
         hub: what the child takes for the Hub.
         home: an empty folder for its caches.
         script: the source of a function `answer(asked)`; both its argument and its answer are JSON.
@@ -27,23 +28,33 @@ class HubChild:
         environment: further variables.
     """
 
-    def __init__(self, hub: HubServer, home: Path, script: str, site: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self, nursery: Nursery, hub: HubServer, home: Path, script: str, site: Path | None = None, **environment: str
+    ) -> None:
         self.hub = hub
         path = os.pathsep.join(filter(None, [str(site or ""), os.environ.get("PYTHONPATH")]))
         variables = {**hub.environment(home), "PYTHONPATH": path, **environment}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-c", script + LOOP], env=variables, **pipes)
+        place = Path(tempfile.mkdtemp(prefix="hub-child-"))
+        asked, answered = place / "asked", place / "answered"
+        for pipe in (asked, answered):
+            os.mkfifo(pipe)
+        self.child = nursery.start(script + LOOP, environment=variables, stdin=str(asked), stdout=answered)
+        self.asked, self.answered = asked.open("w"), answered.open()  # in the order in which the child opens them
 
     def ask(self, asked: object) -> Any:
         """The answer, to which `requests` and `commits` of the Hub are added where it is a dict."""
         before = len(self.hub.requests), len(self.hub.commits)
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
+        self.asked.write(json.dumps(asked) + "\n")
+        self.asked.flush()
+        line = self.answered.readline()
+        assert line, self.child.stderr.read_text(encoding="utf-8")
+        found = json.loads(line)
         if isinstance(found, dict):
             found |= {"requests": self.hub.requests[before[0] :], "commits": self.hub.commits[before[1] :]}
         return found
 
     def close(self) -> None:
         """End the process."""
-        self.process.communicate()
+        self.asked.close()
+        os.waitstatus_to_exitcode(self.child.nursery.ask({"wait": self.child.pid}))
+        self.answered.close()

@@ -1,50 +1,22 @@
-"""Processes forked from one that has imported the libraries: a start costs a tenth of a second and not ten."""
+"""Processes forked from one that has imported the libraries: a start costs a tenth of a second and not ten.
+
+Of hfgen and the families nothing is imported before the fork, so they meet what they would meet in a fresh process.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from hfgen.testing import quiet_environment
 
-SCRIPT = """
-import importlib, json, os, signal, sys
-HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-for number in HANDLERS:  # a launcher under test hands its signals on to all children of the tests' process
-    signal.signal(number, signal.SIG_IGN)
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-import torch
-torch.set_num_threads(1)
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for number, handler in HANDLERS.items():
-            signal.signal(number, handler)
-        for number, path in enumerate(job["streams"], 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        if job["new_session"]:
-            os.setsid()
-        os.chdir(job["cwd"])
-        sys.argv = ["job", *job["words"]]
-        exec(compile(job["script"], "job", "exec"), {"__name__": "__main__"})
-        sys.exit()
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+SERVER = Path(__file__).with_name("nursery_server.py")
 TRAIN = "import sys; from hfgen.train import main; main(sys.argv[1:])"
-# What a training imports, but for its family.
-TRAINING = [
-    "hfgen.training.run",
-    "hfgen.training.trainer",
-    "hfgen.commands.train",
-    "diffusers.optimization",
-    "matplotlib.pyplot",
-]
+HFGEN = "import sys; from hfgen.commands.main import main; main(sys.argv[1:])"
 
 
 class Done(NamedTuple):
@@ -55,32 +27,76 @@ class Done(NamedTuple):
     stderr: str
 
 
+class Child(NamedTuple):
+    """A running process: its id, and the files that take what it writes."""
+
+    nursery: "Nursery"
+    pid: int
+    stdout: Path
+    stderr: Path
+
+    def wait(self) -> Done:
+        code = os.waitstatus_to_exitcode(self.nursery.ask({"wait": self.pid}))
+        return Done(code, self.stdout.read_text(encoding="utf-8"), self.stderr.read_text(encoding="utf-8"))
+
+
 class Nursery:
-    """Runs one script at a time, each in a child of a process that has imported these modules."""
+    """Runs scripts, each in a child of a process that has imported the libraries."""
 
-    def __init__(self, *modules, environment=None):
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *modules]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=environment or quiet_environment(), **pipes)
+    def __init__(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-W", "ignore", str(SERVER)]
+        self.process = subprocess.Popen(command, env=quiet_environment(), text=True, **pipes)
         self.place = Path(tempfile.mkdtemp(prefix="nursery-"))
+        self.count = 0
 
-    def start(self, script, *words, new_session=False, cwd="."):
-        """The child's process id."""
-        streams = [str(self.place / name) for name in ("stdout", "stderr")]
-        job = {"script": script, "words": [str(word) for word in words], "streams": streams}
-        self.process.stdin.write(json.dumps({**job, "new_session": new_session, "cwd": str(cwd)}) + "\n")
+    def ask(self, job: Mapping[str, object]) -> int:
+        self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def wait(self):
-        code = os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
-        return Done(code, *((self.place / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")))
+    def start(
+        self,
+        script: str,
+        *words: object,
+        environment: Mapping[str, str] | None = None,
+        stdin: str = os.devnull,
+        stdout: Path | None = None,
+        cwd: str | Path = ".",
+        new_session: bool = False,
+    ) -> Child:
+        """Start a script.
 
-    def run(self, script, *words, **options):
-        self.start(script, *words, **options)
-        return self.wait()
+        Args:
+            words: its `sys.argv[1:]`.
+            environment: its variables; `quiet_environment` by default.
+            stdin, stdout: files, or pipes with names.
+        """
+        self.count += 1
+        out, err = stdout or self.place / f"{self.count}.out", self.place / f"{self.count}.err"
+        job = {
+            "script": script,
+            "words": [str(word) for word in words],
+            "environment": dict(environment or quiet_environment()),
+            "streams": [str(stdin), str(out), str(err)],
+            "cwd": str(Path(cwd).absolute()),
+            "new_session": new_session,
+        }
+        return Child(self, self.ask(job), out, err)
 
-    def close(self):
+    def run(self, script: str, *words: object, text: str = "", **options: object) -> Done:
+        """Run a script to its end, with `text` as its stdin."""
+        given = self.place / f"{self.count + 1}.in"
+        given.write_text(text, encoding="utf-8")
+        return self.start(script, *words, stdin=str(given), **options).wait()
+
+    def output(self, script: str, *words: object, **options: object) -> str:
+        """Run a script, which must succeed; return what it printed."""
+        done = self.run(script, *words, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def close(self) -> None:
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait(timeout=60)

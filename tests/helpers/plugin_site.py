@@ -15,6 +15,14 @@ from hfgen.registry import FAMILIES, Group
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
 TOY_TRANSFORMER = (Path(__file__).parent / "toy" / "toy_transformer.py").read_text(encoding="utf-8")
+TOYS = (  # two families of one distribution: entries and modules, for `install`
+    {"toy_critic": "toy_critic:ToyCriticPipeline", "toy_coupled": "toy_coupled:ToyCoupledPipeline"},
+    {
+        name: (Path(__file__).parent / "toy" / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("toy_critic", "toy_coupled")
+    },
+)
+TOY_WGAN = (Path(__file__).parent / "toy" / "toy_wgan.py").read_text(encoding="utf-8")
 NOTED = "import os\nos.environ['IMPORTED'] = os.environ.get('IMPORTED', '') + __name__ + ' '\n"
 
 

@@ -5,7 +5,8 @@ from hub_server import TOKEN
 
 # Runs command lines of `hfgen`, one after the other, in one process; waits between tries are short.
 CHILD = """
-import contextlib, io, json
+import contextlib, io, json, warnings
+warnings.simplefilter("default")
 from hfgen import HFGenPipeline
 from hfgen.commands import main as cli
 from hfgen.hub import client, upload

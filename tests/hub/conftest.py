@@ -19,8 +19,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def hfgen(hub, place):
-    child = Hfgen(hub, place / "home", CHILD, HF_TOKEN=TOKEN)
+def hfgen(processes, hub, place):
+    child = Hfgen(processes, hub, place / "home", CHILD, HF_TOKEN=TOKEN)
     yield child
     child.close()
 

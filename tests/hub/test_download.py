@@ -19,6 +19,7 @@ from hfgen import HFGenPipeline, PriorScheduler
 from hfgen.hub import download as fetching
 
 fetching.TIMEOUT = 0.5
+huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT = 5
 
 def load(asked):
     huggingface_hub.constants.HF_HUB_OFFLINE = asked["offline"]
@@ -101,8 +102,8 @@ class Loader(HubChild):
 
 
 @pytest.fixture(scope="module")
-def load(hub, toy_site, tmp_path_factory):
-    loader = Loader(hub, tmp_path_factory.mktemp("home"), CHILD, toy_site, HF_HUB_DOWNLOAD_TIMEOUT="5")
+def load(hub, toy_site, tmp_path_factory, processes):
+    loader = Loader(processes, hub, tmp_path_factory.mktemp("home"), CHILD, toy_site)
     yield loader
     loader.close()
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from hfgen.repository import bundle
 from hfgen.testing import FamilyTests
 from hfgen.testing.bundles import load_by_its_code
 
-CHILD = str(Path(__file__).parents[1] / "helpers" / "bundle_cases.py")
+CHILD = (Path(__file__).parents[1] / "helpers" / "bundle_cases.py").read_text(encoding="utf-8")
 NARROW = {"flow.hidden_channels": 8}
 VAE = {"encoder.base_channels": 4, "decoder.base_channels": 4, "encoder.latent_dim": 3}
 DCGAN = {"generator.base_channels": 4, "discriminator.base_channels": 4, "generator.latent_dim": 6}
@@ -70,16 +68,14 @@ def pipelines(place):
 
 
 @pytest.fixture(scope="module")
-def loaded(place, pipelines):
+def loaded(place, pipelines, processes):
     """Load each folder, and a repository, with plain diffusers in one process without hfgen; return its report."""
     with HubServer() as hub:
         hub.add("me/dcgan", place / "dcgan")
         cases = [[label, str(place / label), call(pipeline)] for label, pipeline in pipelines.items()]
         cases.append(["hub", "me/dcgan", call(pipelines["dcgan"])])
         environment = {**hub.environment(place / "home"), "PYTHONPATH": ""}
-        done = subprocess.run(
-            [sys.executable, CHILD], env=environment, input=json.dumps(cases), capture_output=True, text=True
-        )
+        done = processes.run(CHILD, environment=environment, text=json.dumps(cases))
     assert done.returncode == 0, done.stderr
     assert "Expected types" not in done.stderr  # which diffusers logs of components of other classes
     return json.loads(done.stdout)

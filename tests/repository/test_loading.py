@@ -1,6 +1,7 @@
 """from_pretrained on folders and repositories, in processes that have imported nothing but hfgen."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from plugin_site import TOY, install_toy, run
+from plugin_site import TOY, install_toy
 
 from hfgen import HFGenPipeline, PriorScheduler
 from hfgen.errors import HFGenError, LoadError, UsageError
 
-CHILD = str(Path(__file__).parents[1] / "helpers" / "load_cases.py")
+CHILD = (Path(__file__).parents[1] / "helpers" / "load_cases.py").read_text(encoding="utf-8")
 TOKEN = "hf_of_the_reader"
 
 BOTH = {"generator": "float32", "critic": "float32"}
@@ -125,7 +126,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loads(hub, home, folders, site):
+def loads(hub, home, folders, site, processes):
     """label -> what came of the load, in one process."""
     cases = [[f"{label}@hub", "org/toy", options] for label, (options, _) in CASES.items()]
     cases += [[f"{label}@folder", str(folders / "toy"), options] for label, (options, _) in CASES.items()]
@@ -133,7 +134,12 @@ def loads(hub, home, folders, site):
     cases += [["commit", "org/toy", {"revision": hub.repositories["org/toy"].find("v2")[0]}]]
     cases += [["bare@folder", str(folders / "bare"), {}], ["bare@hub", "org/bare", {}]]
     cases += [["code@folder", str(folders / "code"), {}], ["code@hub", "org/code", {}]]
-    return json.loads(run([CHILD], site, hub.environment(home), json.dumps(cases)).splitlines()[-1])
+    return loaded(processes, site, hub.environment(home), cases)
+
+
+def loaded(processes, site, environment, cases):
+    environment = {**environment, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    return json.loads(processes.output(CHILD, environment=environment, text=json.dumps(cases)).splitlines()[-1])
 
 
 def assert_loaded(facts, pipeline, dtypes=BOTH, temperature=1.0, weights="main"):
@@ -237,12 +243,12 @@ def test_no_request_is_made(loads, hub, case):
     assert hub.requests_of(case) == []
 
 
-def test_offline_a_warm_cache_suffices(loads, hub, home, toy_pipelines, site):
+def test_offline_a_warm_cache_suffices(loads, hub, home, toy_pipelines, site, processes):
     """HF_HUB_OFFLINE=1, while the Hub is up: it is not asked."""
     before = len(hub.requests)
     cases = [["main", "org/toy", {}], ["v2", "org/toy", {"revision": "v2"}], ["nothing", "org/nothing", {}]]
     environment = {**hub.environment(home), "HF_HUB_OFFLINE": "1"}
-    offline = json.loads(run([CHILD], site, environment, json.dumps(cases)).splitlines()[-1])
+    offline = loaded(processes, site, environment, cases)
     assert_loaded(offline["main"], toy_pipelines["main"])
     assert_loaded(offline["v2"], toy_pipelines["other"])
     assert offline["nothing"]["error"] == "LoadError"

@@ -1,8 +1,6 @@
 """Results where they lie: folders, files and repositories; records of another shape are refused."""
 
 import json
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
@@ -168,7 +166,7 @@ except UsageError as error:
 """
 
 
-def test_repositories(put, tmp_path):
+def test_repositories(put, tmp_path, processes):
     """Only results are fetched; where a repository has none, those that were measured of it here count."""
     put("published", fid=(1, 0.1))
     (tmp_path / "published" / "model_index.json").write_text("{}")
@@ -180,8 +178,8 @@ def test_repositories(put, tmp_path):
     with HubServer() as server:
         server.add("org/published", tmp_path / "published")
         server.add("org/bare", bare)
-        options = {"env": server.environment(tmp_path / "home"), "cwd": tmp_path / "work", "text": True}
-        out = subprocess.check_output([sys.executable, "-c", COMPARING_REPOSITORIES], timeout=100, **options)
+        environment = server.environment(tmp_path / "home")
+        out = processes.output(COMPARING_REPOSITORIES, environment=environment, cwd=tmp_path / "work")
     found, refused = out.split("\n", 1)
     assert json.loads(found) == [["published", "best"], ["bare", None]]
     assert server.files_asked() == {"evaluation/result.json"}

@@ -24,3 +24,17 @@ def test_the_average_follows_its_formula_and_keeps_buffers():
     with ema.applied():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 3.0
+
+
+@pytest.mark.whole
+def test_a_power_function_weighs_steps_by_their_number():
+    """With gamma = 1 step t has the share (t^2 - (t-1)^2) / T^2 of T steps, which grows as t^gamma."""
+    model = nn.Linear(1, 1, bias=False)
+    ema, expected = ModelEMA(model, decay=0.0, gamma=1.0), 0.0
+    for t in range(1, 6):
+        model.weight.data.fill_(float(t * t))
+        ema.step()
+        expected = (1 - 1 / t) ** 2 * expected + (1 - (1 - 1 / t) ** 2) * t * t
+    assert ema.state_dict()["weight"].item() == pytest.approx(expected)
+    shares = [(t * t - (t - 1) ** 2) / 25 for t in range(1, 6)]
+    assert expected == pytest.approx(sum(share * t * t for share, t in zip(shares, range(1, 6), strict=True)))

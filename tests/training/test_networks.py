@@ -12,7 +12,7 @@ from hfgen import HFGenPipeline
 from hfgen.processes import replicas
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
-from hfgen.testing import make_data, quiet_environment, state
+from hfgen.testing import assert_equal_states, make_data, quiet_environment
 from hfgen.testing.processes import run_two_processes
 from hfgen.training import trainer
 
@@ -68,7 +68,7 @@ def test_with_a_loss_scaler_both_networks_step_as_without(make_on_splits):
     scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     plain.train()
     scaled.train()
-    assert all(torch.equal(tensor, state(plain)[name]) for name, tensor in state(scaled).items())
+    assert_equal_states(scaled, plain)
 
 
 def test_an_overflow_skips_its_own_update_and_is_counted(make_on_splits, tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 
 from hfgen.errors import UsageError
-from hfgen.settings.arguments import FIELDS, option
+from hfgen.settings.arguments import FIELDS
+from hfgen.settings.fields import option
 from hfgen.training import resume_settings
 
 THEN = {
@@ -19,8 +20,8 @@ THEN = {
 
 def test_every_option_has_a_rule_for_resuming():
     assert {f.metadata["resume"] for f in FIELDS.values()} == {"fixed", "reported", "free"}
-    assert len(resume_settings.FIXED) == 9
-    assert len(resume_settings.REPORTED) == 25
+    assert len(resume_settings.FIXED) == 10
+    assert len(resume_settings.REPORTED) == 26
     with pytest.raises(TypeError, match="resume"):
         option(1, "An option without one.")
 

@@ -61,7 +61,7 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()
     for wrong, message in (
         ({"encoder": {"base_channels": 8}}, "(?s)Options that differ .* --encoder.base_channels is 8, not 4"),
-        ({"resolution": 32}, "makes images of 1 channels and 16 pixels"),
+        ({"resolution": 32}, "makes images of 1 channel and 16 pixels a side, without classes"),
     ):
         with pytest.raises(UsageError, match=message):
             build(resolve([("", {**settings, **wrong})], "vae", pipeline_class), pipeline_class, load_images(splits))
@@ -105,19 +105,19 @@ def words(data, folder, *options):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_prints_the_command_that_resumes(trainings, data, tmp_path, number, code):
+def test_a_signal_saves_and_prints_the_command_that_resumes(processes, data, tmp_path, number, code):
     folder = tmp_path / "run"
-    process = trainings.start(TRAIN, *words(data, folder, "--max_train_steps", "100000", "--checkpointing_steps", "0"))
+    process = processes.start(TRAIN, *words(data, folder, "--max_train_steps", "100000", "--checkpointing_steps", "0"))
     deadline = time.time() + 120
     while time.time() < deadline and len(read_metrics(folder)) < 3:
         time.sleep(0.05)
-    os.kill(process, number)
-    done = trainings.wait()
+    os.kill(process.pid, number)
+    done = process.wait()
     assert done.returncode == code, done.stderr
     command = done.stderr.strip().splitlines()[-1].split()
     assert command[:2] == ["hfgen", "train"]
     stopped = checkpoint.step_of(checkpoint.list_checkpoints(folder)[-1])
-    done = trainings.run(TRAIN, *command[2:], "--max_train_steps", stopped + 2)
+    done = processes.run(TRAIN, *command[2:], "--max_train_steps", stopped + 2)
     assert done.returncode == 0, done.stderr
     assert f"resumed from {folder}/checkpoints/checkpoint-{stopped}" in done.stderr
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, stopped + 3))

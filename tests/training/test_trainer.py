@@ -11,7 +11,7 @@ from hfgen.errors import CheckError, HFGenError, Interrupted, UsageError
 from hfgen.objective import Update
 from hfgen.run_folder import read_metrics
 from hfgen.settings.arguments import TrainingArguments
-from hfgen.testing import state, weights
+from hfgen.testing import assert_equal_states, weights
 from hfgen.training import checkpoint, trainer
 
 
@@ -98,7 +98,7 @@ def test_sampling_while_training_changes_nothing(make, tmp_path):
     often, never = make(tmp_path / "a", validation_steps=1), make(tmp_path / "b", validation_steps=0)
     often.train()
     never.train()
-    assert all(torch.equal(tensor, state(never)[name]) for name, tensor in state(often).items())
+    assert_equal_states(often, never)
     assert len(list((tmp_path / "a" / "samples").iterdir())) == 4
 
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 from tiny_trainings import config_of
 
@@ -14,7 +13,7 @@ from hfgen.evaluation import likelihoods
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.settings.arguments import TrainingArguments
-from hfgen.testing import state
+from hfgen.testing import assert_equal_states
 from hfgen.training import checkpoint, run
 from hfgen.training.validation import Best
 
@@ -81,7 +80,7 @@ def test_measuring_changes_nothing(make_on_splits, tmp_path):
     never = make_on_splits(tmp_path / "b", "vae", validation_steps=0)
     often.train()
     never.train()
-    assert all(torch.equal(tensor, state(never)[name]) for name, tensor in state(often).items())
+    assert_equal_states(often, never)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_measuring_changes_nothing(make_on_splits, tmp_path):
         (
             "dcgan",
             {"validation_split": "test", "validation_metrics": "fid", "extractor": "digitnet-mnist"},
-            "takes images of 1 channels and 28x28",
+            "takes images of 1 channel and 28x28",
         ),
         ("dcgan", {"validation_metrics": "fid"}, "are measured on --validation_split"),
         ("dcgan", {"validation_split": "test", "validation_metrics": "nats"}, "nats cannot be measured"),

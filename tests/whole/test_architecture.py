@@ -68,7 +68,7 @@ def test_every_plugin_has_its_line():
 def test_private_names_stand_where_the_page_says():
     """A name that is no longer used leaves the table."""
     rows = re.findall(r"^\| .*?(_\w+)`(?: [\w ]+)? \| `([\w/]+\.py)` \|", PAGE, flags=re.MULTILINE)
-    assert len(rows) == 7
+    assert len(rows) == 8
     for name, file in rows:
         assert name in (ROOT / "hfgen" / file).read_text(encoding="utf-8"), (name, file)
 

@@ -85,14 +85,14 @@ def test_how_many_parts_a_network_has_is_not_for_the_weights_to_say(folder, monk
 
 
 @pytest.fixture(scope="module")
-def loads(saved, site, tmp_path_factory):
+def loads(saved, site, tmp_path_factory, processes):
     """label -> (message, kilobytes) of the same attacks by repositories; what was asked for; whether code ran."""
     root = tmp_path_factory.mktemp("repositories")
     with HubServer() as hub:
         for label, (damage, _) in ATTACKS.items():
             damage(shutil.copytree(saved, root / label), root / "ran")
             hub.add(f"org/{label}", root / label)
-        child = HubChild(hub, root / "home", CHILD, site)
+        child = HubChild(processes, hub, root / "home", CHILD, site)
         found = {label: child.ask(label) for label in ATTACKS}
         child.close()
         asked = [request.path for request in hub.requests]

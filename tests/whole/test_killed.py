@@ -18,7 +18,7 @@ from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data
 from hfgen.training import checkpoint
 
-STEPS = 48
+STEPS = 24
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +27,23 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(trainings, data, tmp_path_factory):
+def whole(processes, data, tmp_path_factory):
     """The run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(trainings, words(data, folder))
+    finish(processes, words(data, folder))
     return folder
 
 
 def words(data, folder, *more):
     tiny = ["--generator.base_channels", "8", "--discriminator.base_channels", "8", "--train_batch_size", "4"]
-    settings = ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--validation_steps", "12"]
+    settings = ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--validation_steps", "6"]
     settings += ["--logging_steps", "1", "--num_validation_images", "4", "--lr_scheduler", "cosine"]
     place = ["--dataset_name", str(data), "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
     return ["dcgan", *tiny, *settings, *place, *more]
 
 
-def finish(trainings, arguments):
-    done = trainings.run(TRAIN, *arguments)
+def finish(processes, arguments):
+    done = processes.run(TRAIN, *arguments)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -64,18 +64,18 @@ def assert_equal(left, expected):
     assert left[1:] == expected[1:]
 
 
-def test_killed_at_random_moments(trainings, data, whole, tmp_path):
-    """A dozen kills, half of them in the middle of a save; then one run to the end."""
+def test_killed_at_random_moments(processes, data, whole, tmp_path):
+    """Eight kills, half of them in the middle of a save; then one run to the end."""
     folder = tmp_path / "killed"
     chance, killed, saving = random.Random(0), 0, 0
-    for attempt in range(12):
-        child = trainings.start(TRAIN, *words(data, folder))
+    for attempt in range(8):
+        child = processes.start(TRAIN, *words(data, folder))
         saving += wait_for_a_save(folder) if attempt % 2 else wait_for_a_step(folder, chance)
-        os.kill(child, signal.SIGKILL)
-        killed += trainings.wait().returncode == -signal.SIGKILL
-    assert killed >= 6
-    assert saving >= 3
-    finish(trainings, words(data, folder))
+        os.kill(child.pid, signal.SIGKILL)
+        killed += child.wait().returncode == -signal.SIGKILL
+    assert killed >= 4
+    assert saving >= 2
+    finish(processes, words(data, folder))
     assert_equal(what_it_left(folder), what_it_left(whole))
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, STEPS + 1))
     assert not [p for p in folder.rglob(".*") if p.name.endswith(".saving")]
@@ -102,18 +102,18 @@ def wait_for_a_step(folder, chance):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_between_two_lines_of_metrics(trainings, data, tmp_path, number):
+def test_stopped_between_two_lines_of_metrics(processes, data, tmp_path, number):
     """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
     folder = tmp_path / "stopped"
     rare = ["--logging_steps", "8", "--checkpointing_steps", "0", "--validation_steps", "0"]
-    finish(trainings, words(data, tmp_path / "whole", *rare, "--checkpointing_steps", str(STEPS)))
+    finish(processes, words(data, tmp_path / "whole", *rare, "--checkpointing_steps", str(STEPS)))
     for _ in range(3):
-        child = trainings.start(TRAIN, *words(data, folder, *rare))
-        pause_until(lambda: last_line(trainings.place / "stderr").startswith("step "), 0.1)
-        os.kill(child, number)
-        done = trainings.wait()
+        child = processes.start(TRAIN, *words(data, folder, *rare))
+        pause_until(lambda place=child.stderr: last_line(place).startswith("step "), 0.1)
+        os.kill(child.pid, number)
+        done = child.wait()
         assert done.returncode in (128 + number, 0), done.stderr  # 0: at its last step
-    finish(trainings, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))
+    finish(processes, words(data, folder, *rare, "--checkpointing_steps", str(STEPS)))
     assert_equal(what_it_left(folder), what_it_left(tmp_path / "whole"))
 
 
@@ -147,12 +147,12 @@ def damage_one_bit(file):
         ("trainer/state.json", damage_by_truncation, "state.json: "),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(trainings, data, whole, tmp_path, name, damage, told):
+def test_a_damaged_checkpoint_is_passed_over(processes, data, whole, tmp_path, name, damage, told):
     folder = tmp_path / "damaged"
     shutil.copytree(whole, folder)
     newest = checkpoint.list_checkpoints(folder)[-1]
     damage(newest / name)
-    said = finish(trainings, words(data, folder)).stderr
+    said = finish(processes, words(data, folder)).stderr
     assert f"the checkpoint {newest} is damaged" in said
     assert told in said
     assert f"resumed from {newest.parent}/checkpoint-{STEPS - 2}" in said

@@ -12,12 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
     {"errors", "noise"},
-    {"files", "inputs", "likelihood", "objective", "scheduler"},
+    {"whole_batch", "wrappers"},
+    {"components", "files", "inputs", "likelihood", "objective", "scheduler"},
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
-    {"cards"},
+    {"cards", "declaration"},
     {"hub"},
+    {"building"},
     {"pipeline"},
     {"conversion", "evaluation"},
     {"training"},
@@ -133,8 +135,11 @@ def test_plugins_enter_by_the_door(package: str) -> None:
     assert list(past_the_door(modules(ROOT / "plugins" / package), package)) == []
 
 
-def test_the_example_enters_by_the_door() -> None:
-    assert list(past_the_door(modules(ROOT / "examples" / "hfgen-gmmn"), "hfgen_gmmn")) == []
+@pytest.mark.parametrize("name", ["cfm", "gmmn"])
+def test_the_examples_enter_by_the_door(name: str) -> None:
+    files = list(modules(ROOT / "examples" / f"hfgen-{name}"))
+    assert len(files) == 2
+    assert list(past_the_door(iter(files), f"hfgen_{name}")) == []
 
 
 def test_another_way_in_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from hfgen.commands import main
 from hfgen.commands.options import split_dotted
 from hfgen.noise import StepNoise
 from hfgen.registry import get_family
-from hfgen.settings.options import without_class_name
-from hfgen.settings.resolve import check_options
+from hfgen.settings.resolve import resolve
 
 COMMANDS = sorted({line for page in PAGES for line in commands(page)})
 README, DOCS = PAGES[0], ROOT / "docs"
@@ -38,8 +37,7 @@ def test_every_command_parses(line):
     assert sub.params
     for name, options in split_dotted(words)[1].items() if verb == "train" else ():
         family = get_family(words[0]).load()
-        known = {"objective": family.objective_class, **family.component_classes({name: options})}
-        check_options(known[name], without_class_name(options), "README")
+        resolve([("README", {name: options})], words[0], family)
 
 
 def test_commands_were_found():
@@ -134,13 +132,13 @@ def test_the_converter_reads(tmp_path):
 
 
 @pytest.mark.timeout(600)  # a quarter of a minute on an idle machine
-def test_the_family_of_the_guide_obeys_the_laws(tmp_path, trainings):
+def test_the_family_of_the_guide_obeys_the_laws(tmp_path, processes):
     """The guide's first block as a module, the others as a test file with the family's laws."""
     family, *others = blocks(DOCS / "plugins.md", "python")
     (tmp_path / "hfgen_rae.py").write_text(family)
     (tmp_path / "test_rae.py").write_text("\n\n".join(["from hfgen_rae import *", *others, AFTER]))
     words = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "test_rae.py"]
-    done = trainings.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
+    done = processes.run("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^(1[5-9]|2\d) passed", done.stdout.splitlines()[-1]), done.stdout
 

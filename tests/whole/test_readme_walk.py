@@ -1,6 +1,5 @@
 """The walk of docs/publish.md from a model to the Hub and back, as written there, against the stand-in."""
 
-import contextlib
 import os
 import re
 import shlex
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from hub_server import TOKEN, HubServer
-from nursery import TRAINING, Nursery
+from nursery import HFGEN
 from pages import ROOT, blocks
 from PIL import Image
 
 PAGE = ROOT / "docs" / "publish.md"
 COMMANDS, PYTHON = blocks(PAGE, "sh")[0], blocks(PAGE, "python")[0]
-HFGEN = "import sys; from hfgen.commands.main import main; main(sys.argv[1:])"
 THEN = """
 from PIL import Image
 with Image.open("three.png") as drawn:
@@ -30,7 +28,7 @@ for name, weight in weights.items():
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
+def walked(tmp_path_factory, processes):
     """The server, the place where the commands were typed, and what they printed."""
     place = tmp_path_factory.mktemp("walk")
     shutil.copytree(ROOT / "model_cards" / "vae-mnist", place / "model_cards" / "vae-mnist")
@@ -42,19 +40,18 @@ def walked(tmp_path_factory):
             """In a shell, or where the libraries are imported already."""
             name, *words = shlex.split(line, comments=True)
             if name == "hfgen":
-                return typing.run(HFGEN, *words, cwd=place)
+                return processes.run(HFGEN, *words, cwd=place, environment=environment)
             return subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True)
 
         def typed(line, python=False):
             """What is printed, and which requests that made."""
             before = len(hub.requests)
-            done = typing.run(line, cwd=place) if python else run(line)
+            done = processes.run(line, cwd=place, environment=environment) if python else run(line)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "%|" not in done.stderr  # bars are for a terminal
             return done.stdout, hub.requests[before:]
 
-        with contextlib.closing(Nursery(*TRAINING, environment=environment)) as typing:
-            yield hub, place, [typed(line) for line in COMMANDS.splitlines()], typed(PYTHON + THEN, python=True)
+        yield hub, place, [typed(line) for line in COMMANDS.splitlines()], typed(PYTHON + THEN, python=True)
 
 
 def picture(path):
