@@ -23,6 +23,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("whole")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Seed what a test and its fixtures draw, so that it does not depend on the tests before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def pytest_collection_finish():
     """Keep what was imported out of garbage collections: Accelerate asks for one at the end of each training."""
     gc.freeze()

@@ -37,7 +37,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_ylabel("loss" if panel[0].endswith("loss") else "")
         axes.set_xlabel("optimizer step")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="best")  # unsaid it is the same, with a warning if it took a second
     _save(figure, path)
 
 
