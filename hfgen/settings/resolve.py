@@ -55,9 +55,10 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
     Raises:
         UsageError: a key is unknown or a value has the wrong type; the message names the layer.
     """
-    flat = dict(family.training_defaults)  # type: ignore[attr-defined]
+    flat: dict[str, Any] = {}
     components: dict[str, dict[str, Any]] = {}
-    for source, layer in layers:
+    defaults: Any = family.training_defaults  # type: ignore[attr-defined]
+    for source, layer in [(f"{family.__name__}.training_defaults", defaults), *layers]:
         flat |= _dropped_by(layer)
         for key, value in layer.items():
             if isinstance(value, str) and key in component_choices(family):

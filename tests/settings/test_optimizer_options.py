@@ -99,3 +99,9 @@ def test_only_what_is_trained_has_an_optimizer():
     assert trainable(DCGAN) == ["generator", "discriminator"]
     with pytest.raises(UsageError, match="--optimizer.scheduler: there is no such trained component"):
         settled({"optimizer": {"scheduler": {"learning_rate": 1.0}}})
+
+
+def test_a_default_that_is_no_option_names_the_family(monkeypatch):
+    monkeypatch.setattr(DCGAN, "training_defaults", {"learning_rat": 1e-3})
+    with pytest.raises(UsageError, match="DCGANPipeline.training_defaults: unknown key 'learning_rat'.*learning_rate"):
+        settled()
