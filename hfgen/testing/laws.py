@@ -49,8 +49,8 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         training: further training arguments.
         objective: options of its objective.
         expected_failures: name of a law -> why this family cannot obey it.
-        in_processes: run the laws that start other processes, and the one on the whole run folder (about half a
-            minute); one configuration of each family is enough.
+        in_processes: run the laws that start other processes, and those on the whole run folder and on resuming
+            (about half a minute); one configuration of each family is enough.
         in_shards: train under FSDP2 too, not only under DDP. Set it where sharded parameters could break the family:
             its training uses them outside a network's `forward`, sets them or its buffers, or freezes a network.
         tolerance: largest difference of a latent or a sample (in [-1, 1]) between batches or processes; of latents
@@ -234,6 +234,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
 
     def test_resume_is_exact(self, data: str, tmp_path: Path) -> None:
         """Two steps, a checkpoint and two more equal four steps bit for bit: weights, EMA, optimizers."""
+        self._need_processes()
         whole = self.trainer(data, tmp_path / "whole")
         whole.train()
         halted = self.trainer(data, tmp_path / "halted")

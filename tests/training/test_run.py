@@ -123,6 +123,7 @@ def test_a_signal_saves_and_prints_the_command_that_resumes(processes, data, tmp
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, stopped + 3))
 
 
+@pytest.mark.slow  # the launcher and its process take half a minute
 def test_accelerate_launch_that_starts_too_few_processes_is_stopped(data, tmp_path):
     """`accelerate launch --num_processes 2` on a CPU runs one, without a word of its own."""
     script = hfgen.train.__file__

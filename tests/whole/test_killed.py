@@ -65,15 +65,15 @@ def assert_equal(left, expected):
 
 
 def test_killed_at_random_moments(processes, data, whole, tmp_path):
-    """Eight kills, half of them in the middle of a save; then one run to the end."""
+    """Six kills, half of them in the middle of a save; then one run to the end."""
     folder = tmp_path / "killed"
     chance, killed, saving = random.Random(0), 0, 0
-    for attempt in range(8):
+    for attempt in range(6):
         child = processes.start(TRAIN, *words(data, folder))
         saving += wait_for_a_save(folder) if attempt % 2 else wait_for_a_step(folder, chance)
         os.kill(child.pid, signal.SIGKILL)
         killed += child.wait().returncode == -signal.SIGKILL
-    assert killed >= 4
+    assert killed >= 3
     assert saving >= 2
     finish(processes, words(data, folder))
     assert_equal(what_it_left(folder), what_it_left(whole))
@@ -101,7 +101,7 @@ def wait_for_a_step(folder, chance):
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_between_two_lines_of_metrics(processes, data, tmp_path, number):
     """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
     folder = tmp_path / "stopped"
