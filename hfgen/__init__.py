@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         is_state_dict as is_state_dict,
         plain_state_dict as plain_state_dict,
     )
-    from hfgen.data.images import decode_images as decode_images, load_images as load_images
+    from hfgen.data.images import decode_images as decode_images
+    from hfgen.data.load import load_images as load_images
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -78,7 +79,7 @@ _HOME = {  # name -> the module that defines it
     "HFGenPipeline": "hfgen.pipeline",
     "Trainer": "hfgen.training.trainer",
     "TrainingArguments": "hfgen.settings.arguments",
-    "load_images": "hfgen.data.images",
+    "load_images": "hfgen.data.load",
     "list_families": "hfgen.registry",
     "get_family": "hfgen.registry",
     "register_family": "hfgen.registry",

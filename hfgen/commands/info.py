@@ -148,7 +148,7 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
 
 def dataset_facts(target: str) -> dict[str, Any]:
     """Return what a training would infer from the data."""
-    from hfgen.data.images import load_images
+    from hfgen.data.load import load_images
 
     images = load_images(target)
     sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}

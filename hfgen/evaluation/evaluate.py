@@ -12,7 +12,8 @@ import yaml
 from hfgen import run_folder
 from hfgen.cards import card
 from hfgen.data.builtin import BUILT_IN_FOLDERS
-from hfgen.data.images import Images, images_from
+from hfgen.data.images import Images
+from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.evaluation.measure import Real, measure, metrics_of, prepare

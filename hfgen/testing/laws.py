@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hfgen import registry
 from hfgen.components import components
-from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.data.load import load_images
 from hfgen.declaration import require_known_names
 from hfgen.errors import UsageError
 from hfgen.noise import StepNoise

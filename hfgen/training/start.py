@@ -10,8 +10,9 @@ import torch
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
-from hfgen.data.images import ImageFacts, images_from
+from hfgen.data.images import ImageFacts
 from hfgen.data.layout import no_labels
+from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError, counted

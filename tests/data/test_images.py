@@ -7,8 +7,8 @@ from PIL import Image
 
 from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
-from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.data.load import load_images
 from hfgen.errors import HFGenError, UsageError
 
 

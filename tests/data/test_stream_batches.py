@@ -11,8 +11,8 @@ import torch
 from nursery import TRAIN
 from stream_data import COUNT, drawn, flips, found, numbers, stream
 
-from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.data.load import load_images
 from hfgen.registry import get_family
 from hfgen.run_folder import read_metrics
 from hfgen.settings.resolve import resolve

@@ -9,8 +9,8 @@ import torch
 from stream_data import COUNT, drawn, found, numbers, png, stream, write_parquet
 
 from hfgen.data.decoding import Decoding
-from hfgen.data.images import load_images
 from hfgen.data.layout import Layout
+from hfgen.data.load import load_images
 from hfgen.data.stream_batches import StreamBatches
 from hfgen.errors import HFGenError, UsageError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hfgen import HFGenPipeline
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.errors import UsageError
 from hfgen.noise import StepNoise
 from hfgen.registry import get_family

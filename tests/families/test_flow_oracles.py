@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hfgen import PriorScheduler
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.errors import CheckError, UsageError
 from hfgen.likelihood import bits_per_dim, levels_to_images
 from hfgen.noise import SeededNoise, StepNoise

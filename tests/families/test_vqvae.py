@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, StepNoise
 from hfgen.settings.resolve import resolve

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.errors import UsageError
 from hfgen.processes import zero
 from hfgen.processes.world import join_processes

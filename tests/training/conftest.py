@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_trainings import BLOBS, config_of
 from torch import nn
 
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.registry import get_family
 from hfgen.settings.resolve import resolve
 from hfgen.testing import make_data

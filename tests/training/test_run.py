@@ -14,7 +14,7 @@ from tiny_trainings import BLOBS, TINY, config_of
 
 import hfgen.train
 from hfgen import HFGenPipeline
-from hfgen.data.images import load_images
+from hfgen.data.load import load_images
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.registry import get_family

@@ -7,7 +7,8 @@ from PIL import Image
 from tiny_trainings import config_of
 
 from hfgen import HFGenPipeline
-from hfgen.data.images import decode_images, load_images
+from hfgen.data.images import decode_images
+from hfgen.data.load import load_images
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.registry import get_family
