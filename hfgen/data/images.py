@@ -71,13 +71,17 @@ class Images(ImageFacts):
     """A dataset whose images can be read in any order, by index.
 
     Attributes:
-        open_image: index -> the image, not decoded yet.
+        open_image: number of an image in the dataset -> the image, not decoded yet.
         labels: class of each image, shape (N,), int64; None where the data have none.
+        rows: the numbers, shape (N,), of the images that this part of the dataset has; None for all.
+        held_out: the other part of the dataset, which is not trained on; None where nothing is held out.
     """
 
     open_image: Callable[[int], Image.Image]
     count: int
     labels: Tensor | None = None
+    rows: np.ndarray | None = None
+    held_out: "Images | None" = None
 
     def __len__(self) -> int:
         return self.count
@@ -99,7 +103,8 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        with naming(self.name, index), self.open_image(index) as image:
+        row = index if self.rows is None else int(self.rows[index])
+        with naming(self.name, row), self.open_image(row) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
 
 
