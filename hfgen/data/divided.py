@@ -21,16 +21,14 @@ def divided(images: Images, fraction: float, seed: int) -> Images:
     Raises:
         UsageError: one of the parts would be empty.
     """
-    count = round(fraction * len(images))
-    if not 0 < count < len(images):
+    held_out = _chosen(images, round(fraction * len(images)), seed)
+    if not 0 < len(held_out) < len(images):
         raise UsageError(
             f"--validation_fraction {fraction:g} of {images.name}, which holds {len(images):,} images, leaves "
-            f"{count:,} for validation and {len(images) - count:,} to train on.\nChoose another fraction."
+            f"{len(held_out):,} for validation and {len(images) - len(held_out):,} to train on.\n"
+            "Choose another fraction."
         )
-    held_out = _chosen(images, count, seed)
-    is_kept = torch.ones(len(images), dtype=torch.bool)
-    is_kept[held_out] = False
-    return dataclasses.replace(_part(images, is_kept.nonzero().flatten()), held_out=_part(images, held_out))
+    return dataclasses.replace(images.part(_others(images, held_out)), held_out=images.part(held_out))
 
 
 def _chosen(images: Images, count: int, seed: int) -> Tensor:
@@ -39,12 +37,17 @@ def _chosen(images: Images, count: int, seed: int) -> Tensor:
     if images.labels is not None:
         order = order[images.labels[order].argsort(stable=True)]
     middles = list(evenly_spaced(2 * len(order), 2 * count))[1::2]
-    return order[torch.tensor(middles) // 2].sort().values
+    held_out = order[torch.tensor(middles, dtype=torch.int64) // 2].sort().values
+    if images.labels is not None:  # a class stays in training
+        kept = images.labels[_others(images, held_out)]
+        held_out = held_out[torch.isin(images.labels[held_out], kept)]
+    return held_out
 
 
-def _part(images: Images, rows: Tensor) -> Images:
-    labels = None if images.labels is None else images.labels[rows]
-    return dataclasses.replace(images, rows=rows.numpy(), count=len(rows), labels=labels)
+def _others(images: Images, held_out: Tensor) -> Tensor:
+    is_kept = torch.ones(len(images), dtype=torch.bool)
+    is_kept[held_out] = False
+    return is_kept.nonzero().flatten()
 
 
 def facts_of(images: Images) -> dict[str, Any]:

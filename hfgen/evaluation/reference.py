@@ -107,7 +107,7 @@ class Data:
         """
         for name in [split] if split else ["test", HELD_OUT, "validation"]:
             try:
-                return name, self._held_out() if name == HELD_OUT else images_from(self._source(name))
+                return name, self._held_out() if name == HELD_OUT else self._images(name)
             except NoSplitError:
                 if split:
                     raise
@@ -120,11 +120,7 @@ class Data:
     def train(self, split: str) -> Images | None:
         """Return the training images without what was held out; None where there are none."""
         try:
-            return (
-                self._divided()
-                if self._fraction and split == self._trained_split
-                else images_from(self._source(split))
-            )
+            return self._divided() if self._fraction and split == self._trained_split else self._images(split)
         except UsageError:
             return None
 
@@ -136,9 +132,12 @@ class Data:
     def _trained_split(self) -> str:
         return "train" if self.trained is None else str(self.trained.config.get("dataset_split") or "train")
 
-    def _source(self, split: str) -> DataSource:
-        config: Mapping[str, Any] = {} if self.trained is None else self.trained.config
-        return DataSource(self.name, split, self.config_name, config.get("image_column"), config.get("label_column"))
+    def _images(self, split: str) -> Images:
+        """Return the images of a split, read as the training did."""
+        of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
+        columns = (of.get("image_column"), of.get("label_column"))
+        images = images_from(DataSource(self.name, split, self.config_name, *columns))
+        return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
 
     def _divided(self) -> Images:
         """Return the images that the model was trained on.
@@ -148,7 +147,7 @@ class Data:
         """
         assert self.trained is not None
         config, then = self.trained.config, self.trained.facts.get("held_out")
-        images = divided(images_from(self._source(self._trained_split)), float(self._fraction or 0), config["seed"])
+        images = divided(self._images(self._trained_split), float(self._fraction or 0), config["seed"])
         assert images.held_out is not None
         if then != facts_of(images.held_out):
             raise UsageError(

@@ -22,6 +22,7 @@ from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
+from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
     CLASS_NAME,
@@ -44,8 +45,14 @@ def find_images(config: RunConfig) -> ImageFacts:
     a, source = config.arguments, DataSource.of(config.arguments)
     if a.streaming:
         return stream_images(source)
-    images = images_from(source)
+    images = wanted_images(source, a)
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
+    """Find images that are not streamed, without those that the arguments leave out."""
+    images = images_from(source)
+    return images.labeled() if arguments.class_conditional and arguments.unlabeled == "skip" else images
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
@@ -60,7 +67,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     metrics = wanted_metrics(pipeline, a, config.model)
     if part is not None:
         return HeldOut(part, a, metrics)
-    images = images_from(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)))
+    images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
     refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
@@ -68,7 +75,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """Build the untrained pipeline for these images, with the same weights in every process."""
     a = config.arguments
-    if a.class_conditional and images.num_classes is None:
+    if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
