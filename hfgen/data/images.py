@@ -1,5 +1,6 @@
 """Images of a dataset that was found: their facts, and their pixels when they are needed."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -72,10 +73,12 @@ class Images(ImageFacts):
 
     Attributes:
         open_image: index -> the image, not decoded yet.
+        name_image: index -> how the user finds it: its path in the dataset, or its row.
         labels: class of each image, shape (N,), int64; None where the data have none.
     """
 
     open_image: Callable[[int], Image.Image]
+    name_image: Callable[[int], str] = "image {}".format
     count: int
     labels: Tensor | None = None
 
@@ -99,7 +102,7 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        with naming(self.name, index), self.open_image(index) as image:
+        with naming(self.name, functools.partial(self.name_image, index)), self.open_image(index) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
 
 
