@@ -13,7 +13,10 @@ SCANNED = 20_000  # images whose headers are read; of a larger dataset, that man
 
 
 def inspect_headers(
-    name: str, count: int, open_image: Callable[[int], Image.Image], name_image: Callable[[int], str] = "image {}".format
+    name: str,
+    count: int,
+    open_image: Callable[[int], Image.Image],
+    name_image: Callable[[int], str] = "image {}".format,
 ) -> tuple[str, Counter[tuple[int, int]], list[str]]:
     """Return one mode for all images, their sizes, and notes for the user; reads headers, not pixels.
 

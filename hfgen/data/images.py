@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class ImageFacts:
         sizes: (width, height) -> the number of images seen of that size.
         count: number of images; None for a stream of unknown length.
         notes: lines for the user.
+        label_names: name of each class; None where there are no classes, or they are numbers.
+        label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
         dataset_id: id on the Hub, for the card; None for local data.
     """
 
@@ -33,6 +35,7 @@ class ImageFacts:
     count: int | None
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
+    label_problem: str | None = None
     dataset_id: str | None = None
 
     @property
@@ -42,6 +45,11 @@ class ImageFacts:
     @property
     def num_classes(self) -> int | None:
         return len(self.label_names) if self.label_names else None
+
+    @property
+    def all_labeled(self) -> bool:
+        """Return whether each image has a class."""
+        return self.num_classes is not None
 
     @property
     def how_to_label(self) -> str:
@@ -74,7 +82,7 @@ class Images(ImageFacts):
     Attributes:
         open_image: index -> the image, not decoded yet.
         name_image: index -> how the user finds it: its path in the dataset, or its row.
-        labels: class of each image, shape (N,), int64; None where the data have none.
+        labels: class of each image, shape (N,), int64, -1 for an image without; None where the data have none.
     """
 
     open_image: Callable[[int], Image.Image]
@@ -91,6 +99,25 @@ class Images(ImageFacts):
             return None
         return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
 
+    @property
+    def all_labeled(self) -> bool:
+        return self.labels is not None and bool((self.labels >= 0).all())
+
+    def labeled(self) -> "Images":
+        """Return the images that have a class; all of them where none has."""
+        if self.labels is None or self.all_labeled:
+            return self
+        kept = torch.nonzero(self.labels >= 0).flatten()
+        left_out = f"{len(self) - len(kept)} images without a class are left out"
+        return replace(
+            self,
+            open_image=functools.partial(_open_kept, self.open_image, kept.tolist()),
+            count=len(kept),
+            labels=self.labels[kept],
+            label_problem=None,
+            notes=[*(note for note in self.notes if note != self.label_problem), left_out],
+        )
+
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""
         side = resolution or self.resolution()
@@ -104,6 +131,10 @@ class Images(ImageFacts):
         """
         with naming(self.name, functools.partial(self.name_image, index)), self.open_image(index) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
+
+
+def _open_kept(open_image: Callable[[int], Image.Image], kept: Sequence[int], index: int) -> Image.Image:
+    return open_image(kept[index])
 
 
 def _power_of_two(side: int) -> int:

@@ -67,7 +67,7 @@ class Home:
 
         Raises:
             OutsideError: its path leads out of the dataset, or to something other than a regular file.
-            OSError: there is no such file, or it is no image.
+            OSError: there is no such file, or it is not an image.
         """
         content, path = (record or {}).get("bytes"), (record or {}).get("path")
         if content is not None:
@@ -116,7 +116,7 @@ class Home:
             if rest[:1] not in ("@", "/") or ".." in rest.split("/"):
                 raise OutsideError(path, "a file of another repository on the Hub")
         elif "://" in file:
-            raise OutsideError(path, "an address, of which hfgen fetches none")
+            raise OutsideError(path, "an address, which hfgen does not fetch")
         else:
             path = "::".join([*members, self._inside(file)])
         return _read(path)

@@ -12,7 +12,7 @@ from typing import IO
 
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "MPO", "PPM")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 FORMATS += ("QOI", "ICO", "ICNS", "DDS", "PCX", "SGI", "SUN")
 TARGA = (".tga", ".icb", ".vda", ".vst")  # has no mark by which it is recognized: its ending must say it
 REFUSED = {  # how a file begins -> what it is

@@ -51,6 +51,11 @@ class TrainingArguments:
     )
     random_flip: bool = option(False, "Flip half of the images horizontally, a new half each epoch.", resume="fixed")
     class_conditional: bool = option(False, "Train on the class labels too.", resume="fixed")
+    unlabeled: Literal["fail", "skip"] = option(
+        "fail",
+        "Images without a class, where --class_conditional needs one: end with their number, or leave them out.",
+        resume="fixed",
+    )
     streaming: bool = option(
         False,
         "Read the dataset from the Hub or from files as it is needed, without a copy on the disk. Its length "

@@ -10,7 +10,7 @@ import torch
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
-from hfgen.data.images import ImageFacts
+from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
 from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource
@@ -20,6 +20,7 @@ from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metri
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
+from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
     CLASS_NAME,
@@ -39,8 +40,15 @@ Facts = dict[str, Any]
 
 def find_images(config: RunConfig) -> ImageFacts:
     """Find the dataset that the arguments name."""
-    source = DataSource.of(config.arguments)
-    return stream_images(source) if config.arguments.streaming else images_from(source)
+    a = config.arguments
+    source = DataSource.of(a)
+    return stream_images(source) if a.streaming else wanted_images(source, a)
+
+
+def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
+    """Find images that are not streamed, without those that the arguments leave out."""
+    images = images_from(source)
+    return images.labeled() if arguments.class_conditional and arguments.unlabeled == "skip" else images
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
@@ -53,7 +61,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     if a.validation_split is None:
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
-    images = images_from(dataclasses.replace(DataSource.of(a), split=a.validation_split))
+    images = wanted_images(dataclasses.replace(DataSource.of(a), split=a.validation_split), a)
     refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
@@ -61,7 +69,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """Build the untrained pipeline for these images, with the same weights in every process."""
     a = config.arguments
-    if a.class_conditional and images.num_classes is None:
+    if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
