@@ -26,6 +26,7 @@ class ImageFacts:
         notes: lines for the user.
         label_names: name of each class; None where there are no classes, or they are numbers.
         label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
+        splits: names of all splits that the dataset has, as far as known.
         dataset_id: id on the Hub, for the card; None for local data.
     """
 
@@ -36,6 +37,7 @@ class ImageFacts:
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
     label_problem: str | None = None
+    splits: list[str] = field(default_factory=list)
     dataset_id: str | None = None
 
     @property
