@@ -28,6 +28,7 @@ ROLES = {
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation"}
 SPLITS |= {"valid": "validation", "validation": "validation", "dev": "validation"}
 READING: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError)
+READING += (AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _opened(source: DataSource) -> _Arrays:
             return _Arrays(source.path, source.name, ["images"])
         with source.path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return _Arrays(source.path, source.name, list(loaded.files))
-    except (*READING, AttributeError, TypeError) as error:
+    except READING as error:
         raise UsageError(f"{source.name} cannot be read: {error}") from error
 
 

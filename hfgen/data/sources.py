@@ -15,6 +15,8 @@ from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import looks_local
 from hfgen.settings.arguments import TrainingArguments
 
+PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
+
 
 class NoSplitError(UsageError):
     """The dataset exists, but has no split of this name."""
@@ -64,6 +66,13 @@ class DataSource:
     def dataset_id(self) -> str | None:
         """Return the id on the Hub; None for local data."""
         return None if self.path.exists() else self.name
+
+
+def located(name: str | None) -> str | None:
+    """Return a local file or folder by its absolute path, so that it is found from anywhere; another name as it is."""
+    if not name or name in BUILT_IN or not Path(name).expanduser().exists():
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def load_dataset(source: DataSource, streaming: bool = False) -> Any:
