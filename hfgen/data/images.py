@@ -1,6 +1,5 @@
 """Images of a dataset that was found: their facts, and their pixels when they are needed."""
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ class ImageFacts:
         notes: lines for the user.
         label_names: name of each class; None where there are no classes, or they are numbers.
         label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
+        splits: names of all splits that the dataset has, as far as known.
         dataset_id: id on the Hub, for the card; None for local data.
     """
 
@@ -36,6 +36,7 @@ class ImageFacts:
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
     label_problem: str | None = None
+    splits: list[str] = field(default_factory=list)
     dataset_id: str | None = None
 
     @property
@@ -80,15 +81,19 @@ class Images(ImageFacts):
     """A dataset whose images can be read in any order, by index.
 
     Attributes:
-        open_image: index -> the image, not decoded yet.
-        name_image: index -> how the user finds it: its path in the dataset, or its row.
+        open_image: number of an image in the dataset -> the image, not decoded yet.
+        name_image: number -> how the user finds it: its path in the dataset, or its row.
         labels: class of each image, shape (N,), int64, -1 for an image without; None where the data have none.
+        rows: the numbers, shape (N,), of the images that this part of the dataset has; None for all.
+        held_out: the other part of the dataset, which is not trained on; None where nothing is held out.
     """
 
     open_image: Callable[[int], Image.Image]
     name_image: Callable[[int], str] = "image {}".format
     count: int
     labels: Tensor | None = None
+    rows: np.ndarray | None = None
+    held_out: "Images | None" = None
 
     def __len__(self) -> int:
         return self.count
@@ -110,13 +115,16 @@ class Images(ImageFacts):
         kept = torch.nonzero(self.labels >= 0).flatten()
         left_out = f"{len(self) - len(kept)} images without a class are left out"
         return replace(
-            self,
-            open_image=functools.partial(_open_kept, self.open_image, kept.tolist()),
-            count=len(kept),
-            labels=self.labels[kept],
+            self.part(kept),
             label_problem=None,
             notes=[*(note for note in self.notes if note != self.label_problem), left_out],
         )
+
+    def part(self, indices: Tensor) -> "Images":
+        """Return the images of these indices, in their order."""
+        rows = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, rows=rows, count=len(rows), labels=labels)
 
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""
@@ -129,12 +137,9 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        with naming(self.name, functools.partial(self.name_image, index)), self.open_image(index) as image:
+        row = index if self.rows is None else int(self.rows[index])
+        with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
-
-
-def _open_kept(open_image: Callable[[int], Image.Image], kept: Sequence[int], index: int) -> Image.Image:
-    return open_image(kept[index])
 
 
 def _power_of_two(side: int) -> int:
