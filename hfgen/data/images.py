@@ -1,5 +1,6 @@
 """Images of a dataset that was found: their facts, and their pixels when they are needed."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
