@@ -15,11 +15,11 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as `whole` what is not quick."""
+    """Mark as `whole` what is not quick, and the laws of a family's further configurations."""
     from tiers import is_quick
 
     for item in items:
-        if not is_quick(item):
+        if not is_quick(item) or not getattr(item.cls, "in_processes", True):
             item.add_marker("whole")
 
 
