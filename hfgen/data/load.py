@@ -6,11 +6,11 @@ from typing import Any
 from PIL import Image
 
 from hfgen.data.arrays import images_from_arrays
+from hfgen.data.columns import image_column_of, labels_of
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
-from hfgen.data.labels import labels_of
 from hfgen.data.pixels import open_record
-from hfgen.data.sources import DataSource, image_column_of, load_dataset
+from hfgen.data.sources import DataSource, load_dataset
 
 
 def load_images(
@@ -43,7 +43,7 @@ def images_from(source: DataSource) -> Images:
         return images_from_arrays(source)
     dataset = load_dataset(source)
     column = image_column_of(source, dataset)
-    labels, label_names = labels_of(source, dataset)
+    classes, label_notes, problem = labels_of(source, dataset)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())
     open_image = functools.partial(_open_row, records, column)
     mode, sizes, notes = inspect_headers(source.name, len(records), open_image)
@@ -53,9 +53,10 @@ def images_from(source: DataSource) -> Images:
         count=len(records),
         mode=mode,
         sizes=sizes,
-        notes=notes,
-        labels=labels,
-        label_names=label_names,
+        notes=[*notes, *label_notes],
+        labels=None if classes is None else classes.labels,
+        label_names=None if classes is None else classes.names,
+        label_problem=problem,
         dataset_id=source.dataset_id,
     )
 

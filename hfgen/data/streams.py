@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hfgen.data.columns import class_columns_of, image_column_of
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import ImageFacts
 from hfgen.data.pixels import open_record
-from hfgen.data.sources import DataSource, arguments_of, class_columns_of, image_column_of, load_dataset
+from hfgen.data.sources import DataSource, arguments_of, load_dataset
 from hfgen.errors import UsageError, clear
 
 LOOKED_AT = 200  # records whose headers are read

@@ -197,14 +197,46 @@ def test_a_folder_whose_name_has_brackets(tmp_path):
     assert len(load_images(str(tmp_path / "Photos [2024]"))) == 1
 
 
-def test_a_text_column_called_label_is_no_obstacle(tmp_path):
+def test_captions_in_a_column_called_label_are_no_obstacle(tmp_path):
     from datasets import Dataset, Features, Image as ImageFeature, Value
 
     features = Features({"image": ImageFeature(), "label": Value("string")})
-    rows = {"image": [Image.new("L", (4, 4))], "label": ["a cat"]}
+    rows = {"image": [Image.new("L", (4, 4))] * 20, "label": [f"cat {i}" for i in range(20)]}
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
-    assert load_images(str(tmp_path / "a.parquet")).labels is None
-    with pytest.raises(UsageError, match="not class numbers"):
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert images.labels is None
+    assert images.notes == ["no classes: 'label' holds 20 texts for 20 images; --label_column label takes them"]
+    assert load_images(str(tmp_path / "a.parquet"), label_column="label").num_classes == 20
+
+
+def test_images_without_a_class_are_told_refused_or_left_out(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    rows = {"image": [Image.new("L", (4, 4), i) for i in range(6)], "label": [0, 1, None, 1, 0, -1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    told = "2 of 6 images have no label in 'label': row 2, row 5"
+    assert (images.num_classes, images.notes, images.labels.tolist()) == (2, [told], [0, 1, -1, 1, 0, -1])
+    with pytest.raises(UsageError, match=f"{told}.\n--class_conditional .* --unlabeled skip"):
+        Batches(images, Decoding(4, class_conditional=True), Layout(1))
+    kept = images.labeled()
+    assert (len(kept), kept.labels.tolist(), kept.all_labeled) == (4, [0, 1, 1, 0], True)
+    assert kept.notes == ["2 images without a class are left out"]
+    assert [kept.decode(i, 4).max() for i in range(4)] == [0, 1, 3, 4]
+
+
+def test_labels_that_are_no_classes_matter_where_they_are_wanted_only(tmp_path):
+    from datasets import Dataset, Features, Image as ImageFeature, List, Value
+
+    features = Features({"image": ImageFeature(), "label": List(Value("int64"))})
+    rows = {"image": [Image.new("L", (4, 4))] * 3, "label": [[0], [0, 1], []]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert (images.labels, images.channels) == (None, 1)
+    with pytest.raises(UsageError, match="no class labels.*\n'label' holds several labels for 1 of 3"):
+        Batches(images, Decoding(4, class_conditional=True), Layout(1))
+    with pytest.raises(UsageError, match="a.parquet: 'label' holds several labels"):
         load_images(str(tmp_path / "a.parquet"), label_column="label")
 
 
