@@ -71,9 +71,8 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
 
 
 @pytest.mark.whole
-def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path, monkeypatch):
+def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path):
     """Which spells out the options of every component."""
-    monkeypatch.setattr(run, "plot_run", lambda *_: None)
     pipeline_class = get_family("vae").load()
     torch.manual_seed(0)
     pipeline_class.build(16, 1, **TINY["vae"]).save_pretrained(tmp_path / "first")
