@@ -101,7 +101,8 @@ def wait_for_a_step(folder, chance):
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_between_two_lines_of_metrics(processes, data, tmp_path, number):
     """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
     folder = tmp_path / "stopped"
