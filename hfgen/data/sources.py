@@ -6,15 +6,17 @@ folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 
 import glob
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
-from hfgen.errors import UsageError, did_you_mean, first_line
+from hfgen.errors import UsageError, did_you_mean, first_line, nearest
 from hfgen.files import looks_local
 from hfgen.settings.arguments import TrainingArguments
 
+TIMEOUT = 10.0  # seconds, for a question to the Hub
 PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
 
 
@@ -68,6 +70,62 @@ class DataSource:
         return None if self.path.exists() else self.name
 
 
+def check_name(name: str, split: str | None = None) -> None:
+    """Refuse a dataset's name that is surely mistaken, before anything slow is imported or a Hub is asked.
+
+    Raises:
+        UsageError: it names a local place that does not exist or, without an owner, nearly a built-in dataset or a
+            local place.
+        NoSplitError: the built-in dataset has no such split.
+    """
+    path = Path(name).expanduser()
+    if name in BUILT_IN and split is not None:
+        _require_split(name, split, [file.stem for file in BUILT_IN[name].glob("*.parquet")])
+    if name in BUILT_IN or path.exists():
+        return
+    is_local, near = looks_local(name), None
+    if is_local or "/" not in name:
+        beside = {other.name: str(path.with_name(other.name)) for other in path.parent.glob("*")}
+        beside |= {built_in: built_in for built_in in BUILT_IN}
+        near = beside.get(nearest(path.name, beside) or "")
+    if near or is_local:
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise UsageError(
+            f"The dataset {name!r} does not exist: no such file or folder.{hint}\n"
+            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub, ORG/NAME."
+        )
+
+
+def _require_split(name: str, split: str, there: Collection[str]) -> None:
+    if split not in there:
+        near = did_you_mean(split, there)
+        raise NoSplitError(f"The dataset {name!r} has no split {split!r}.{near} Choose with --dataset_split.")
+
+
+def _ask_once(source: DataSource) -> None:
+    """Ask the Hub once whether it has a dataset without an owner, where `datasets` would ask for half a minute.
+
+    Raises:
+        UsageError: it has none, or it is not reached and the dataset is not in the cache.
+    """
+    import datasets
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE)
+    try:
+        HfApi().dataset_info(source.name, timeout=TIMEOUT)
+    except OfflineModeIsEnabled:
+        return  # `datasets` looks into its cache at once
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403, 404):
+            raise UsageError(_why_not_found(source, error)) from error
+    except (httpx2.HTTPError, OSError) as error:
+        if not (cache / source.name).exists():
+            raise UsageError(_why_not_found(source, error)) from error
+
+
 def located(name: str | None) -> str | None:
     """Return a local file or folder by its absolute path, so that it is found from anywhere; another name as it is."""
     if not name or name in BUILT_IN or not Path(name).expanduser().exists():
@@ -85,14 +143,12 @@ def load_dataset(source: DataSource, streaming: bool = False) -> Any:
     import datasets
 
     path, name = source.path, source.name
-    if not path.exists() and looks_local(name):
-        raise UsageError(
-            f"The dataset {name!r} does not exist: no such file or folder.\n"
-            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
-        )
+    check_name(name)
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The dataset {name!r} is an empty folder.")
     names, options = arguments_of(source)
+    if source.dataset_id is not None and "/" not in name:
+        _ask_once(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -103,9 +159,7 @@ def load_dataset(source: DataSource, streaming: bool = False) -> Any:
         raise UsageError(_why_not_found(source, error)) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise UsageError(f"The dataset {name!r} cannot be read: {error.__cause__ or error}") from error
-    if source.split not in loaded:
-        near = did_you_mean(source.split, loaded)
-        raise NoSplitError(f"The dataset {name!r} has no split {source.split!r}.{near} Choose with --dataset_split.")
+    _require_split(name, source.split, loaded)
     return loaded[source.split]
 
 
