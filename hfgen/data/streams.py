@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.columns import class_columns_of, image_column_of
+from hfgen.data.columns import class_columns_of, with_images
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import ImageFacts
 from hfgen.data.records import Home, Records
-from hfgen.data.sources import DataSource, arguments_of, load_dataset
+from hfgen.data.sources import DataSource, arguments_of, load_table
 from hfgen.errors import UsageError, clear
 
 LOOKED_AT = 200  # records whose headers are read
@@ -48,10 +48,12 @@ def stream_images(source: DataSource) -> StreamedImages:
     name = source.name
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
-    dataset = load_dataset(source, streaming=True)
+    table = load_table(source, streaming=True)
+    dataset = table.rows
     if dataset.features is None:
         raise UsageError(f"{name} does not say what columns it has, so it cannot be streamed.")
-    column, label = image_column_of(source, dataset), _label_column(source, dataset)
+    dataset, column, column_notes = with_images(source, dataset)
+    label = _label_column(source, dataset)
     # Tables keep images as undecoded bytes, and a block of them costs Python nothing per image.
     records = dataset.select_columns([column, label] if label else [column]).with_format("arrow")
     seen = first_records(name, records, LOOKED_AT)
@@ -59,6 +61,7 @@ def stream_images(source: DataSource) -> StreamedImages:
     found = Records(seen.select([column]).to_pylist(), column, home)
     mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
+    notes = [*table.notes, *column_notes, *notes]
     names = dataset.features[label].names if label else None
     if not complete:
         notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
@@ -71,6 +74,7 @@ def stream_images(source: DataSource) -> StreamedImages:
         count=len(seen) if complete else _count(source, dataset),
         notes=notes,
         label_names=names,
+        splits=table.splits,
         dataset_id=source.dataset_id,
         dataset=records,
         home=home,
