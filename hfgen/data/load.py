@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from hfgen.data.arrays import images_from_arrays
+from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.labels import labels_of
@@ -41,6 +42,8 @@ def images_from(source: DataSource) -> Images:
     """Find a dataset and inspect its images' headers; the errors are those of `load_images`."""
     if source.is_array:
         return images_from_arrays(source)
+    if (found := found_in(source)) is not None:
+        return images_from_folder(source, found)
     dataset = load_dataset(source)
     column = image_column_of(source, dataset)
     labels, label_names = labels_of(source, dataset)
