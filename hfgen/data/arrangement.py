@@ -8,9 +8,9 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from hfgen.data.labels import natural
 from hfgen.data.sources import NoSplitError
 from hfgen.errors import counted, did_you_mean
 
@@ -32,12 +32,16 @@ class Arrangement:
         classes: class of each; None where there are no classes.
         names: the classes in their order; those of the split `train` come first.
         notes: lines for the user.
+        no_classes: why sub-folders are not classes; None where there is nothing to say.
+        splits: the splits that the folder has.
     """
 
     files: list[str]
     classes: list[str] | None = None
     names: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    no_classes: str | None = None
+    splits: list[str] = field(default_factory=lambda: ["train"])
 
 
 def arranged(name: str, files: Sequence[str], folders: Sequence[str] = (), split: str = "train") -> Arrangement:
@@ -66,7 +70,7 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] = (), split
     notes.append(f"splits: {', '.join(f'{kind} ({count:,})' for kind, count in counts.items())}; this is {wanted}")
     if outside := [path for path in inside if "/" not in path]:
         notes.append(f"left out: {counted(len(outside), 'image')} outside of the splits: {shown(outside)}")
-    return _of_split(top, inside, _within(top, folders), splits, wanted, notes)
+    return replace(_of_split(top, inside, _within(top, folders), splits, wanted, notes), splits=[*splits])
 
 
 def _of_split(
@@ -81,7 +85,7 @@ def _of_split(
         for folder in splits[wanted]
     ]
     if len(parts) == 1:
-        return Arrangement(parts[0].files, parts[0].classes, parts[0].names, notes + parts[0].notes)
+        return replace(parts[0], notes=notes + parts[0].notes)
     paths = [path for part in parts for path in part.files]
     notes += [note for part in parts for note in part.notes]
     if any(part.classes is None for part in parts):
@@ -104,11 +108,11 @@ def _with_classes(
     if not below:
         return Arrangement([top + path for path in files], notes=notes)
     if len(outside) > len(below):
-        notes.append(
-            f"no classes: {len(outside):,} images lie in the folder itself, and {len(below):,} in sub-folders "
+        why = (
+            f"{len(outside):,} images lie in the folder itself, and {len(below):,} in sub-folders "
             f"({shown(in_order(map(first_folder, below)))})"
         )
-        return Arrangement([top + path for path in files], notes=notes)
+        return Arrangement([top + path for path in files], notes=[*notes, f"no classes: {why}"], no_classes=why)
     if outside:
         notes.append(f"left out: {counted(len(outside), 'image')} outside of the class folders: {shown(outside)}")
     classes = [first_folder(path) for path in below]
@@ -159,12 +163,6 @@ def in_order(names: Iterable[str], first: Sequence[str] | None = None) -> list[s
     ['Apple', 'class2', 'class10']
     """
     return [*(first or []), *sorted({*names} - {*(first or [])}, key=natural)]
-
-
-def natural(text: str) -> tuple[list[Any], str]:
-    """Return the key by which a person sorts names: without regard to case, 2 before 10."""
-    parts = re.split(r"([0-9]+)", text.casefold())
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)], text
 
 
 def split_of(name: str) -> str | None:

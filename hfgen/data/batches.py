@@ -147,6 +147,6 @@ class Batches:
 
 
 def _wanted_labels(images: Images) -> Tensor:
-    if images.labels is None:
+    if images.labels is None or not images.all_labeled:
         raise UsageError(no_labels(images))
     return images.labels

@@ -1,6 +1,5 @@
 """Folders of images become datasets: read by index, or streamed in the same order."""
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hfgen.data.arrangement import Arrangement, arranged
+from hfgen.data.arrangement import Arrangement, arranged, display
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
-from hfgen.data.pixels import open_record
+from hfgen.data.records import Home
 from hfgen.data.sources import BUILT_IN, DataSource
 from hfgen.data.walk import Found, left_out_note, walk
 from hfgen.errors import UsageError, counted
+from hfgen.modalities.formats import open_picture
 
 TABLES = (".parquet", ".arrow", ".csv", ".jsonl")  # that `datasets` reads where there are no images
 
@@ -42,19 +42,47 @@ def found_in(source: DataSource) -> Found | None:
 def images_from_folder(source: DataSource, found: Found) -> Images:
     """Read the split of a folder; images are opened where they lie."""
     chosen = _chosen(source, found)
-    open_image = functools.partial(_open_file, str(found.root), chosen.files)
-    mode, sizes, notes = inspect_headers(source.name, len(chosen.files), open_image)
+    folder = Folder(str(found.root), chosen.files)
+    mode, sizes, notes = inspect_headers(source.name, len(chosen.files), folder.open, folder.name)
     return Images(
         name=source.name,
-        open_image=open_image,
+        open_image=folder.open,
+        name_image=folder.name,
         count=len(chosen.files),
         mode=mode,
         sizes=sizes,
         notes=[*chosen.notes, *notes],
         labels=_labels(chosen),
         label_names=chosen.names,
-        dataset_id=source.dataset_id,
+        label_problem=chosen.no_classes,
+        splits=chosen.splits,
     )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files of a folder, opened and named by their numbers.
+
+    Attributes:
+        files: relative paths, which a walk found.
+    """
+
+    root: str
+    files: list[str]
+
+    def open(self, index: int) -> Image.Image:
+        return open_picture(os.path.join(self.root, self.files[index]))
+
+    def name(self, index: int) -> str:
+        return display(self.files[index])
+
+
+@dataclass(frozen=True)
+class WalkedHome(Home):
+    """The home of files that a walk found, whose links were followed and counted there."""
+
+    def _inside(self, path: str) -> str:
+        return path
 
 
 def _chosen(source: DataSource, found: Found) -> Arrangement:
@@ -74,10 +102,6 @@ def _labels(chosen: Arrangement) -> torch.Tensor | None:
         return None
     numbers = {name: number for number, name in enumerate(chosen.names)}
     return torch.tensor([numbers[name] for name in chosen.classes])
-
-
-def _open_file(root: str, files: list[str], index: int) -> Image.Image:
-    return open_record({"bytes": None, "path": os.path.join(root, files[index])})
 
 
 @dataclass
@@ -139,9 +163,8 @@ def _record(root: Path, path: str) -> dict[str, Any]:
     return {"bytes": None, "path": full}
 
 
-def stream_of_folder(source: DataSource, found: Found) -> tuple[FolderStream, list[str] | None, list[str]]:
-    """Return the records of a split, the names of its classes, and notes for the user."""
+def stream_of_folder(source: DataSource, found: Found) -> tuple[FolderStream, Arrangement]:
+    """Return the records of a split, and what was chosen."""
     chosen = _chosen(source, found)
     labels = _labels(chosen)
-    dataset = FolderStream(found.root, chosen.files, None if labels is None else labels.tolist())
-    return dataset, chosen.names, chosen.notes
+    return FolderStream(found.root, chosen.files, None if labels is None else labels.tolist()), chosen

@@ -1,8 +1,9 @@
 """Images of a dataset that was found: their facts, and their pixels when they are needed."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ class ImageFacts:
         sizes: (width, height) -> the number of images seen of that size.
         count: number of images; None for a stream of unknown length.
         notes: lines for the user.
+        label_names: name of each class; None where there are no classes, or they are numbers.
+        label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
+        splits: names of all splits that the dataset has, as far as known.
         dataset_id: id on the Hub, for the card; None for local data.
     """
 
@@ -32,6 +36,8 @@ class ImageFacts:
     count: int | None
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
+    label_problem: str | None = None
+    splits: list[str] = field(default_factory=list)
     dataset_id: str | None = None
 
     @property
@@ -41,6 +47,11 @@ class ImageFacts:
     @property
     def num_classes(self) -> int | None:
         return len(self.label_names) if self.label_names else None
+
+    @property
+    def all_labeled(self) -> bool:
+        """Return whether each image has a class."""
+        return self.num_classes is not None
 
     @property
     def how_to_label(self) -> str:
@@ -71,13 +82,19 @@ class Images(ImageFacts):
     """A dataset whose images can be read in any order, by index.
 
     Attributes:
-        open_image: index -> the image, not decoded yet.
-        labels: class of each image, shape (N,), int64; None where the data have none.
+        open_image: number of an image in the dataset -> the image, not decoded yet.
+        name_image: number -> how the user finds it: its path in the dataset, or its row.
+        labels: class of each image, shape (N,), int64, -1 for an image without; None where the data have none.
+        rows: the numbers, shape (N,), of the images that this part of the dataset has; None for all.
+        held_out: the other part of the dataset, which is not trained on; None where nothing is held out.
     """
 
     open_image: Callable[[int], Image.Image]
+    name_image: Callable[[int], str] = "image {}".format
     count: int
     labels: Tensor | None = None
+    rows: np.ndarray | None = None
+    held_out: "Images | None" = None
 
     def __len__(self) -> int:
         return self.count
@@ -87,6 +104,28 @@ class Images(ImageFacts):
         if self.labels is None:
             return None
         return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
+
+    @property
+    def all_labeled(self) -> bool:
+        return self.labels is not None and bool((self.labels >= 0).all())
+
+    def labeled(self) -> "Images":
+        """Return the images that have a class; all of them where none has."""
+        if self.labels is None or self.all_labeled:
+            return self
+        kept = torch.nonzero(self.labels >= 0).flatten()
+        left_out = f"{len(self) - len(kept)} images without a class are left out"
+        return replace(
+            self.part(kept),
+            label_problem=None,
+            notes=[*(note for note in self.notes if note != self.label_problem), left_out],
+        )
+
+    def part(self, indices: Tensor) -> "Images":
+        """Return the images of these indices, in their order."""
+        rows = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, rows=rows, count=len(rows), labels=labels)
 
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""
@@ -99,7 +138,8 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        with naming(self.name, index), self.open_image(index) as image:
+        row = index if self.rows is None else int(self.rows[index])
+        with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
 
 

@@ -69,8 +69,11 @@ def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dic
 
 
 def no_labels(images: ImageFacts) -> str:
-    """Compose the message for a dataset without labels, where they are wanted."""
-    return f"{images.name} has no class labels, which --class_conditional needs.\n{images.how_to_label}"
+    """Compose the message for a dataset without labels, or with some images without, where they are wanted."""
+    why = f"{images.label_problem}.\n" if images.label_problem else ""
+    if images.num_classes is None:
+        return f"{images.name} has no class labels, which --class_conditional needs.\n{why}{images.how_to_label}"
+    return f"{images.name}: {why}--class_conditional needs a class for each; --unlabeled skip leaves these images out."
 
 
 def too_large(layout: Layout, name: str, count: int) -> str:

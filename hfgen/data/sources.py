@@ -15,6 +15,8 @@ from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import looks_local
 from hfgen.settings.arguments import TrainingArguments
 
+PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
+
 
 class NoSplitError(UsageError):
     """The dataset exists, but has no split of this name."""
@@ -58,12 +60,19 @@ class DataSource:
 
     @property
     def is_array(self) -> bool:
-        return self.path.is_file() and self.path.suffix in (".npz", ".npy")
+        return self.path.is_file() and self.path.suffix.lower() in (".npz", ".npy")
 
     @property
     def dataset_id(self) -> str | None:
         """Return the id on the Hub; None for local data."""
         return None if self.path.exists() else self.name
+
+
+def located(name: str | None) -> str | None:
+    """Return a local file or folder by its absolute path, so that it is found from anywhere; another name as it is."""
+    if not name or name in BUILT_IN or not Path(name).expanduser().exists():
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def load_dataset(source: DataSource, streaming: bool = False) -> Any:
@@ -106,7 +115,7 @@ def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
     if source.name in BUILT_IN:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             raise UsageError(f"{source.name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
         return ["parquet"], {"data_files": str(path)}
     if not path.is_dir():
@@ -125,33 +134,3 @@ def _why_not_found(source: DataSource, error: Exception) -> str:
         f"There is no dataset {source.name!r}: no such folder, and it could not be loaded from the Hub: "
         f"{first_line(error)}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
     )
-
-
-def image_column_of(source: DataSource, dataset: Any) -> str:
-    """Return the wanted column, or the only one of images."""
-    import datasets
-
-    wanted, columns = source.image_column, ", ".join(dataset.features)
-    found = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    if wanted is not None:
-        if wanted not in found:
-            raise UsageError(f"{source.name}: {wanted!r} is not a column of images. Columns: {columns}.")
-        return wanted
-    if len(found) != 1:
-        what = "no column of images" if not found else f"several columns of images ({', '.join(found)})"
-        raise UsageError(f"{source.name}: {what}. Columns: {columns}. Choose with --image_column.")
-    return found[0]
-
-
-def class_columns_of(source: DataSource, dataset: Any) -> list[str]:
-    """List the columns that name their classes.
-
-    Raises:
-        UsageError: the wanted column, of whatever type, does not exist.
-    """
-    import datasets
-
-    wanted = source.label_column
-    if wanted is not None and wanted not in dataset.features:
-        raise UsageError(f"{source.name} has no column {wanted!r}. Columns: {', '.join(dataset.features)}.")
-    return [name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.folders import found_in, stream_of_folder
+from hfgen.data.columns import class_columns_of, image_column_of
+from hfgen.data.folders import Folder, WalkedHome, found_in, stream_of_folder
 from hfgen.data.headers import evenly_spaced, inspect_headers
 from hfgen.data.images import ImageFacts
-from hfgen.data.pixels import open_record
-from hfgen.data.sources import DataSource, arguments_of, class_columns_of, image_column_of, load_dataset
+from hfgen.data.records import Home, Records
+from hfgen.data.sources import DataSource, arguments_of, load_dataset
 from hfgen.data.walk import Found
 from hfgen.errors import UsageError, clear
 
@@ -23,10 +24,12 @@ class StreamedImages(ImageFacts):
 
     Attributes:
         dataset: a `datasets.IterableDataset` that gives arrow tables.
+        home: where its images may lie.
         label_column: a ClassLabel; None where there is none.
     """
 
     dataset: Any
+    home: Home
     image_column: str
     label_column: str | None = None
 
@@ -48,8 +51,8 @@ def stream_images(source: DataSource) -> StreamedImages:
     name = source.name
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
-    if (found := found_in(source)) is not None:
-        return _stream_folder(source, found)
+    if (folder := found_in(source)) is not None:
+        return _stream_folder(source, folder)
     dataset = load_dataset(source, streaming=True)
     if dataset.features is None:
         raise UsageError(f"{name} does not say what columns it has, so it cannot be streamed.")
@@ -57,7 +60,9 @@ def stream_images(source: DataSource) -> StreamedImages:
     # Tables keep images as undecoded bytes, and a block of them costs Python nothing per image.
     records = dataset.select_columns([column, label] if label else [column]).with_format("arrow")
     seen = first_records(name, records, LOOKED_AT)
-    mode, sizes, notes = inspect_headers(name, len(seen), lambda index: open_record(seen[column][index].as_py()))
+    home = Home.of(source, dataset)
+    found = Records(seen.select([column]).to_pylist(), column, home)
+    mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
     names = dataset.features[label].names if label else None
     if not complete:
@@ -73,6 +78,7 @@ def stream_images(source: DataSource) -> StreamedImages:
         label_names=names,
         dataset_id=source.dataset_id,
         dataset=records,
+        home=home,
         image_column=column,
         label_column=label,
     )
@@ -80,11 +86,11 @@ def stream_images(source: DataSource) -> StreamedImages:
 
 def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
     """Stream the images that `images_from` would read, in their order; some headers, evenly spaced, are read."""
-    dataset, names, notes = stream_of_folder(source, found)
-    count = len(dataset.files)
-    looked_at = list(evenly_spaced(count, LOOKED_AT))
-    seen = [dataset.table(range(row, row + 1))["image"][0].as_py() for row in looked_at]
-    mode, sizes, more = inspect_headers(source.name, len(seen), lambda index: open_record(seen[index]))
+    dataset, chosen = stream_of_folder(source, found)
+    count, names = len(chosen.files), chosen.names
+    seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
+    looked_at = Folder(str(found.root), seen)
+    mode, sizes, more = inspect_headers(source.name, len(seen), looked_at.open, looked_at.name)
     if count > LOOKED_AT:
         more.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
     if names and len(names) > 1 and len(set((dataset.labels or [])[:LOOKED_AT])) == 1:
@@ -94,9 +100,12 @@ def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
         mode=mode,
         sizes=sizes,
         count=count,
-        notes=notes + more,
+        notes=chosen.notes + more,
         label_names=names,
+        label_problem=chosen.no_classes,
+        splits=chosen.splits,
         dataset=dataset,
+        home=WalkedHome((str(found.root),), absolute=True),
         image_column="image",
         label_column="label" if names else None,
     )

@@ -8,11 +8,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from hfgen.data.pixels import UNREADABLE
+from hfgen.modalities.formats import open_picture
 
 IMAGES = frozenset(
-    "apng avif avifs bmp dds dib gif icns ico j2c j2k jfif jif jp2 jpe jpeg jpf jpg jpx pbm pcx pfm pgm png pnm ppm"
-    " psd qoi tga tif tiff webp xbm".split()
+    "apng avif avifs bmp dds gif icns ico j2c j2k jfif jif jp2 jpe jpeg jpf jpg jpx pbm pcx pfm pgm png pnm ppm"
+    " qoi ras sgi tga tif tiff webp".split()
 )
 OTHERS = frozenset(  # never opened: sidecars, documents, programs, tables, films, sounds, archives, models ...
     """
@@ -22,7 +23,7 @@ OTHERS = frozenset(  # never opened: sidecars, documents, programs, tables, film
     arrow bin ckpt feather h5 hdf5 mat msgpack npy npz onnx orc parquet pickle pkl pt pth safetensors tfrecord
     3gp aac avi flac flv m4a m4v mkv mov mp3 mp4 mpeg mpg mts ogg ogv opus wav webm wma wmv
     7z bz2 gz lz4 rar tar tgz txz xz zip zst
-    ai emf eps ps svg svgz wmf
+    ai arw cr2 cr3 dng emf eps nef orf pef ps raf rw2 srw svg svgz wmf
     aria2 crdownload download filepart opdownload part partial tmp bak old orig swp
     """.split()
 )
@@ -30,11 +31,6 @@ LITTER = frozenset(  # folders and files that systems and programs leave behind
     "__macosx|@eadir|#recycle|$recycle.bin|system volume information|lost+found|__pycache__"
     "|thumbs.db|ehthumbs.db|desktop.ini|icon\r".split("|")
 )
-# Of files whose endings say nothing.
-FORMATS = (
-    "PNG JPEG MPO WEBP BMP DIB GIF TIFF AVIF JPEG2000 PPM TGA ICO ICNS PCX PSD DDS QOI XBM".split()
-)  # of unknown endings
-
 SHOWN = 12  # kinds in a note
 
 
@@ -134,9 +130,9 @@ def is_image(name: str, path: str) -> bool:
     if ending in OTHERS or name.endswith("~"):
         return False
     try:
-        with Image.open(path, formats=FORMATS):
+        with open_picture(path):
             return True
-    except (OSError, ValueError, SyntaxError, TypeError, LookupError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
 
 

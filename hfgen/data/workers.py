@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hfgen.errors import HFGenError, first_line
+from hfgen.errors import HFGenError, UsageError, first_line
 
 GRACE = 300  # seconds that a training has, after a signal to stop, for its last step and its checkpoint
 
@@ -97,7 +97,8 @@ class _Items(Dataset[Any]):
         try:
             return torch.from_numpy(np.stack([self.decode(item) for item in items]))
         except HFGenError as error:
-            return HFGenError(str(error))  # without its cause, which may not be picklable
+            kind = UsageError if isinstance(error, UsageError) else HFGenError
+            return kind(str(error))  # without its cause, which may not be picklable
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hfgen import run_folder
 from hfgen.cards import card
-from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.data.images import Images
-from hfgen.data.load import images_from
-from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.evaluation.measure import Real, measure, metrics_of, prepare
 from hfgen.evaluation.progress import Bars, no_bars
 from hfgen.evaluation.real_images import RealImages
 from hfgen.evaluation.record import identity, record, result_name
-from hfgen.files import read_config_file
+from hfgen.evaluation.reference import Data, dataset_of, trained_on
 from hfgen.results.metrics import chosen
 from hfgen.results.protocol import GENERAL, Protocol, protocol_of, read_protocol
 from hfgen.results.records import FOLDER, Result, write
@@ -104,18 +100,17 @@ def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_ba
     """
     given = read_protocol(asked.protocol) if asked.protocol else None
     trained = trained_on(target)
-    dataset = asked.dataset_name or _dataset_of(trained.get("dataset_name"), given)
-    source = DataSource(dataset)
-    if dataset == trained.get("dataset_name"):  # read it as the training did
-        asked = _completed(asked, trained)
-        source = replace(source, image_column=trained.get("image_column"), label_column=trained.get("label_column"))
-    source = replace(source, config_name=asked.dataset_config_name)
-    split, images = _find(source, asked.split or (given.split if given else None))
+    dataset = asked.dataset_name or dataset_of(trained, given)
+    is_its_own = trained.is_of(dataset)
+    if is_its_own:  # read it as the training did
+        asked = _completed(asked, trained.config)
+    data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None)
+    split, images = data.reference(asked.split or (given.split if given else None))
     size = replace(given or read_protocol(GENERAL), **_given(asked, SIZE))
     pixels = RealImages.of(images, size.resolution, size.center_crop, bars("decoding"))
     unchanged = given or protocol_of(pixels.sha256)
     protocol = replace(unchanged, **_changes(unchanged, asked))
-    train = _train_images(source, protocol.train_split)
+    train = data.train(protocol.train_split)
     possible = [n for n in metrics_of(pipeline, protocol) if train is not None or n != "authenticity"]
     metrics = chosen_metrics(asked.metrics, possible, getattr(pipeline, "measured_on_request", ()))
     return Evaluation(asked, unchanged, protocol, split, metrics, Real(images, pixels), train)
@@ -140,51 +135,9 @@ def prepare_evaluation(plan: Evaluation, device: "torch.device | str" = "cpu", b
     return replace(plan, real=real)
 
 
-def trained_on(target: str) -> dict[str, Any]:
-    """The config of a run, with the data's name or folder as its `dataset_name`; empty where there is none."""
-    place = Path(target)
-    for folder in (place, place.parent.parent) if place.is_dir() else ():  # a run, or a checkpoint of one
-        if (folder / run_folder.CONFIG).is_file():
-            config = read_config_file(folder / run_folder.CONFIG)
-            return {**config, "dataset_name": config.get("dataset_name") or config.get("train_data_dir")}
-    return {}
-
-
-def _dataset_of(trained: str | None, protocol: Protocol | None) -> str:
-    """The dataset that a model was trained on, if it is at hand; else the protocol's, in a copy from the Hub."""
-    at_hand = trained is not None and (trained in BUILT_IN_FOLDERS or Path(trained).exists())
-    name = trained if at_hand or protocol is None or protocol.dataset is None else protocol.dataset
-    if name is None:
-        raise UsageError(
-            "The dataset to compare with is not known: the model does not record what it was trained on.\n"
-            "Give --dataset_name."
-        )
-    return name
-
-
 def _completed(asked: Asked, trained: Mapping[str, Any]) -> Asked:
     names = [n for n in ("dataset_config_name", *SIZE) if getattr(asked, n) is None]
     return replace(asked, **{name: trained.get(name) for name in names})
-
-
-def _find(source: DataSource, split: str | None) -> tuple[str, Images]:
-    for name in [split] if split else ["test", "validation"]:
-        try:
-            return name, images_from(replace(source, split=name))
-        except NoSplitError:
-            if split:
-                raise
-    raise UsageError(
-        f"{source.name} has neither a split 'test' nor a split 'validation'.\n"
-        "Give --split; choose images that the model was not trained on, so that copies of them do not count as good."
-    )
-
-
-def _train_images(source: DataSource, split: str) -> Images | None:
-    try:
-        return images_from(replace(source, split=split))
-    except UsageError:
-        return None
 
 
 def _changes(protocol: Protocol, asked: Asked) -> dict[str, Any]:

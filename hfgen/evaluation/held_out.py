@@ -19,12 +19,13 @@ NAME = "validation"
 
 
 class HeldOut:
-    """Images of the validation split, and the metrics that are measured on them at each validation.
+    """Validation images, and the metrics that are measured on them at each validation.
 
-    `hfgen evaluate CHECKPOINT --split SPLIT --num_images N` finds the same numbers, where it samples in as many steps.
+    `hfgen evaluate RUN/best --split SPLIT --num_images N` finds the same numbers, where it samples in as many steps;
+    SPLIT is `held_out` for the images of `validation_fraction`.
 
     Args:
-        images: those of `validation_split`.
+        images: those of `validation_split` or of `validation_fraction`.
         arguments: `validation_metrics`, `num_evaluation_images`, `extractor`, `resolution`, `center_crop`.
         metrics: of `wanted_metrics`.
 
@@ -99,7 +100,7 @@ def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model:
         found = likelihoods
     if not found:
         raise UsageError(
-            f"{model} has no likelihood to measure on --validation_split.\n"
+            f"{model} has no likelihood to measure on the validation images.\n"
             "Ask for a metric of sampled images: --validation_metrics fid; or leave --validation_split out."
         )
     best = arguments.best_metric

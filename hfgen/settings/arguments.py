@@ -51,6 +51,11 @@ class TrainingArguments:
     )
     random_flip: bool = option(False, "Flip half of the images horizontally, a new half each epoch.", resume="fixed")
     class_conditional: bool = option(False, "Train on the class labels too.", resume="fixed")
+    unlabeled: Literal["fail", "skip"] = option(
+        "fail",
+        "Images without a class, where --class_conditional needs one: end with their number, or leave them out.",
+        resume="fixed",
+    )
     streaming: bool = option(
         False,
         "Read the dataset from the Hub or from files as it is needed, without a copy on the disk. Its length "
@@ -214,13 +219,22 @@ class TrainingArguments:
     validation_split: str | None = option(
         None, "Split of the data to measure at each validation; it is not trained on.", resume="reported"
     )
+    validation_fraction: float | None = option(
+        None,
+        "Share of the data, chosen by --seed, that is measured at each validation and not trained on: 0.1. The run "
+        "remembers it, and `hfgen evaluate` compares with it where the data have no test split.",
+        resume="fixed",
+        above=0,
+        below=1,
+        aliases=("train_val_split",),
+    )
     validation_metrics: str | None = option(
         None,
-        "Metrics on --validation_split: fid,kid,coverage ... (default: the likelihoods that the family has).",
+        "Metrics on the validation images: fid,kid,coverage ... (default: the likelihoods that the family has).",
         resume="reported",
     )
     num_evaluation_images: int = option(
-        500, "Images of --validation_split to measure; the same number is sampled.", resume="reported", at_least=1
+        500, "Validation images to measure; the same number is sampled.", resume="reported", at_least=1
     )
     extractor: str | None = option(
         None,
@@ -312,10 +326,22 @@ class TrainingArguments:
             raise UsageError("--ema_power warms up the EMA of --ema_decay; leave it out with --ema_profiles.")
 
     def _check_validation(self) -> None:
-        if self.validation_metrics and not self.validation_split:
-            raise UsageError("--validation_metrics are measured on --validation_split; give it too.")
-        if self.best_metric and not (self.validation_split and (self.validation_steps or self.validation_epochs)):
-            raise UsageError("--best_metric is measured on --validation_split every --validation_steps; give both.")
+        if self.validation_split and self.validation_fraction:
+            raise UsageError("Validation images are those of --validation_split or --validation_fraction; give one.")
+        if self.validation_fraction and self.streaming:
+            raise UsageError(
+                "--validation_fraction chooses images by number, which a stream does not have.\n"
+                "Leave out --streaming, or name a split of its own: --validation_split."
+            )
+        if self.validation_metrics and not self.validates:
+            raise UsageError(
+                "--validation_metrics are measured on --validation_split, or --validation_fraction; give one of them."
+            )
+        if self.best_metric and not (self.validates and (self.validation_steps or self.validation_epochs)):
+            raise UsageError(
+                "--best_metric is measured on --validation_split, or --validation_fraction, every --validation_steps; "
+                "give them."
+            )
         if self.early_stopping_patience is not None and not self.best_metric:
             raise UsageError("--early_stopping_patience waits for a better --best_metric; give it too.")
 
@@ -330,6 +356,11 @@ class TrainingArguments:
         general |= {"lr_scheduler": self.lr_scheduler, "lr_warmup_steps": self.lr_warmup_steps}
         general |= {"lr_step_rules": self.lr_step_rules}
         return options_of(component, (self.optimizer or {}).get(component, {})).over(general)
+
+    @property
+    def validates(self) -> bool:
+        """Return True if there are validation images, which are not trained on."""
+        return self.validation_split is not None or self.validation_fraction is not None
 
     @property
     def averages(self) -> list[EMAProfile]:

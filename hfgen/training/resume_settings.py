@@ -11,6 +11,7 @@ import torch
 from hfgen import __version__
 from hfgen.components import components
 from hfgen.data.layout import Layout
+from hfgen.data.sources import PLACES, located
 from hfgen.errors import UsageError
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.arguments import FIELDS, TrainingArguments, shown
@@ -27,7 +28,7 @@ FIXED, REPORTED = (
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 # Older versions did not keep these, and trained by the defaults that they have now.
-NEWER = ("component_steps", "ema_profiles")
+NEWER = ("component_steps", "ema_profiles", "unlabeled", "validation_fraction")
 
 
 def settings_of(
@@ -109,6 +110,7 @@ def compare(place: Path, then: Facts, now: Facts) -> list[str]:
         for name in (*REPORTED, *REPORTED_FACTS)
         if name in then
         and then[name] != now[name]  # an older version may have known fewer
+        and not (name in PLACES and located(then[name]) == located(now[name]))
         and (name != "scheduled_steps" or _matters(then, now))
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hfgen import run_folder
 from hfgen.cards.card import write_card
+from hfgen.data.sources import PLACES, located
 from hfgen.errors import clear
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process, join_processes
@@ -61,6 +62,7 @@ def _train(
     elif resume_from:
         say(f"no checkpoint in {folder} yet: starting from the first step")
     start = full_config(config, pipeline, images)
+    start |= {name: located(start[name]) for name in PLACES}
     from_main_process(lambda: begin(trainer, start, lock, say))
     say(f"run folder {folder}")
     trainer.train(functools.partial(push_on_the_way, trainer, folder, say))

@@ -10,16 +10,19 @@ import torch
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
-from hfgen.data.images import ImageFacts
+from hfgen.data.divided import divided, facts_of
+from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
 from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
+from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline
 from hfgen.registry import family_of
+from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
     CLASS_NAME,
@@ -40,22 +43,33 @@ Facts = dict[str, Any]
 
 
 def find_images(config: RunConfig) -> ImageFacts:
-    """Find the dataset that the arguments name."""
-    source = DataSource.of(config.arguments)
-    return stream_images(source) if config.arguments.streaming else images_from(source)
+    """Find the dataset that the arguments name; of one with a held-out part, the images to train on."""
+    a, source = config.arguments, DataSource.of(config.arguments)
+    if a.streaming:
+        return stream_images(source)
+    images = wanted_images(source, a)
+    return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
+    """Find images that are not streamed, without those that the arguments leave out."""
+    images = images_from(source)
+    return images.labeled() if arguments.class_conditional and arguments.unlabeled == "skip" else images
 
 
 def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
-    """Find the images of `--validation_split` and what is measured on them; None without that option.
+    """Find the validation images and what is measured on them; None where there are none, or nothing is measured.
 
     Raises:
         UsageError: they differ in mode or size from the training images, or cannot be measured as asked.
     """
-    a = config.arguments
-    if a.validation_split is None:
+    a, part = config.arguments, getattr(trained_on, "held_out", None)
+    if not a.validates or (part is not None and not (a.validation_metrics or a.best_metric or metric_names(pipeline))):
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
-    images = images_from(dataclasses.replace(DataSource.of(a), split=a.validation_split))
+    if part is not None:
+        return HeldOut(part, a, metrics)
+    images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
     refuse_other_images(images, trained_on, a.resolution)
     return HeldOut(images, a, metrics)
 
@@ -63,7 +77,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
     """Build the untrained pipeline for these images, with the same weights in every process."""
     a = config.arguments
-    if a.class_conditional and images.num_classes is None:
+    if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
@@ -208,6 +222,8 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
     labels = f", {counted(images.num_classes, 'class')}{_class_names(images)}" if images.num_classes else ""
     noun = "image" if images.count == 1 else "images"
     count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
+    if isinstance(images, Images) and images.held_out is not None:
+        count += f" to train on and {len(images.held_out):,} held out"
     yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}"
     yield from (f"  {note}" for note in images.notes)
     for row in component_rows(pipeline.models()):
@@ -238,8 +254,14 @@ def facts(trainer: Trainer) -> Facts:
             "channels": images.channels,
             "resolution": trainer.batches.decoding.resolution,
             "class_names": images.label_names,
+            **_held_out(images),
         },
     }
+
+
+def _held_out(images: ImageFacts) -> Facts:
+    part = images.held_out if isinstance(images, Images) else None
+    return {} if part is None else {"held_out": facts_of(part)}
 
 
 def _averaged_inside(names: list[str]) -> Facts:

@@ -1,0 +1,167 @@
+"""The real images that a model is compared with: a split of a dataset, or what its training held out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hfgen import run_folder
+from hfgen.data.builtin import BUILT_IN_FOLDERS
+from hfgen.data.divided import HELD_OUT, divided, facts_of
+from hfgen.data.images import Images
+from hfgen.data.load import images_from
+from hfgen.data.sources import DataSource, NoSplitError
+from hfgen.errors import UsageError
+from hfgen.files import looks_local, read_config_file
+from hfgen.results.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The record that a run has of the data that its model was trained on; empty where there is no run.
+
+    Attributes:
+        config: of the run.
+        facts: the `data` of its environment.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str | None:
+        return self.config.get("dataset_name") or self.config.get("train_data_dir")
+
+    @property
+    def is_local(self) -> bool:
+        """Return True if the data were files of some machine, so that no Hub is to be asked for them."""
+        recorded = "dataset_id" in self.facts and self.facts["dataset_id"] is None
+        return self.dataset is not None and (recorded or looks_local(self.dataset))
+
+    @property
+    def is_at_hand(self) -> bool:
+        return self.dataset is not None and (
+            self.dataset in BUILT_IN_FOLDERS or Path(self.dataset).expanduser().exists()
+        )
+
+    def is_of(self, dataset: str) -> bool:
+        """Return True if a dataset is the one that was trained on, whichever way its path is written."""
+        if self.dataset is None or dataset == self.dataset:
+            return dataset == self.dataset
+        here, there = Path(dataset).expanduser(), Path(self.dataset).expanduser()
+        return here.exists() and there.exists() and here.samefile(there)
+
+
+def trained_on(target: str) -> Trained:
+    """Read what a run, or a model in its folder, was trained on."""
+    place = Path(target)
+    for folder in (place, place.parent, place.parent.parent) if place.is_dir() else ():  # best/, checkpoints/NAME
+        if (folder / run_folder.CONFIG).is_file() and (folder == place or (folder / run_folder.ENVIRONMENT).is_file()):
+            config = read_config_file(folder / run_folder.CONFIG)
+            there = (folder / run_folder.ENVIRONMENT).is_file()
+            facts = run_folder.read_environment(folder).get("data") if there else None
+            return Trained(config, facts if isinstance(facts, dict) else {})
+    return Trained()
+
+
+def dataset_of(trained: Trained, protocol: Protocol | None) -> str:
+    """Return the dataset that a model was trained on, if it is at hand; else the protocol's, in a copy from the Hub.
+
+    Raises:
+        UsageError: none is known, or it is local data which are not here.
+    """
+    if trained.is_at_hand or protocol is None or protocol.dataset is None:
+        name = trained.dataset
+    else:
+        name = protocol.dataset
+    if name is None:
+        raise UsageError(
+            "The dataset to compare with is not known: the model does not record what it was trained on.\n"
+            "Give --dataset_name."
+        )
+    if name == trained.dataset and trained.is_local and not trained.is_at_hand:
+        raise UsageError(
+            f"The model was trained on local data, {Path(name).name}, which are not here.\n"
+            "Say where they are: --dataset_name FOLDER"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset whose images a model is compared with.
+
+    Attributes:
+        trained: what the training says of it; None where the model was trained on other data.
+    """
+
+    name: str
+    config_name: str | None = None
+    trained: Trained | None = None
+
+    def reference(self, split: str | None) -> tuple[str, Images]:
+        """Return the images of a split, with its name; by default test, what the training held out, or validation.
+
+        Raises:
+            UsageError: there is no such split, or what was held out is not known.
+        """
+        for name in [split] if split else ["test", HELD_OUT, "validation"]:
+            try:
+                return name, self._held_out() if name == HELD_OUT else self._images(name)
+            except NoSplitError:
+                if split:
+                    raise
+        raise UsageError(
+            f"{self.name} has neither a split 'test' nor a split 'validation', and no part was held out in training.\n"
+            "Give --split; choose images that the model was not trained on, so that copies of them do not count as "
+            "good.\nThe next training can hold some out: --validation_fraction 0.1"
+        )
+
+    def train(self, split: str) -> Images | None:
+        """Return the training images without what was held out; None where there are none."""
+        try:
+            return self._divided() if self._fraction and split == self._trained_split else self._images(split)
+        except UsageError:
+            return None
+
+    @property
+    def _fraction(self) -> float | None:
+        return None if self.trained is None else self.trained.config.get("validation_fraction")
+
+    @property
+    def _trained_split(self) -> str:
+        return "train" if self.trained is None else str(self.trained.config.get("dataset_split") or "train")
+
+    def _images(self, split: str) -> Images:
+        """Return the images of a split, read as the training did."""
+        of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
+        columns = (of.get("image_column"), of.get("label_column"))
+        images = images_from(DataSource(self.name, split, self.config_name, *columns))
+        return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
+
+    def _divided(self) -> Images:
+        """Return the images that the model was trained on.
+
+        Raises:
+            UsageError: the data have changed since, so that the held-out part would be another one.
+        """
+        assert self.trained is not None
+        config, then = self.trained.config, self.trained.facts.get("held_out")
+        images = divided(self._images(self._trained_split), float(self._fraction or 0), config["seed"])
+        assert images.held_out is not None
+        if then != facts_of(images.held_out):
+            raise UsageError(
+                f"{self.name} is no longer as it was at the training: other images would be held out now, and some of "
+                "them were trained on.\nRestore the data, or give --dataset_name or --split."
+            )
+        return images
+
+    def _held_out(self) -> Images:
+        if not self._fraction:
+            raise NoSplitError(
+                f"No part of {self.name} was held out in the training of this model; --split {HELD_OUT} is that of "
+                "--validation_fraction."
+            )
+        held_out = self._divided().held_out
+        assert held_out is not None
+        return held_out
