@@ -4,6 +4,7 @@ from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
 from hfgen.data.columns import labels_of, with_images
+from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.records import Home, Records
@@ -38,6 +39,8 @@ def images_from(source: DataSource) -> Images:
     """Find a dataset and inspect its images' headers; the errors are those of `load_images`."""
     if source.is_array:
         return images_from_arrays(source)
+    if (folder := found_in(source)) is not None:
+        return images_from_folder(source, folder)
     table = load_table(source)
     dataset, column, column_notes = with_images(source, table.rows)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())

@@ -14,7 +14,7 @@ from hfgen.errors import UsageError, one_line
 from hfgen.files import parse_json, read_json
 
 TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
-SPLIT_COLUMNS = ("split", "subset", "partition", "data set", "data_set", "dataset", "set")
+SPLIT_COLUMNS = ("split", "subset", "partition", "data_set", "dataset", "set")
 AS_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "data:image/")  # how pictures begin
 
 
@@ -85,7 +85,7 @@ def _is_plain(name: str) -> bool:
 def _splits_of(path: Path) -> Splits:
     """Read a text table; a column of splits' names, `train` among them, divides it."""
     columns, notes = _columns(path)
-    named = {name.casefold(): name for name in columns}
+    named = {name.casefold().replace(" ", "_"): name for name in columns}
     name = next((named[known] for known in SPLIT_COLUMNS if known in named), None)
     values = [] if name is None else [SPLITS.get(str(value).casefold()) for value in columns[name]]
     if name is None or None in values or "train" not in values:

@@ -98,11 +98,15 @@ class Table:
         rows: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
         splits: names of all splits of the dataset.
         notes: lines for the user.
+        split: what the dataset calls this one.
+        count: number of rows, where it is known before they are read.
     """
 
     rows: Any
     splits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    split: str = "train"
+    count: int | None = None
 
 
 def load_table(source: DataSource, streaming: bool = False) -> Table:
@@ -129,9 +133,10 @@ def load_table(source: DataSource, streaming: bool = False) -> Table:
             f"The dataset {name!r} has no split {source.split!r}.{near}{held} Choose with --dataset_split."
         )
     rows = loaded[split]
+    count = len(rows) if hasattr(rows, "__len__") else None
     if streaming and hasattr(rows, "to_iterable_dataset"):
         rows = rows.to_iterable_dataset()
-    return Table(rows, list(loaded), notes)
+    return Table(rows, list(loaded), notes, split, count)
 
 
 def _loaded(source: DataSource, streaming: bool) -> Any:

@@ -94,6 +94,6 @@ def save_image(image: Image.Image, path: Path) -> None:
     try:
         image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
         raise

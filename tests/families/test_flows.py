@@ -74,7 +74,7 @@ def linear_data(path):
     return str(path)
 
 
-@pytest.mark.parametrize("convolution", ["lu", "plain"])
+@pytest.mark.parametrize("convolution", ["lu", pytest.param("plain", marks=pytest.mark.slow)])
 def test_a_linear_flow_learns_the_gaussian_of_the_data(tmp_path, convolution):
     """Maximum likelihood among linear flows has a closed form: training must arrive there, and cannot go below."""
     data = linear_data(tmp_path / "linear.npz")
@@ -109,6 +109,7 @@ def test_bits_per_dim_fall_and_images_come_back(trained, data):
     assert torch.equal(((once + 1) * 127.5).round(), ((images + 1) * 127.5).round())
 
 
+@pytest.mark.whole
 def test_a_trained_flow_is_still_a_change_of_variables(trained, data):
     """Its log-determinant is the Jacobian's in float64, and its inverse is one."""
     pipeline = HFGenPipeline.from_pretrained(trained[1], dtype=torch.float64)
