@@ -9,10 +9,14 @@ from tqdm import tqdm
 
 
 class Progress:
-    """The progress of a training; `visible` is False on all processes but the main one, which show nothing."""
+    """The progress of a training; `visible` is False on all processes but the main one, which show nothing.
+
+    Attributes:
+        images_per_step: the global batch, from which the time that is left follows.
+    """
 
     def __init__(self, visible: bool = True) -> None:
-        self.visible = visible
+        self.visible, self.images_per_step = visible, 0
         self.terminal = sys.stderr.isatty()
         self.bar: tqdm[Any] | None = None
 
@@ -44,14 +48,35 @@ class Progress:
         if self.visible:
             tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    def report(self, line: Mapping[str, Any]) -> None:
-        """Show the metrics of a step."""
-        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith(("loss", "bits_per_dim"))}
+    def report(self, line: Mapping[str, Any], best: str = "") -> None:
+        """Show the metrics of a step.
+
+        Args:
+            best: the best value so far, in words.
+        """
+        shown = [name for name in line if name.endswith("loss") or name.startswith("validation_")]
+        losses = {name: f"{line[name]:.4f}" for name in shown}
         if self.bar is None or not self.visible:
             return
         if self.terminal:
             self.bar.set_postfix(losses)
         else:
-            text = "  ".join(f"{name} {value}" for name, value in losses.items())
-            speed = f"{line['images_per_second']:.0f} images/s"
+            text = "  ".join(f"{name} {value}" for name, value in losses.items()) + (f"  ({best})" if best else "")
+            speed = f"{line['images_per_second']:.0f} images/s{self._left(line)}"
             print(f"step {line['step']}/{self.last}  {text}  {speed}", file=sys.stderr, flush=True)
+
+    def _left(self, line: Mapping[str, Any]) -> str:
+        """Return `, 12 min left`; nothing on the last step."""
+        seconds = (self.last - line["step"]) * self.images_per_step / max(line["images_per_second"], 1e-9)
+        return f", {duration(seconds)} left" if seconds else ""
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7300), duration(75), duration(4.2)
+    ('2 h 1 min', '1 min', '4 s')
+    """
+    minutes = int(seconds // 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -76,6 +76,7 @@ class Trainer:
         self.accelerator = make_accelerator(arguments)
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
+        self.progress.images_per_step = self.layout.global_batch_size
         self.batches = make_batches(
             images, self.layout, arguments, self.accelerator.device, self.progress.note, self.progress.decoding
         )
@@ -246,7 +247,7 @@ class Trainer:
             with self._saving("metrics"):
                 self.metrics.write(line)
         self.trackers.log(line)
-        self.progress.report(line)
+        self.progress.report(line, self.best.words if validating else "")
         self.line = line
 
     def _require_finite_weights(self) -> None:
