@@ -80,7 +80,7 @@ def _numbered(base: Path, resume: bool) -> Path:
 def _slug(dataset: str) -> str:
     """`ylecun/mnist` -> `mnist`, `data/My Faces/` -> `My-Faces`, `faces.npz` -> `faces`."""
     name = Path(dataset.rstrip("/")).name
-    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix in (".npz", ".npy", ".parquet") else name
+    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in (".npz", ".npy", ".parquet") else name
     return "-".join(stem.split()) or "data"
 
 

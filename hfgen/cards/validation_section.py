@@ -22,7 +22,7 @@ def validated(config: Mapping[str, Any], data: Mapping[str, Any], lines: Sequenc
         return ""
     values = ", ".join(f"{METRICS[name].title} {value:.5g}" for name, value in last.items())
     text = f"\n\nThe last validation, on {_images(config, data)}, measured {values}."
-    best = config.get("best_metric")
+    best = str(config.get("best_metric"))
     found = [(values[best], step) for values, step in zip(measured, steps, strict=True) if best in values]
     if found:
         value, step = (max if METRICS[best].better == "higher" else min)(found, key=lambda pair: pair[0])

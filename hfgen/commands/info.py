@@ -159,6 +159,7 @@ def dataset_facts(target: str) -> dict[str, Any]:
         "channels": images.channels,
         "commonest_sizes": sizes,
         "classes": images.num_classes,
-        "class_names": images.label_names,
+        "class_names": images.label_names or (images.num_classes and [*map(str, range(images.num_classes))]),
+        "splits": images.splits,
         "notes": images.notes,
     }

@@ -1,10 +1,11 @@
 """Columns of a table: which one holds the images, and which one their labels."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hfgen.data.labels import Classes, classes_of
+from hfgen.data.labels import Classes, classes_of, row_number
 from hfgen.data.sources import DataSource
 from hfgen.errors import UsageError, did_you_mean
 
@@ -69,17 +70,28 @@ def labels_of(source: DataSource, dataset: Any) -> tuple[Classes | None, list[st
     if column is None:
         return None, notes, None
     names = getattr(dataset.features[column], "names", None)
-    values = _values(dataset, column)
+    classes, more, problem = classes_among(source, _values(dataset, column), names, column)
+    return classes, [*notes, *more], problem
+
+
+def classes_among(
+    source: DataSource, values: Any, names: list[str] | None, column: str, row: Callable[[int], str] = row_number
+) -> tuple[Classes | None, list[str], str | None]:
+    """Return the classes of a column's values; notes; and why images have no class, where that is so.
+
+    Raises:
+        UsageError: the column was asked for, and does not hold classes.
+    """
     try:
-        classes = classes_of(values, names, column)
+        classes = classes_of(values, names, column, row)
         if source.label_column is None and isinstance(values, list):
             _refuse_texts(classes, column, len(values))
     except UsageError as error:
         if source.label_column is not None:
             raise UsageError(f"{source.name}: {error}.") from error
-        return None, [*notes, f"no classes: {error}"], str(error)
+        return None, [f"no classes: {error}"], str(error)
     missing = [classes.missing] if classes.missing else []
-    return classes, [*notes, *classes.notes, *missing], classes.missing
+    return classes, [*classes.notes, *missing], classes.missing
 
 
 def _values(dataset: Any, column: str) -> Any:

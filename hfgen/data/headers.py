@@ -1,5 +1,6 @@
 """Headers of images are read before their pixels: one mode for all, their sizes, and notes for the user."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -12,15 +13,24 @@ SCANNED = 20_000  # images whose headers are read; of a larger dataset, that man
 
 
 def inspect_headers(
-    name: str, count: int, open_image: Callable[[int], Image.Image]
+    name: str,
+    count: int,
+    open_image: Callable[[int], Image.Image],
+    name_image: Callable[[int], str] = "image {}".format,
 ) -> tuple[str, Counter[tuple[int, int]], list[str]]:
-    """Return one mode for all images, their sizes, and notes for the user; reads headers, not pixels."""
+    """Return one mode for all images, their sizes, and notes for the user; reads headers, not pixels.
+
+    Args:
+        name: of the dataset.
+        open_image: number -> the image, not decoded yet.
+        name_image: number -> how the user finds it.
+    """
     if count == 0:
         raise UsageError(f"The dataset {name!r} holds no images.")
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     for index in evenly_spaced(count, SCANNED):
-        with naming(name, index), open_image(index) as image:
+        with naming(name, functools.partial(name_image, index)), open_image(index) as image:
             modes[true_mode(image)] += 1
             sizes[upright_size(image)] += 1
     notes = []

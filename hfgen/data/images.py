@@ -1,5 +1,6 @@
 """Images of a dataset that was found: their facts, and their pixels when they are needed."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ class ImageFacts:
         notes: lines for the user.
         label_names: name of each class; None where there are no classes, or they are numbers.
         label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
+        splits: names of all splits that the dataset has, as far as known.
         dataset_id: id on the Hub, for the card; None for local data.
     """
 
@@ -35,6 +37,7 @@ class ImageFacts:
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
     label_problem: str | None = None
+    splits: list[str] = field(default_factory=list)
     dataset_id: str | None = None
 
     @property
@@ -80,12 +83,14 @@ class Images(ImageFacts):
 
     Attributes:
         open_image: number of an image in the dataset -> the image, not decoded yet.
+        name_image: number -> how the user finds it: its path in the dataset, or its row.
         labels: class of each image, shape (N,), int64, -1 for an image without; None where the data have none.
         rows: the numbers, shape (N,), of the images that this part of the dataset has; None for all.
         held_out: the other part of the dataset, which is not trained on; None where nothing is held out.
     """
 
     open_image: Callable[[int], Image.Image]
+    name_image: Callable[[int], str] = "image {}".format
     count: int
     labels: Tensor | None = None
     rows: np.ndarray | None = None
@@ -134,7 +139,7 @@ class Images(ImageFacts):
             HFGenError: it cannot be read.
         """
         row = index if self.rows is None else int(self.rows[index])
-        with naming(self.name, row), self.open_image(row) as image:
+        with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
             return to_pixels(image, self.mode, resolution, center_crop)
 
 

@@ -1,15 +1,12 @@
 """Datasets are found by name, and their images' headers inspected."""
 
-import functools
 from typing import Any
-
-from PIL import Image
 
 from hfgen.data.arrays import images_from_arrays
 from hfgen.data.columns import image_column_of, labels_of
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
-from hfgen.data.pixels import open_record
+from hfgen.data.records import Home, Records
 from hfgen.data.sources import DataSource, load_dataset
 
 
@@ -31,7 +28,7 @@ def load_images(
         cache_dir: where datasets of the Hub are cached.
 
     Raises:
-        UsageError: there is no such dataset, split or column, or it holds no images.
+        UsageError: there is no such dataset, split or column, or it holds no images; or an image lies outside of it.
         HFGenError: an image cannot be read.
     """
     return images_from(DataSource(name, split, config_name, image_column, label_column, cache_dir))
@@ -45,12 +42,13 @@ def images_from(source: DataSource) -> Images:
     column = image_column_of(source, dataset)
     classes, label_notes, problem = labels_of(source, dataset)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())
-    open_image = functools.partial(_open_row, records, column)
-    mode, sizes, notes = inspect_headers(source.name, len(records), open_image)
+    found = Records(records, column, Home.of(source, dataset))
+    mode, sizes, notes = inspect_headers(source.name, len(found), found.open, found.name)
     return Images(
         name=source.name,
-        open_image=open_image,
-        count=len(records),
+        open_image=found.open,
+        name_image=found.name,
+        count=len(found),
         mode=mode,
         sizes=sizes,
         notes=[*notes, *label_notes],
@@ -65,8 +63,3 @@ def _undecoded() -> Any:
     import datasets
 
     return datasets.Image(decode=False)
-
-
-def _open_row(records: Any, column: str, index: int) -> Image.Image:
-    """Open the image of a row of `datasets`; PIL reads only the header until the pixels are needed."""
-    return open_record(records[index][column])

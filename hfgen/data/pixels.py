@@ -1,16 +1,14 @@
 """Image files are decoded to pixels of one mode and size."""
 
 import contextlib
-import io
-import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from hfgen.errors import HFGenError
+from hfgen.data.records import OutsideError
+from hfgen.errors import HFGenError, UsageError
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 GRAY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -19,33 +17,29 @@ UNREADABLE += (struct.error, Image.DecompressionBombError)
 
 
 @contextlib.contextmanager
-def naming(name: str, which: int | str) -> Iterator[None]:
-    """Turn whatever PIL raises in the `with` block into one error that names the image."""
+def naming(name: str, which: Callable[[], str]) -> Iterator[None]:
+    """Turn whatever PIL raises in the `with` block into one error that names the image.
+
+    Args:
+        name: of the dataset.
+        which: called in the case of an error; returns how the user finds the image.
+
+    Raises:
+        UsageError: the image lies outside of the dataset.
+        HFGenError: it cannot be read.
+    """
     try:
         yield
+    except HFGenError:
+        raise
+    except OutsideError as error:
+        raise UsageError(
+            f"{name}: {which()} names {error}.\n"
+            "hfgen opens only regular files below the dataset's own folder, and those of its own repository on the\n"
+            "Hub. If you trust it, put the images there, or into the table as bytes."
+        ) from error
     except UNREADABLE as error:
-        raise HFGenError(f"{name}: image {which} cannot be read: {error}\nFix or remove that file.") from error
-
-
-def open_record(record: Mapping[str, Any] | None) -> Image.Image:
-    """Open the image of `{"bytes": ..., "path": ...}`, as `datasets` gives it undecoded."""
-    if record is None or record["bytes"] is record["path"] is None:
-        raise OSError("the column is empty there")
-    if record["bytes"] is not None:
-        return _named(io.BytesIO(record["bytes"]), record["path"])
-    if "://" in (record["path"] or ""):  # a file on the Hub
-        import datasets
-
-        return datasets.Image().decode_example(dict(record))
-    return _named(record["path"], record["path"])
-
-
-def _named(source: Any, path: str | None) -> Image.Image:
-    try:
-        return Image.open(source)
-    except Image.UnidentifiedImageError as error:
-        name = os.path.basename(path) if path else "the data"
-        raise OSError(f"{name} is not an image that can be identified") from error
+        raise HFGenError(f"{name}: {which()} cannot be read: {error}\nFix or remove that file.") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class DataSource:
 
     @property
     def is_array(self) -> bool:
-        return self.path.is_file() and self.path.suffix in (".npz", ".npy")
+        return self.path.is_file() and self.path.suffix.lower() in (".npz", ".npy")
 
     @property
     def dataset_id(self) -> str | None:
@@ -115,7 +115,7 @@ def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
     if source.name in BUILT_IN:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             raise UsageError(f"{source.name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
         return ["parquet"], {"data_files": str(path)}
     if not path.is_dir():

@@ -5,7 +5,6 @@ The last, incomplete global batch of an epoch is left out here too.
 
 import functools
 import itertools
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from hfgen.data.decoding import Decoding
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
-from hfgen.data.pixels import naming, open_record, to_pixels
+from hfgen.data.pixels import naming, to_pixels
+from hfgen.data.records import Home, named
 from hfgen.data.stream_order import Block, EpochEnd, Place, Start, Stream, read_ahead
 from hfgen.data.streams import StreamedImages, first_records
 from hfgen.data.workers import decoded
@@ -68,7 +68,7 @@ class StreamBatches:
         self.images, self.decoding, self.layout, self.note = images, decoding, layout, note
         self.device = torch.device(device)
         self.stream = Stream(images, seed, shuffle_buffer_size, decoding.class_conditional)
-        self.decoder = functools.partial(_decode, name=images.name, mode=images.mode, how=decoding)
+        self.decoder = functools.partial(_decode, images.name, images.home, images.mode, decoding)
         self.place = Place()
         self._examples: dict[str, Tensor] | None = None
 
@@ -197,9 +197,10 @@ class StreamBatches:
         self.place = Place(**{**place, "start": Start(**place["start"])})
 
 
-def _decode(record: tuple[int, Mapping[str, Any] | None], name: str, mode: str, how: Decoding) -> np.ndarray:
+def _decode(
+    name: str, home: Home, mode: str, how: Decoding, record: tuple[int, Mapping[str, Any] | None]
+) -> np.ndarray:
     """Decode (number in the epoch's stream, image) to pixels; runs in the workers."""
     number, image = record
-    file = os.path.basename((image or {}).get("path") or "")
-    with naming(name, f"{number} of the stream{f' ({file})' if file else ''}"), open_record(image) as opened:
+    with naming(name, lambda: named(image, number, home, "image {} of the stream")), home.open(image) as opened:
         return to_pixels(opened, mode, how.resolution, how.center_crop)

@@ -8,7 +8,7 @@ from typing import Any
 from hfgen.data.columns import class_columns_of, image_column_of
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import ImageFacts
-from hfgen.data.pixels import open_record
+from hfgen.data.records import Home, Records
 from hfgen.data.sources import DataSource, arguments_of, load_dataset
 from hfgen.errors import UsageError, clear
 
@@ -21,10 +21,12 @@ class StreamedImages(ImageFacts):
 
     Attributes:
         dataset: a `datasets.IterableDataset` that gives arrow tables.
+        home: where its images may lie.
         label_column: a ClassLabel; None where there is none.
     """
 
     dataset: Any
+    home: Home
     image_column: str
     label_column: str | None = None
 
@@ -53,7 +55,9 @@ def stream_images(source: DataSource) -> StreamedImages:
     # Tables keep images as undecoded bytes, and a block of them costs Python nothing per image.
     records = dataset.select_columns([column, label] if label else [column]).with_format("arrow")
     seen = first_records(name, records, LOOKED_AT)
-    mode, sizes, notes = inspect_headers(name, len(seen), lambda index: open_record(seen[column][index].as_py()))
+    home = Home.of(source, dataset)
+    found = Records(seen.select([column]).to_pylist(), column, home)
+    mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
     names = dataset.features[label].names if label else None
     if not complete:
@@ -69,6 +73,7 @@ def stream_images(source: DataSource) -> StreamedImages:
         label_names=names,
         dataset_id=source.dataset_id,
         dataset=records,
+        home=home,
         image_column=column,
         label_column=label,
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen.errors import UsageError
+from hfgen.modalities.formats import check_memory, open_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -79,8 +80,9 @@ def draw(
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image into memory and close its file."""
-    with Image.open(path) as image:
+    """Read an image of a known format into memory and close its file."""
+    with open_picture(path) as image:
+        check_memory(image)
         image.load()
         return image.copy()
 
@@ -92,6 +94,6 @@ def save_image(image: Image.Image, path: Path) -> None:
     try:
         image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
         raise

@@ -2,10 +2,14 @@
 
 import contextlib
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+SOON, EVERY = 5.0, 60.0  # seconds after which something that takes long is named, and named again
 
 
 class Progress:
@@ -43,31 +47,55 @@ class Progress:
         if self.bar is not None and not self.bar.disable:
             self.bar.update(step - self.bar.n)
 
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what is done inside the context, if it takes long: after some seconds, then every minute."""
+        done, began = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            wait = SOON
+            while not done.wait(wait):
+                wait, seconds = EVERY, time.monotonic() - began
+                self._say(f"{what} ... {seconds:.0f} s so far")
+
+        if self.visible:
+            threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
     def note(self, text: str) -> None:
         """Print a line that the user should read, above the bar."""
         if self.visible:
             tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    def report(self, line: Mapping[str, Any], best: str = "") -> None:
-        """Show the metrics of a step.
-
-        Args:
-            best: the best value so far, in words.
-        """
-        shown = [name for name in line if name.endswith("loss") or name.startswith("validation_")]
-        losses = {name: f"{line[name]:.4f}" for name in shown}
-        if self.bar is None or not self.visible:
+    def report(self, step: int, values: Mapping[str, float], speed: float) -> None:
+        """Show the losses of a step, before anything is drawn, which may take long."""
+        losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith(("loss", "bits_per_dim"))}
+        if self.bar is None or not self.visible or not values:
             return
         if self.terminal:
             self.bar.set_postfix(losses)
         else:
-            text = "  ".join(f"{name} {value}" for name, value in losses.items()) + (f"  ({best})" if best else "")
-            speed = f"{line['images_per_second']:.0f} images/s{self._left(line)}"
-            print(f"step {line['step']}/{self.last}  {text}  {speed}", file=sys.stderr, flush=True)
+            text = "  ".join(f"{name} {value}" for name, value in losses.items())
+            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} images/s{self._left(step, speed)}")
 
-    def _left(self, line: Mapping[str, Any]) -> str:
+    def report_measured(self, line: Mapping[str, Any], best: str = "") -> None:
+        """Show what was measured on validation images, and the best value so far, in words."""
+        found = [f"{name} {value:.4f}" for name, value in line.items() if name.startswith("validation_")]
+        if self.bar is not None and self.visible and found:
+            self._say(f"step {line['step']}/{self.last}  {'  '.join(found)}{f'  ({best})' if best else ''}")
+
+    def _say(self, text: str) -> None:
+        if self.terminal:
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _left(self, step: int, speed: float) -> str:
         """Return `, 12 min left`; nothing on the last step."""
-        seconds = (self.last - line["step"]) * self.images_per_step / max(line["images_per_second"], 1e-9)
+        seconds = (self.last - step) * self.images_per_step / max(speed, 1e-9)
         return f", {duration(seconds)} left" if seconds else ""
 
 

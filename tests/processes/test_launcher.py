@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from hfgen.errors import UsageError
@@ -33,6 +34,9 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(launcher, "_accelerators", lambda: 0)
     monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+    others, children = {child.pid for child in psutil.Process().children()}, psutil.Process.children
+    # A launcher's signal goes to all its children; those of other tests, as multiprocessing's fork server, stay.
+    monkeypatch.setattr("psutil.Process.children", lambda self: [c for c in children(self) if c.pid not in others])
     # torchrun notes the name of the calling method, and reads the sources of all that pytest has on its stack
     rendezvous = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
     monkeypatch.setattr(f"{rendezvous}.get_method_name", lambda depth=2: "method")
@@ -188,14 +192,16 @@ def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, me
     assert str(error.value).count("\n") <= 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 @pytest.mark.whole
 def test_a_signal_comes_to_each_process_once(started, tmp_path, number):
     what = """
 from hfgen.processes.child import leave_error
 came = []
-signal.signal(signal.SIGINT, lambda n, frame: came.append(n))
-signal.signal(signal.SIGTERM, lambda n, frame: came.append(n))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda n, frame: came.append(n))
 (folder / f"{rank}.ready").touch()
 while not came:
     time.sleep(0.05)
@@ -227,6 +233,7 @@ def test_an_error_without_a_launcher_is_the_processs_own_to_tell(tmp_path, monke
     assert not leave_error("x", 1, True)
 
 
+@pytest.mark.slow  # three processes import all: half a minute
 def test_a_training_of_two_processes_is_stopped(tmp_path):
     """By Ctrl-C, as a terminal sends it: to the whole group."""
     data, run = make_data(tmp_path / "blobs.npz", 16, 1), tmp_path / "run"
