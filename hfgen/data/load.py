@@ -4,6 +4,7 @@ from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
 from hfgen.data.columns import image_column_of, labels_of
+from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.records import Home, Records
@@ -38,6 +39,8 @@ def images_from(source: DataSource) -> Images:
     """Find a dataset and inspect its images' headers; the errors are those of `load_images`."""
     if source.is_array:
         return images_from_arrays(source)
+    if (folder := found_in(source)) is not None:
+        return images_from_folder(source, folder)
     dataset = load_dataset(source)
     column = image_column_of(source, dataset)
     classes, label_notes, problem = labels_of(source, dataset)

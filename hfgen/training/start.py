@@ -38,6 +38,8 @@ from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
 from hfgen.training.validation import drawing_options
 
+SHOWN = 10  # names of classes in a line
+
 Facts = dict[str, Any]
 
 
@@ -218,13 +220,13 @@ def _plain(value: Any) -> Any:
 def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
     """Yield lines that say what was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
-    notes = "".join(f"; {note}" for note in images.notes)
-    labels = f", {images.num_classes} classes" if images.num_classes else ""
+    labels = f", {counted(images.num_classes, 'class')}{_class_names(images)}" if images.num_classes else ""
     noun = "image" if images.count == 1 else "images"
     count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
     if isinstance(images, Images) and images.held_out is not None:
         count += f" to train on and {len(images.held_out):,} held out"
-    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}"
+    yield from (f"  {note}" for note in images.notes)
     for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -248,6 +250,12 @@ def plan(trainer: Trainer) -> str:
 
 def _every(steps: int, last: int) -> str:
     return f"every {steps:,} steps and at the end" if 0 < steps < last else "at the end"
+
+
+def _class_names(images: ImageFacts) -> str:
+    """Return the first names of the classes, in brackets."""
+    names = images.label_names or []
+    return f" ({', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''})" if names else ""
 
 
 def facts(trainer: Trainer) -> Facts:
