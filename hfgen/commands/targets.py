@@ -7,13 +7,13 @@ from hfgen.errors import UsageError, nearest
 
 
 def check_target(target: str, known: Iterable[str] = ()) -> None:
-    """Refuse a name without an owner that is no folder: no repository has one.
+    """Refuse a name without an owner where there is no such folder: each repository has an owner.
 
     Args:
         known: other names that the command takes.
 
     Raises:
-        UsageError: it is neither; the message proposes a near name.
+        UsageError: there is neither; the message proposes a near name.
     """
     if "/" in target or Path(target).expanduser().exists():
         return

@@ -58,4 +58,4 @@ def nearest(name: str) -> str | None:
     starts = [known for known in LICENSES if word and known.startswith(word)]
     starts = sorted(starts, key=lambda known: (-len(known), known), reverse=True)  # of the shortest the newest version
     near = difflib.get_close_matches(word, sorted(LICENSES), n=1, cutoff=0.75)
-    return word if word in LICENSES else (starts or near or [None])[0]
+    return word if word in LICENSES else next(iter([*starts, *near]), None)
