@@ -8,6 +8,7 @@ import base64
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ nursery_server.serve(sys.argv[1])
 """
 CALL = """
 import base64, pickle, sys
-target, args = pickle.loads(base64.b64decode(sys.argv[1]))
+sys.path[:], target, args = pickle.loads(base64.b64decode(sys.argv[1]))  # the path as multiprocessing hands it on
 target(*args)
 """
 
@@ -59,7 +60,8 @@ class Process:
     """A call in a process of its own."""
 
     def __init__(self, nursery: Nursery, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.nursery, self.call = nursery, base64.b64encode(pickle.dumps((target, args))).decode()
+        self.nursery = nursery
+        self.call = base64.b64encode(pickle.dumps((sys.path, target, args))).decode()
 
     def start(self) -> None:
         self.pid = self.nursery.start(CALL, self.call).pid
