@@ -334,6 +334,14 @@ class HFGenPipeline(ComposedPipeline):
         return found
 
     @classmethod
+    def class_for(cls, index: Mapping[str, Any]) -> type["HFGenPipeline"]:
+        """Return the family of a saved model whose index names this class: this one, unless its components differ.
+
+        diffusers has one pipeline for what are several families here. The index is not checked yet, and may name no
+        components."""
+        return cls
+
+    @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """Read `model_index.json`, and redirect each component to an installed class (`hfgen.repository.components`).
 

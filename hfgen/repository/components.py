@@ -43,7 +43,7 @@ def pipeline_class_of(index: Mapping[str, Any]) -> Any:
             f"No installed family provides the pipeline class {class_name!r}{_provenance(index)}.\n"
             + _way_out("hfgen list models", class_name=class_name)
         )
-    return family.load()
+    return family.load().class_for(index)
 
 
 def _way_out(listing: str, class_name: str = "", package: str = "") -> str:

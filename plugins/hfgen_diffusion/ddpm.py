@@ -7,7 +7,7 @@ reads what is trained here, and what it has saved is read here.
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from hfgen import (
     HFGenPipeline,
     LogLikelihood,
-    Noise,
     SeededNoise,
     UsageError,
     check_images,
@@ -26,24 +25,23 @@ from hfgen import (
     did_you_mean,
     eval_mode,
     images_to_levels,
-    labels_for,
     noise_for,
-    slerp,
 )
 from hfgen_diffusion import likelihoods, sampling
 from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
-from hfgen_diffusion.networks import channels_last, unet_config
+from hfgen_diffusion.networks import channels_last, check_unet, unet_config
 from hfgen_diffusion.objective import DDPMObjective
 from hfgen_diffusion.process import CLIPS, END, Clip, ForwardProcess
 from hfgen_diffusion.sampling import Denoiser
 from hfgen_diffusion.solvers import scales_input, set_timesteps, step_options, usable
 from hfgen_diffusion.timesteps import Spacing, check_timesteps, steps, timesteps_of
+from hfgen_diffusion.unet_pipeline import UNetPipeline
 
 FEW = 50  # steps of a deterministic sampler, of `encode` and `decode`, and of the grids of a training
 LAST_BETA = 0.999
 
 
-class DDPMPipeline(HFGenPipeline):
+class DDPMPipeline(UNetPipeline):
     """Samples images by removing noise step by step, by the scheduler that it holds.
 
     With a `DDPMScheduler` that is ancestral sampling, by default through all T levels with the variance that the
@@ -96,28 +94,21 @@ class DDPMPipeline(HFGenPipeline):
     scheduler_defaults: Mapping[str, Any] = {"variance_type": "fixed_large", "clip_sample": True}
 
     @property
-    def num_classes(self) -> int | None:
-        """Number of classes of a class-conditional model, else None."""
-        config = self.unet.config
-        return config.get("_num_classes") or config.get("num_class_embeds")
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
-
-    @property
     def validation_options(self) -> dict[str, Any]:
         """Options of validation grids: in few steps, since all would take longer than the training between grids."""
         return {"num_inference_steps": min(FEW, self.scheduler.config.num_train_timesteps)}
 
-    # --- sampling ---------------------------------------------------------------------------------------------------
+    @classmethod
+    def class_for(cls, index: Mapping[str, Any]) -> type[HFGenPipeline]:
+        """Return the family of plain diffusers' pipeline: flow matching, if its scheduler is."""
+        entry = index.get("scheduler")
+        if isinstance(entry, list) and str(entry[-1]).startswith("FlowMatch"):
+            from hfgen_diffusion.flow_matching import FlowMatchingPipeline
 
-    def latents(self, noise: Noise) -> Tensor:
-        """N(0, I), (B, C, H, W)."""
-        return noise.normal(*self.image_shape)
+            return FlowMatchingPipeline
+        return cls
+
+    # --- sampling ---------------------------------------------------------------------------------------------------
 
     def sample(
         self,
@@ -155,7 +146,7 @@ class DDPMPipeline(HFGenPipeline):
         process = ForwardProcess(self.scheduler)
         clip = _clip_of(clip_sample, process)
         listed = self._timesteps(num_inference_steps, timestep_spacing, timesteps)
-        way = self._progress(list(steps(listed)))
+        way = self.progress(list(steps(listed)))
         few = len(listed) < process.num_train_timesteps and process.variance_type == "fixed_large"
         variance_type = "fixed_small" if few else process.variance_type
         with channels_last(self.unet):
@@ -214,13 +205,7 @@ class DDPMPipeline(HFGenPipeline):
             )
         scheduler = usable(self.scheduler)
         set_timesteps(scheduler, count, FEW, x.device)
-        return sampling.solve(denoise, scheduler, x, self._progress, step_options(scheduler, noise))
-
-    def _progress(self, steps_taken: Sequence[Any]) -> Iterable[Any]:
-        """Show a progress bar on a terminal, with `set_progress_bar_config`'s options."""
-        if not hasattr(self, "_progress_bar_config"):
-            self.set_progress_bar_config(disable=None, leave=False)  # None: off a terminal there is none
-        return self.progress_bar(steps_taken)
+        return sampling.solve(denoise, scheduler, x, self.progress, step_options(scheduler, noise))
 
     # --- images and latents -----------------------------------------------------------------------------------------
 
@@ -243,7 +228,7 @@ class DDPMPipeline(HFGenPipeline):
         check_images(images, self.image_shape)
         noise_for(len(images), seeds, self._execution_device)
         rising = [END, *reversed(self._levels(num_inference_steps))]
-        x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
+        x, labels = images.to(self._execution_device, torch.float32), self.labels_of(images, class_labels)
         with eval_mode(self.models().values()):
             return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
 
@@ -265,24 +250,17 @@ class DDPMPipeline(HFGenPipeline):
             UsageError: latents of another shape, or guidance of a model that is not class-conditional.
         """
         check_latents(latents, self.image_shape)
-        x, labels = latents.to(self._execution_device, torch.float32), self._labels_of(latents, class_labels)
+        x, labels = latents.to(self._execution_device, torch.float32), self.labels_of(latents, class_labels)
         with eval_mode(self.models().values()):
             way = steps(self._levels(num_inference_steps))
             denoise = self.denoiser(labels, guidance_scale)
             return sampling.ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
-
-    def between(self, start: Tensor, end: Tensor, t: float) -> Tensor:
-        """Return the latent a fraction t of the way, along the great circle."""
-        return slerp(start, end, t)
 
     def _levels(self, num_inference_steps: int | None) -> list[int]:
         given, names = self.scheduler.config, ("num_train_timesteps", "timestep_spacing", "steps_offset")
         scheduler = DDIMScheduler(**{name: given[name] for name in names if name in given})
         default = min(FEW, given["num_train_timesteps"])
         return timesteps_of(scheduler, default if num_inference_steps is None else num_inference_steps)
-
-    def _labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
-        return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
 
     # --- likelihood -------------------------------------------------------------------------------------------------
 
@@ -317,7 +295,7 @@ class DDPMPipeline(HFGenPipeline):
         check_images(images, self.image_shape)
         self._check_method(method, num_timesteps, num_ode_steps, clip_sample)
         images_to_levels(images, 256, strict=True)
-        x, labels = images.to(self._execution_device, torch.float32), self._labels_of(images, class_labels)
+        x, labels = images.to(self._execution_device, torch.float32), self.labels_of(images, class_labels)
         noise = noise_for(len(images), seeds, self._execution_device)
         process = ForwardProcess(self.scheduler)
         with eval_mode(self.models().values()):
@@ -379,11 +357,7 @@ def _clip_of(clip_sample: Clip | None, process: ForwardProcess) -> Clip:
 
 
 def _check_network(unet: UNet2DModel, process: ForwardProcess) -> None:
-    if unet.config.sample_size is None:
-        raise UsageError("--unet.sample_size is not set; it says how large the images are.")
-    if unet.config.class_embed_type is not None:
-        kind = unet.config.class_embed_type
-        raise UsageError(f"--unet.class_embed_type is {kind!r}; only None (class labels) is supported.")
+    check_unet(unet)
     channels, given = unet.config.in_channels, unet.config.out_channels
     learned = process.variance_type == "learned_range"
     if given not in (channels, 2 * channels) or (learned and given == channels):

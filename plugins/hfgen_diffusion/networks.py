@@ -63,6 +63,15 @@ def unet_config(
     return config
 
 
+def check_unet(unet: Any) -> None:
+    """Raise a UsageError for a network of unknown size, or with labels that are not classes."""
+    if unet.config.sample_size is None:
+        raise UsageError("--unet.sample_size is not set; it says how large the images are.")
+    if unet.config.class_embed_type is not None:
+        kind = unet.config.class_embed_type
+        raise UsageError(f"--unet.class_embed_type is {kind!r}; only None (class labels) is supported.")
+
+
 def default_channels(sample_size: int) -> tuple[int, ...]:
     """Return the channels for a size, without the innermost levels for which the side cannot be halved."""
     channels = next(channels for side, channels in CHANNELS if sample_size <= side)

@@ -1,12 +1,12 @@
 """What hfgen saves, plain diffusers reads, and the other way round: the same images of the same generators."""
 
-import json
 import shutil
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from plain_diffusers import SEEDS, in_plain_diffusers, plainly_drawn
 from rounding import images_apart
 
 from hfgen import HFGenPipeline
@@ -17,7 +17,6 @@ from hfgen.training import run
 from hfgen_diffusion.ddim import DDIMPipeline
 from hfgen_diffusion.ddpm import DDPMPipeline
 
-SEEDS = [0, 7]
 UNET = {
     "sample_size": 8,
     "in_channels": 3,
@@ -28,27 +27,6 @@ UNET = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
-# In a process of its own, where hfgen cannot be imported: class, keywords of the call -> images.
-PLAIN = f"""
-import sys
-sys.modules.update(dict.fromkeys(["hfgen", "hfgen_diffusion"]))  # an import of either fails
-import json, numpy as np, torch, diffusers
-folder, out, calls = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-for name, (class_name, options) in calls.items():
-    pipeline = getattr(diffusers, class_name).from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in {SEEDS}]
-    images = pipeline(batch_size=2, generator=generators, output_type="np", **options).images
-    np.save(f"{{out}}/{{name}}.npy", images)
-    print(name, type(pipeline).__module__.partition(".")[0], type(pipeline).__name__)
-"""
-
-
-def in_plain_diffusers(process, folder, out, **calls):
-    done = process.run(PLAIN, folder, out, json.dumps(calls))
-    assert done.returncode == 0, done.stderr
-    assert {line.split()[1] for line in done.stdout.splitlines()} == {"diffusers"}
-    return {name: np.load(out / f"{name}.npy") for name in calls}
 
 
 def drawn(pipeline, **options):
@@ -119,11 +97,6 @@ def plain_of(pipeline, class_name):
 
 def apart(plain, **options):
     return images_apart(plain, lambda pipeline: plainly_drawn(pipeline, **options))
-
-
-def plainly_drawn(pipeline, **options):
-    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    return pipeline(batch_size=2, generator=generators, output_type="np", **options).images
 
 
 @pytest.mark.parametrize(

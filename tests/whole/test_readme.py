@@ -21,6 +21,7 @@ TINY = {
     "dcgan": {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4},
     "vae": {"encoder.base_channels": 4, "decoder.base_channels": 4},
     "glow": {"flow.num_steps": 1, "flow.hidden_channels": 4},
+    "flow_matching": {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2},
     "ddpm": {"unet.block_out_channels": [8, 8, 8], "unet.norm_num_groups": 2},
 }
 
@@ -98,6 +99,14 @@ def test_the_python_about_diffusion_runs(run, capsys):
     assert "(lower bound, variational bound, 21 of 1,000 levels" in (out := capsys.readouterr().out)
     assert "(estimate, probability-flow ODE, 10 Runge-Kutta steps" in out
     assert len(names["fast"]) == 3
+
+
+@pytest.mark.whole
+def test_the_python_about_flow_matching_runs(run, capsys):
+    names = run(DOCS / "flow-matching.md", "flow_matching")
+    assert names["again"].shape == names["noise"].shape == (2, 1, 28, 28)
+    assert "(estimate, probability-flow ODE, adaptive solver," in capsys.readouterr().out
+    assert len(names["pictures"]) == 3
 
 
 AFTER = """

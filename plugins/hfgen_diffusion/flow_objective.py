@@ -1,0 +1,93 @@
+"""Flow matching's training: the network learns the velocity of the path from images to noise."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from hfgen import Batch, Objective, Update, UsageError
+from hfgen_diffusion.coupling import own_rows, transported
+from hfgen_diffusion.interpolant import interpolant_of
+
+
+class FlowMatchingObjective(Objective):
+    """E || v̂(x_t, t) - v ||² (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003, eq. 1).
+
+    Args:
+        time_distribution: of t: `"logit_normal"` is sigmoid(m + s n) with n from N(0, 1) (Esser et al. 2024,
+            arXiv:2403.03206, section 3.1); `"uniform"` is U(0, 1).
+        logit_mean: m; above 0 there is more noise.
+        logit_std: s.
+        coupling: which noise each image is paired with: `"independent"`, or `"optimal_transport"`: that of the
+            batch with which the squared distances are least in all (Tong et al. 2024, arXiv:2302.00482,
+            section 3.2), which straightens the flow, the less the more dimensions the images have.
+        conditioning_dropout_prob: of a class-conditional model, how often it learns without the label, which
+            classifier-free guidance asks for (Ho & Salimans 2022, arXiv:2207.12598): of 0, guidance is worth nothing.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: Any,
+        time_distribution: Literal["logit_normal", "uniform"] = "logit_normal",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        coupling: Literal["independent", "optimal_transport"] = "independent",
+        conditioning_dropout_prob: float = 0.1,
+    ) -> None:
+        _check_choice("time_distribution", time_distribution, ("logit_normal", "uniform"))
+        _check_choice("coupling", coupling, ("independent", "optimal_transport"))
+        if not math.isfinite(logit_mean):
+            raise UsageError(f"--objective.logit_mean is {logit_mean}; it must be a number.")
+        if not (logit_std > 0 and math.isfinite(logit_std)):
+            raise UsageError(f"--objective.logit_std is {logit_std}; it must be above 0.")
+        if not 0 <= conditioning_dropout_prob < 1:
+            raise UsageError("--objective.conditioning_dropout_prob must lie in [0, 1).")
+        self.unet, self.interpolant = unet, interpolant_of(scheduler)
+        self.time_scale = scheduler.config.num_train_timesteps
+        self.time_distribution, self.logit_mean, self.logit_std = time_distribution, logit_mean, logit_std
+        self.coupled = coupling == "optimal_transport"
+        self.conditioning_dropout_prob = conditioning_dropout_prob
+        network = next((m for m in unet.modules() if isinstance(m, UNet2DModel)), None)  # wrapped as it may be
+        self.null_class: int | None = None if network is None else network.config.get("_num_classes")
+
+    def training_step(self, batch: Batch) -> Iterator[Update]:
+        """E || v̂ - v ||² over images, times t and noise ε, in float32."""
+        x = batch["pixel_values"].float()
+        t = self.times()
+        epsilon = self.noise.normal(*x.shape[1:])
+        if self.coupled:
+            epsilon = own_rows(transported(self.gather(x), self.gather(epsilon)), len(x))
+        x_t = self.interpolant.noised(x, epsilon, t)
+        output = self.unet(x_t, (self.time_scale * t).float(), self._labels(batch), return_dict=False)[0].float()
+        yield Update("unet", (self._wanted(x, epsilon, x_t, t) - self._said(output, x_t, t)).square().mean())
+
+    def times(self) -> Tensor:
+        """Draw t of each image, (B,), float64, in (0, 1)."""
+        if self.time_distribution == "uniform":
+            return self.noise.uniform().double()
+        return torch.sigmoid(self.logit_mean + self.logit_std * self.noise.normal().double())
+
+    def _said(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.interpolant.velocity_of(output, x_t, t)
+
+    def _wanted(self, x: Tensor, epsilon: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """v, or what stands for it where a predicted image is divided by no less than 0.05."""
+        if self.interpolant.prediction == "velocity":
+            return self.interpolant.velocity(x, epsilon, t)
+        return self.interpolant.velocity_of(x, x_t, t)
+
+    def _labels(self, batch: Batch) -> Tensor | None:
+        """Drop some of the classes: a dropped one becomes the label after the last."""
+        labels = batch.get("class_labels")
+        if labels is None or self.null_class is None or not self.conditioning_dropout_prob:
+            return labels
+        return torch.where(self.noise.uniform() < self.conditioning_dropout_prob, self.null_class, labels)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"--objective.{name} is {value!r}; it is {' or '.join(map(repr, choices))}.")

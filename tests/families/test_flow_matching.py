@@ -1,0 +1,23 @@
+"""Flow matching: the laws."""
+
+from hfgen.testing import FamilyTests
+
+TINY = {"unet.block_out_channels": [8, 8], "unet.layers_per_block": 1}
+
+
+class TestFlowMatching(FamilyTests):
+    family = "flow_matching"
+    overrides = TINY
+    objective = {"coupling": "optimal_transport"}  # which gathers, and so is what two processes could do otherwise
+    sample_size = 8
+    tolerance = 1e-4
+
+
+class TestConditionalFlowMatching(FamilyTests):
+    family = "flow_matching"
+    overrides = {**TINY, "scheduler.prediction_type": "sample", "scheduler.interpolant": "trigonometric"}
+    sample_size = 8
+    in_channels = 3
+    num_classes = 3
+    in_processes = False
+    tolerance = 1e-4
