@@ -335,17 +335,12 @@ class HFGenPipeline(ComposedPipeline):
 
     @classmethod
     def class_for(cls, index: Mapping[str, Any]) -> type["HFGenPipeline"]:
-        """Return the family of a saved model whose index names this class: this one, unless its components differ.
-
-        diffusers has one pipeline for what are several families here. The index is not checked yet, and may name no
-        components."""
+        """Return the family of a saved model whose index, not checked yet, names this class: perhaps another one."""
         return cls
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read `model_index.json`, and redirect each component to an installed class (`hfgen.repository.components`).
-
-        diffusers calls this when it loads."""
+        """Read `model_index.json` for diffusers, each component an installed class (`hfgen.repository.components`)."""
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
         check_index(index)

@@ -86,7 +86,7 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 
 
 class Solved(NamedTuple):
-    """What the adaptive solver has found.
+    """The adaptive solver's result.
 
     Attributes:
         state: at the end.

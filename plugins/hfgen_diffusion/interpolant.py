@@ -107,13 +107,13 @@ def linear(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def trigonometric(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Those of a quarter of a circle."""
+    """α, σ, α', σ' of a quarter of a circle."""
     angle = t * math.pi / 2
     return angle.cos(), angle.sin(), -angle.sin() * math.pi / 2, angle.cos() * math.pi / 2
 
 
 def variance_preserving(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Those of a diffusion with β(t) = 0.1 + 19.9 t; of noise alone there is 0.9999 at t = 1."""
+    """α, σ, α', σ' of a diffusion with β(t) = 0.1 + 19.9 t; of noise alone there is 0.9999 at t = 1."""
     low, high = BETA
     integral, beta = low * t + (high - low) * t.square() / 2, low + (high - low) * t
     alpha, sigma = (-integral / 2).exp(), (-torch.expm1(-integral)).sqrt()

@@ -1,4 +1,4 @@
-"""What every pipeline with diffusers' UNet2DModel shares: the images' shape, their classes, labels, and latents."""
+"""The common part of pipelines with diffusers' UNet2DModel: shape, classes and labels of images, and latents."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
