@@ -171,11 +171,15 @@ def split_of(name: str) -> str | None:
     >>> split_of("Val"), split_of("training_set"), split_of("train2017"), split_of("test-a"), split_of("trains")
     ('validation', 'train', 'train', None, None)
     """
-    words = [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[12][0-9]{3}$)", name.lower()) if word]
+    words = split_words(name)
     rest = [word for word in words if word not in NEUTRAL and not re.fullmatch("[12][0-9]{3}", word)]
     if len(rest) != 1:
         return None
     return next((split for split, aliases in ALIASES.items() if rest[0] in aliases), None)
+
+
+def split_words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[12][0-9]{3}$)", name.lower()) if word]
 
 
 def _splits(files: list[str], wanted: str) -> dict[str, list[str]]:

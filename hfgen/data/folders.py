@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hfgen.data.archives import is_archive, unpacked
 from hfgen.data.arrangement import Arrangement, arranged, display
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
@@ -16,33 +17,73 @@ from hfgen.data.records import Home
 from hfgen.data.sources import BUILT_IN, DataSource
 from hfgen.data.walk import Found, left_out_note, walk
 from hfgen.errors import UsageError, counted
-from hfgen.modalities.formats import open_picture
 
-TABLES = (".parquet", ".arrow", ".csv", ".jsonl")  # that `datasets` reads where there are no images
+TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+TABLES = (".parquet", ".arrow", *TEXTS)  # read where there are no images
+FEW = 4  # times the bytes of a folder's images that its archives have, where these are the data
 
 
 def found_in(source: DataSource) -> Found | None:
-    """Return the files of a folder of images; None where the source is none.
+    """Return the files of a folder or an archive of images; None where the source is neither.
 
     Raises:
-        UsageError: it is a folder in which there is nothing to read.
+        UsageError: there is nothing in it to read.
     """
-    if source.name in BUILT_IN or not source.path.is_dir():
+    path, name = source.path, source.name
+    if path.is_file() and is_archive(path):
+        found: Found = unpacked(name, [path])
+    elif name in BUILT_IN or not path.is_dir():
         return None
-    found = walk(source.path)
+    else:
+        found = walk(path)
+        archives = [path / other for other in found.others if is_archive(other)]
+        tables = [path / other for other in found.others if other.lower().endswith(TABLES)]
+        if found.images and not _are_previews(found, archives + tables):
+            return found
+        if tables:
+            return None
+        if archives:
+            found = unpacked(name, archives)
     if found.images:
         return found
-    if any(path.lower().endswith(TABLES) for path in found.others):
-        return None
-    what = "is an empty folder" if not found.left_out else "holds no images that hfgen reads"
+    what = "holds no images that hfgen reads" if found.left_out else "is an empty folder"
     told = "".join(f"; {note}" for note in left_out_note(found.left_out))
-    raise UsageError(f"The dataset {source.name!r} {what}{told}.")
+    raise UsageError(f"The dataset {name!r} {what}{told}.")
+
+
+def _are_previews(found: Found, packed: list[Path]) -> bool:
+    """Return True where a folder's images are few beside those in its archives, or in tables with a column of images.
+
+    Such are the pictures beside the files of a dataset that was downloaded from the Hub.
+    """
+    packed = [path for path in packed if path.suffix.lower() != ".parquet" or _holds_images(path)]
+    packed = [path for path in packed if path.suffix.lower() not in TEXTS]
+    if not packed:
+        return False
+    sizes = (os.path.getsize(found.root / path) for path in found.images)
+    return sum(path.stat().st_size for path in packed) > FEW * sum(sizes)
+
+
+def _holds_images(path: Path) -> bool:
+    import pyarrow.parquet
+    from pyarrow import types
+
+    try:
+        kinds = [field.type for field in pyarrow.parquet.read_schema(path)]
+    except (OSError, pyarrow.ArrowException):
+        return False
+    return any(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        for kind in kinds
+    )
 
 
 def images_from_folder(source: DataSource, found: Found) -> Images:
     """Read the split of a folder; images are opened where they lie."""
     chosen = _chosen(source, found)
-    folder = Folder(str(found.root), chosen.files)
+    folder = Folder(found, chosen.files)
     mode, sizes, notes = inspect_headers(source.name, len(chosen.files), folder.open, folder.name)
     return Images(
         name=source.name,
@@ -61,17 +102,17 @@ def images_from_folder(source: DataSource, found: Found) -> Images:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files of a folder, opened and named by their numbers.
+    """Images of a folder, opened and named by their numbers.
 
     Attributes:
         files: relative paths, which a walk found.
     """
 
-    root: str
+    found: Found
     files: list[str]
 
     def open(self, index: int) -> Image.Image:
-        return open_picture(os.path.join(self.root, self.files[index]))
+        return self.found.open(self.files[index])
 
     def name(self, index: int) -> str:
         return display(self.files[index])
@@ -114,7 +155,7 @@ class FolderStream:
         position: number of the record that it yields next.
     """
 
-    root: Path
+    found: Found
     files: list[str]
     labels: list[int] | None
     start: int = 0
@@ -122,7 +163,7 @@ class FolderStream:
     num_shards: int = 1
 
     def shard(self, num_shards: int, index: int) -> "FolderStream":
-        return FolderStream(self.root, self.files, self.labels)
+        return FolderStream(self.found, self.files, self.labels)
 
     def iter(self, batch_size: int) -> Iterator[Any]:
         """Yield arrow tables with the columns `image` and, where there are classes, `label`."""
@@ -135,7 +176,7 @@ class FolderStream:
         import pyarrow
 
         kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-        columns = {"image": pyarrow.array([_record(self.root, self.files[row]) for row in rows], kind)}
+        columns = {"image": pyarrow.array([self.found.record(self.files[row]) for row in rows], kind)}
         if self.labels is not None:
             columns["label"] = pyarrow.array([self.labels[row] for row in rows], pyarrow.int64())
         return pyarrow.table(columns)
@@ -153,18 +194,8 @@ class FolderStream:
         self.start = self.position = place
 
 
-def _record(root: Path, path: str) -> dict[str, Any]:
-    """Return the path of a file, or its bytes where the path cannot be written as text."""
-    full = os.path.join(root, path)
-    try:
-        full.encode()
-    except UnicodeEncodeError:
-        return {"bytes": Path(full).read_bytes(), "path": os.fsencode(path).decode("utf-8", "replace")}
-    return {"bytes": None, "path": full}
-
-
 def stream_of_folder(source: DataSource, found: Found) -> tuple[FolderStream, Arrangement]:
     """Return the records of a split, and what was chosen."""
     chosen = _chosen(source, found)
     labels = _labels(chosen)
-    return FolderStream(found.root, chosen.files, None if labels is None else labels.tolist()), chosen
+    return FolderStream(found, chosen.files, None if labels is None else labels.tolist()), chosen

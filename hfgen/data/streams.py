@@ -89,7 +89,7 @@ def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
     dataset, chosen = stream_of_folder(source, found)
     count, names = len(chosen.files), chosen.names
     seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
-    looked_at = Folder(str(found.root), seen)
+    looked_at = Folder(found, seen)
     mode, sizes, more = inspect_headers(source.name, len(seen), looked_at.open, looked_at.name)
     if count > LOOKED_AT:
         more.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
