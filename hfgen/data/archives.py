@@ -44,10 +44,16 @@ class Packed(Found):
     places: dict[str, Place] = field(default_factory=dict)
 
     def open(self, path: str) -> Image.Image:
-        return open_picture(io.BytesIO(self.read(path, MOST_MEMBER)), path)
+        return open_picture(io.BytesIO(self._whole(path)), path)
 
     def record(self, path: str) -> dict[str, Any]:
-        return {"bytes": self.read(path, MOST_MEMBER), "path": path.encode("utf-8", "replace").decode()}
+        return {"bytes": self._whole(path), "path": path.encode("utf-8", "replace").decode()}
+
+    def _whole(self, path: str) -> bytes:
+        content = self.read(path, MOST_MEMBER + 1)
+        if len(content) > MOST_MEMBER:
+            raise OSError(f"it unpacks to more than {MOST_MEMBER:,} bytes")
+        return content
 
     def read(self, path: str, most: int) -> bytes:
         """Read at most so many bytes of a member.

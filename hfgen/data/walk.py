@@ -25,7 +25,8 @@ OTHERS = frozenset(  # never opened: sidecars, documents, programs, tables, film
     aae bib cfg cls conf css csv db doc docx geojson htm html ini ipynb js json jsonl lnk lock log md mdb ndjson odp
     ods odt pdf pp3 ppt pptx properties py pyc rst rtf sh sha1 sha256 md5 bat sqlite sqlite3 srt tex toml torrent tsv
     txt url vtt xls xlsx xml xmp yaml yml
-    arrow bin ckpt feather h5 hdf5 mat msgpack npy npz onnx orc parquet pickle pkl pt pth safetensors tfrecord
+    arrow bin ckpt feather h5 hdf5 mat msgpack npy npz onnx orc parquet pickle pq pkl pt pth
+    safetensors tfrecord
     3gp aac avi flac flv m4a m4v mkv mov mp3 mp4 mpeg mpg mts ogg ogv opus wav webm wma wmv
     7z bz2 gz lz4 rar tar tgz txz xz zip zst
     ai arw cr2 cr3 dng emf eps nef orf pef ps raf rw2 srw svg svgz wmf
@@ -89,7 +90,7 @@ class Found:
             self.links += is_linked
         else:
             self.others.append(path)
-            self.left_out[_kind(name)] += 1
+            self.left_out[kind(path)] += 1
 
     def in_order(self) -> Self:
         """Sort all paths."""
@@ -150,8 +151,9 @@ def _ending(name: str) -> str:
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def _kind(name: str) -> str:
-    ending = _ending(name)
+def kind(path: str) -> str:
+    """Return a file's ending as a note shows it."""
+    ending = _ending(path.rpartition("/")[2])
     return f".{ending}" if ending.isalnum() and len(ending) < 20 else "of no known ending"
 
 
@@ -176,5 +178,5 @@ def left_out_note(left_out: Counter[str]) -> list[str]:
     ['left out: 3 .json, 1 .heic']
     """
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    shown, more = [f"{count:,} {kind}" for kind, count in ordered[:SHOWN]], len(ordered) - SHOWN
+    shown, more = [f"{count:,} {what}" for what, count in ordered[:SHOWN]], len(ordered) - SHOWN
     return [f"left out: {', '.join(shown)}{f' and {more} other kinds' if more > 0 else ''}"] if shown else []

@@ -20,8 +20,9 @@ from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline
+from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.registry import family_of
+from hfgen.results.metrics import METRICS
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -228,6 +229,27 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
     yield from (f"  {note}" for note in images.notes)
     for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
+
+
+def plan(trainer: Trainer) -> str:
+    """Return a line on how long the training is, and what is drawn, measured and saved when."""
+    a, batches, last = trainer.arguments, trainer.batches, trainer.last_step
+    epochs = "" if batches.images.count is None else f" ({counted(round(batches.epochs(last)), 'epoch')})"
+    options = drawing_options(trainer.pipeline, a.num_inference_steps)
+    steps = f" in {options['num_inference_steps']} steps" if "num_inference_steps" in options else ""
+    drawn = f"{counted(a.num_validation_images, 'image')} are drawn{steps}"
+    drawn += ", others reconstructed" if reconstructs(trainer.pipeline) else ""
+    if trainer.held_out is not None:
+        drawn += f", {', '.join(METRICS[name].title for name in trainer.held_out.metrics)} measured"
+    return (
+        f"plan: {last:,} steps of {counted(trainer.layout.global_batch_size, 'image')}{epochs}; "
+        f"{_every(trainer.validation_steps, last)} {drawn}; "
+        + (f"{_every(a.checkpointing_steps, last)} a checkpoint" if a.checkpointing_steps else "no checkpoints")
+    )
+
+
+def _every(steps: int, last: int) -> str:
+    return f"every {steps:,} steps and at the end" if 0 < steps < last else "at the end"
 
 
 def _class_names(images: ImageFacts) -> str:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from stream_data import drawn, found, png, stream
 
-from hfgen.data.folders import FolderStream
+from hfgen.data.folder_streams import FolderStream
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
 from hfgen.data.walk import Found, walk
