@@ -129,5 +129,5 @@ def refuse_unknown(source: DataSource, columns: list[str]) -> None:
     """Raise a UsageError if a wanted column is not one of a folder's, of which the first is that of the images."""
     for wanted, known in ((source.image_column, columns[:1]), (source.label_column, columns[1:])):
         if wanted is not None and wanted not in known:
-            near = did_you_mean(wanted, known)
+            near = did_you_mean(wanted, known) if known else ""
             raise UsageError(f"{source.name} has no column {wanted!r} for that.{near} Columns: {', '.join(columns)}.")
