@@ -170,7 +170,8 @@ def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
 
 def looks_local(name: str) -> bool:
     """Return True where a dataset's name cannot be an id on the Hub, whether or not there is such a file."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
+    files = ("/", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".zip", ".tar", ".tar.gz", ".tgz")
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(files)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hfgen.files import printable, read_json, read_text, write_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 MOST_METRICS = 1 << 28  # bytes
+DATA_FILES = (".npz", ".npy", ".parquet", ".csv", ".tsv", ".jsonl", ".zip", ".tar")  # endings that name no run
 PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")  # of a picture that a diagnosis shows
 STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
@@ -80,7 +81,7 @@ def _numbered(base: Path, resume: bool) -> Path:
 def _slug(dataset: str) -> str:
     """`ylecun/mnist` -> `mnist`, `data/My Faces/` -> `My-Faces`, `faces.npz` -> `faces`."""
     name = Path(dataset.rstrip("/")).name
-    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in (".npz", ".npy", ".parquet") else name
+    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in DATA_FILES else name
     return "-".join(stem.split()) or "data"
 
 

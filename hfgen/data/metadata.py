@@ -53,8 +53,9 @@ def labels_beside(source: DataSource, found: Found) -> Beside | None:
     tables = [path for path in found.others if posixpath.basename(path).lower() in TABLES]
     if tables and type(found) is Found:
         return _of_tables(source, found, tables)
-    images = {posixpath.splitext(path)[0]: path for path in found.images}
-    sidecars = {stem: path for path in found.others if path.endswith(".cls") and (stem := path[:-4]) in images}
+    stems = {path[:-4]: path for path in found.others if path.endswith(".cls")}
+    images = {posixpath.splitext(path)[0]: path for path in found.images} if stems else {}
+    sidecars = {stem: path for stem, path in stems.items() if stem in images}
     if not sidecars:
         return None
     texts = {images[stem]: found.read(path, MOST_CLS).decode("utf-8", "replace") for stem, path in sidecars.items()}

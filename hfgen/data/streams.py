@@ -1,7 +1,8 @@
 """Streamed datasets, too large for the disk or not worth a copy on it: find them and inspect their first images."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def stream_images(source: DataSource) -> StreamedImages:
         image_column=column,
         label_column=label,
     )
+
+
+def renumbered(images: StreamedImages, names: Sequence[str]) -> StreamedImages:
+    """Give the classes of a local folder the numbers that they have in a run, if they are the same classes."""
+    folder, ours = images.dataset, images.label_names or []
+    if not isinstance(folder, FolderStream) or folder.labels is None or sorted(names) != sorted(ours):
+        return images
+    numbers = {place: names.index(name) for place, name in enumerate(ours)} | {-1: -1}
+    labels = [numbers[label] for label in folder.labels]
+    return replace(images, label_names=[*names], dataset=replace(folder, labels=labels))
 
 
 def _stream_folder(source: DataSource, found: Found) -> StreamedImages:

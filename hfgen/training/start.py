@@ -17,7 +17,7 @@ from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
 from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource
-from hfgen.data.streams import stream_images
+from hfgen.data.streams import renumbered, stream_images
 from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
@@ -52,13 +52,15 @@ def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
         folder: of the run; if it is resumed, classes keep the numbers that they have there.
     """
     a, source = config.arguments, DataSource.of(config.arguments)
+    resumed = run_folder.class_names(folder) if a.class_conditional and a.resume_from_checkpoint and folder else None
     if a.streaming:
-        return stream_images(source)
+        streamed = stream_images(source)
+        return renumbered(streamed, resumed) if resumed else streamed
     images = wanted_images(source, a)
     if a.class_conditional and a.pretrained_model_name_or_path:
         images = _numbered_as(a.pretrained_model_name_or_path, images)
-    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
-        images = aligned(images, names, len(names))
+    if resumed:
+        images = aligned(images, resumed, len(resumed))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
 
 
