@@ -3,7 +3,6 @@
 import contextlib
 import re
 import shlex
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hfgen.components import MOST_LEVELS
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file, size_of
 from hfgen.hub.screening import refuse
+from hfgen.hub.staging import staged
 from hfgen.hub.upload import Files, Place
 from hfgen.repository import bundle
 from hfgen.repository.components import pipeline_class_of
@@ -71,7 +71,7 @@ def prepared(
     refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
-            fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+            fresh = stack.enter_context(staged("model", sum(map(size_of, files.values()))))
             files = saved_anew(model, fresh, files, variant, max_shard_size)
         yield Prepared({**files, **code}, variant, makeshift)
 

@@ -3,19 +3,19 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from hfgen.components import published_networks
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process
 from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
 from hfgen.training.pushing import require_place
+from hfgen.training.room import describe_data, disk_bytes, megabytes
 from hfgen.training.start import build, describe, find_held_out, find_images, full_config
 from hfgen.training.trainer import Trainer
 
@@ -54,7 +54,9 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
         f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
     say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
-    say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
+    whole, _ = disk_bytes(trainer)
+    data = describe_data(trainer)
+    say(f"disk: {megabytes(whole)} for the model and its checkpoints{data}. Nothing was written.")
     return resolved
 
 
@@ -65,25 +67,6 @@ def _wait(device: torch.device) -> None:
 
 def _peak_memory(device: torch.device) -> str:
     if device.type != "cpu":
-        return _megabytes(torch.get_device_module(device).max_memory_allocated())
+        return megabytes(torch.get_device_module(device).max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
-    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def _disk(trainer: Trainer) -> int:
-    """Return the bytes of the model and of all checkpoints that exist at once: one more while the next is saved."""
-    a = trainer.arguments
-    weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
-    others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
-    written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
-    kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
-    profiles = max(len(trainer.networks.profiles), 1)  # each is a model
-    return weights * profiles + kept * (weights + others)
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
