@@ -48,6 +48,7 @@ def stream_images(source: DataSource) -> StreamedImages:
     name = source.name
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
+    _refuse_what_reads_all(source)
     dataset = load_dataset(source, streaming=True)
     if dataset.features is None:
         raise UsageError(f"{name} does not say what columns it has, so it cannot be streamed.")
@@ -57,19 +58,20 @@ def stream_images(source: DataSource) -> StreamedImages:
     seen = first_records(name, records, LOOKED_AT)
     home = Home.of(source, dataset)
     found = Records(seen.select([column]).to_pylist(), column, home)
-    mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
+    headers = inspect_headers(source, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
     names = dataset.features[label].names if label else None
     if not complete:
-        notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
+        headers.notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
         if names and len(names) > 1 and len(seen[label].unique()) == 1:
-            notes.append("these are of one class: sorted data are mixed within --shuffle_buffer_size images only")
+            headers.notes.append("these are of one class: sorted data are mixed within --shuffle_buffer_size images only")
     return StreamedImages(
         name=name,
-        mode=mode,
-        sizes=sizes,
+        mode=headers.mode,
+        sizes=headers.sizes,
+        value_range=headers.value_range,
         count=len(seen) if complete else _count(source, dataset),
-        notes=notes,
+        notes=headers.notes,
         label_names=names,
         dataset_id=source.dataset_id,
         dataset=records,
@@ -77,6 +79,12 @@ def stream_images(source: DataSource) -> StreamedImages:
         image_column=column,
         label_column=label,
     )
+
+
+def _refuse_what_reads_all(source: DataSource) -> None:
+    for option, asked in (("--on_error skip", source.on_error == "skip"), ("--all_frames", source.all_frames)):
+        if asked:
+            raise UsageError(f"{option} reads every file before the training, and a stream is read once: leave out one.")
 
 
 def _label_column(source: DataSource, dataset: Any) -> str | None:

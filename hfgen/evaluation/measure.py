@@ -10,7 +10,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hfgen.components import published_networks
-from hfgen.data.headers import evenly_spaced
+from hfgen.data.looks import evenly_spaced
 from hfgen.data.images import Images
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods

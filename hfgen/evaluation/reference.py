@@ -136,7 +136,12 @@ class Data:
         """Return the images of a split, read as the training did."""
         of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
         columns = (of.get("image_column"), of.get("label_column"))
-        images = images_from(DataSource(self.name, split, self.config_name, *columns))
+        source = DataSource(self.name, split, self.config_name, *columns)
+        if of:
+            limits = TrainingArguments(value_range=of.get("value_range")).value_limits
+            same = {name: of[name] for name in ("on_error", "all_frames", "image_mode") if name in of}
+            source = replace(source, **same, value_range=limits)
+        images = images_from(source)
         return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
 
     def _divided(self) -> Images:

@@ -32,6 +32,7 @@ REFUSED = {  # how a file begins -> what it is
     b"\x00\x00\x01\xb3": "a video",
     b"\x00\x00\x01\xba": "a video",
 }
+KNOWN = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MOST_MEMORY = 1 << 30  # bytes of a picture's pixels in pillow's memory
 CONVERT = "convert it to PNG or JPEG"
@@ -72,6 +73,12 @@ def _opened(source: str | os.PathLike[str] | IO[bytes], formats: tuple[str, ...]
             Image.MAX_IMAGE_PIXELS = most
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Put an image with alpha on white; the result is RGBA, and opaque."""
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
 def memory_of(image: Image.Image) -> int:
     """Return the bytes that pillow takes for the pixels once they are decoded."""
     each = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
@@ -107,5 +114,8 @@ def kind_of(beginning: bytes) -> str:
         if beginning[8:12] in HEIF:
             return f"HEIC, which pillow does not decode; {CONVERT}"
         return "a video, or a kind of picture that pillow does not decode"
+    damaged = next((what for start, what in KNOWN.items() if beginning.startswith(start)), None)
+    if damaged is not None:
+        return f"a damaged {damaged} file"
     found = next((what for start, what in REFUSED.items() if beginning.startswith(start)), None)
     return "not an image that can be identified" if found is None else f"{found}, which hfgen does not open; {CONVERT}"

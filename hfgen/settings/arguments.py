@@ -3,7 +3,9 @@
 This module imports no torch: the command line's help comes from it.
 """
 
+import contextlib
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -54,6 +56,27 @@ class TrainingArguments:
     unlabeled: Literal["fail", "skip"] = option(
         "fail",
         "Images without a class, where --class_conditional needs one: end with their number, or leave them out.",
+        resume="fixed",
+    )
+    image_mode: Literal["L", "RGB", "RGBA"] | None = option(
+        None,
+        "Convert the images to gray, color, or color with alpha (default: what fits them; alpha that is 255 "
+        "everywhere is dropped).",
+        resume="reported",
+    )
+    value_range: str | None = option(
+        None,
+        "LOW,HIGH: the values of 16-bit and float images that stand for black and white, such as 0,4095 (default: "
+        "by the values of some).",
+        resume="fixed",
+    )
+    all_frames: bool = option(
+        False, "Take every picture of an animation or a stack of TIFF as an image, not the first alone.", resume="fixed"
+    )
+    on_error: Literal["fail", "skip"] = option(
+        "fail",
+        "Images that cannot be read: end with the name of the first, or leave out at most 10 of them, or 1 %. Each "
+        "image is then read once before the training.",
         resume="fixed",
     )
     streaming: bool = option(
@@ -305,7 +328,7 @@ class TrainingArguments:
         self._check_optimizers()
         self._check_averages()
         self._check_validation()
-        _ = self.seconds_limit
+        _ = self.seconds_limit, self.value_limits
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
@@ -366,6 +389,21 @@ class TrainingArguments:
     def averages(self) -> list[EMAProfile]:
         """Return the profiles of EMA; the first is what is sampled and saved."""
         return parse_profiles(self.ema_profiles) if self.ema_profiles else [EMAProfile("decay", self.ema_decay)]
+
+    @property
+    def value_limits(self) -> tuple[float, float] | None:
+        """Return `value_range` as numbers.
+
+        Raises:
+            UsageError: it is not two numbers, the lower first.
+        """
+        if self.value_range is None:
+            return None
+        with contextlib.suppress(ValueError):
+            low, high = map(float, str(self.value_range).split(","))
+            if -math.inf < low < high < math.inf:
+                return low, high
+        raise UsageError(f"--value_range is {self.value_range!r}; expected two numbers, the lower first: 0,4095.")
 
     @property
     def seconds_limit(self) -> float | None:

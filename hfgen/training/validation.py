@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hfgen.data.headers import evenly_spaced
+from hfgen.data.looks import evenly_spaced
 from hfgen.errors import CheckError, UsageError
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
