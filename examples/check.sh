@@ -19,7 +19,8 @@ git -C "$repo" ls-files -z --cached --others --exclude-standard |
     tar -C "$repo" --create --null --ignore-failed-read --files-from - | tar -C "$work/source" --extract
 "${PYTHON:-python3}" -m venv "$work/venv"
 export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv"
-pip wheel -qq --no-deps --wheel-dir "$work/wheels" "$work/source" "$work"/source/examples/hfgen-*
+${INSTALL:-pip install -qq} "setuptools>=77" wheel
+pip wheel -qq --no-deps --no-build-isolation --wheel-dir "$work/wheels" "$work/source" "$work"/source/examples/hfgen-*
 ls "$work/wheels"
 
 step "install them in a clean environment"
@@ -30,13 +31,11 @@ pip check
 cd "$work/empty" # so that the wheels are what is tested
 
 step "list"
-hfgen list | grep '^gmmn '
-hfgen list | grep '^cfm '
+hfgen list | grep -c -e '^gmmn ' -e '^cfm ' | grep -x 2
 hfgen plugins --check
 
-step "train, sample, load in a fresh process"
+step "train, load in a fresh process, sample"
 hfgen train gmmn --dataset_name mnist-mini --max_train_steps 30 --output_dir run
-hfgen sample run --num_images 16 --output grid.png
 python - <<'PYTHON'
 from hfgen import HFGenPipeline
 
@@ -49,11 +48,10 @@ step "the plugins' own tests"
 cp "$work"/source/examples/hfgen-*/tests/test_*.py .
 pytest -q -W error --timeout=300 .
 
-step "a plugin that hfgen writes installs, is found, and trains"
+step "a plugin that hfgen writes installs and is found"
 hfgen plugins new brand-new
 ${INSTALL:-pip install -qq} --no-deps ./hfgen-brand-new
 hfgen list | grep '^brand-new '
-hfgen train brand-new --dataset_name mnist-mini --max_train_steps 2 --output_dir new
 
 step "without the plugin, the same folder is one clear error"
 pip uninstall -qq --yes hfgen-gmmn

@@ -15,11 +15,11 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as `whole` what is not quick."""
+    """Mark as `whole` what is not quick, and the laws of a family's further configurations."""
     from tiers import is_quick
 
     for item in items:
-        if not is_quick(item):
+        if not is_quick(item) or not getattr(item.cls, "in_processes", True):
             item.add_marker("whole")
 
 
@@ -42,6 +42,27 @@ def threads():
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_plots():
+    """The real `plot_run`; elsewhere its files are blank, since drawing them is half of a tiny training."""
+    from hfgen.training import run
+
+    real, run.plot_run = run.plot_run, blank_plots
+    yield real
+    run.plot_run = real
+
+
+def blank_plots(metrics, folder):
+    """Write the files that `plot_run` writes, of one pixel each."""
+    from PIL import Image
+
+    from hfgen.run_folder import listed
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("loss", *listed(metrics[-1])):
+        Image.new("L", (1, 1)).save(folder / f"{name}.png")
 
 
 @pytest.fixture(scope="session")

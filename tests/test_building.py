@@ -41,6 +41,10 @@ class TestCodec(FamilyTests):
     def _source(self, encoder):
         type(self).overrides = {"encoder.from_pretrained": str(encoder)}
 
+    @pytest.mark.slow  # the distilled toy, which holds a frozen network too, trains so each time
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
+
 
 @pytest.fixture
 def data(tmp_path):

@@ -47,6 +47,7 @@ QUICK = "[mypy]\n" + "".join(  # without the stack's own sources, which would ta
 )
 
 
+@pytest.mark.slow  # of each change, `make types` sees it by tests/helpers/typed_door.py
 def test_type_checkers_see_the_types_of_what_is_imported(tmp_path):
     """From outside the repository, where the package is installed, as its users' type checkers do."""
     (tmp_path / "use.py").write_text(USE)

@@ -75,6 +75,7 @@ def test_the_metadata_are_plain_numbers_that_the_hub_reads(run):
     assert [r.metric_args for r in eval_results(read_results(run))] == [r.metric_args for r in loaded.eval_results]
 
 
+@pytest.mark.slow  # its Python runs in fresh processes; without it, the next tests check
 def test_a_true_card_holds(run, capsys):
     hfgen("card", run, "--check", "--num_redrawn", 4)
     lines = capsys.readouterr().out.splitlines()

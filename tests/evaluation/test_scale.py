@@ -27,7 +27,7 @@ def corruptions(images, labels):
     }
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_scale():
     extractor = DigitNet.load()
     real_images = load_images("mnist-mini", "test")

@@ -26,6 +26,10 @@ class TestAutoencoderKL(FamilyTests):
     sample_size = 8
     training = {"use_ema": True}
 
+    @pytest.mark.slow  # a quarter of a minute, in shards; Glow trains so each time
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
+
 
 class TestColorBernoulliAutoencoderKL(FamilyTests):
     family = "autoencoder_kl"

@@ -65,12 +65,8 @@ def swapped(pipeline, scheduler_class, **options):
 def trained(request, tmp_path_factory):
     """The folder of a short run."""
     place = tmp_path_factory.mktemp("trained")
-    settings = {
-        "dataset_name": str(make_data(place / "blobs.npz", 8, 3)),
-        "train_batch_size": 8,
-        "max_train_steps": 30,
-    }
-    settings |= {"learning_rate": 2e-3, "num_validation_images": 4, "unet": {"block_out_channels": [8, 16]}}
+    settings = {"dataset_name": str(make_data(place / "blobs.npz", 8, 3)), "train_batch_size": 8, "max_train_steps": 8}
+    settings |= {"learning_rate": 2e-3, "num_validation_images": 1, "unet": {"block_out_channels": [8, 16]}}
     settings["scheduler"] = {"num_train_timesteps": 20, "variance_type": request.param}
     run.train(resolve([("test", settings)], "ddpm", DDPMPipeline), DDPMPipeline, place / "run", say=lambda line: None)
     return place / "run"

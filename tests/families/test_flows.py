@@ -74,7 +74,7 @@ def linear_data(path):
     return str(path)
 
 
-@pytest.mark.parametrize("convolution", ["lu", "plain"])
+@pytest.mark.parametrize("convolution", ["lu", pytest.param("plain", marks=pytest.mark.slow)])
 def test_a_linear_flow_learns_the_gaussian_of_the_data(tmp_path, convolution):
     """Maximum likelihood among linear flows has a closed form: training must arrive there, and cannot go below."""
     data = linear_data(tmp_path / "linear.npz")

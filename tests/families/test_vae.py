@@ -260,7 +260,7 @@ def test_the_encoder_is_called_once_for_each_image():
 
 
 @pytest.fixture(scope="module")
-def run_folder(hfgen, tmp_path_factory):
+def run_folder(hfgen, drawn_plots, tmp_path_factory):
     """Of a tiny VAE, by the command line."""
     from hfgen.testing import make_data
 
@@ -269,7 +269,9 @@ def run_folder(hfgen, tmp_path_factory):
     words = [f"--{k}={json.dumps(v)}" for k, v in TINY_MLP.items() if not isinstance(v, str)]
     words += ["--encoder.class_name=MLPEncoder", "--decoder.class_name=MLPDecoder", "--max_train_steps=6"]
     words += ["--train_batch_size=8", "--validation_steps=3", "--logging_steps=1", "--num_validation_images=4"]
-    done = hfgen("train", "vae", "--dataset_name", data, "--output_dir", folder / "run", *words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hfgen.training.run.plot_run", drawn_plots)
+        done = hfgen("train", "vae", "--dataset_name", data, "--output_dir", folder / "run", *words)
     assert done.code == 0, done.err
     return folder / "run"
 

@@ -183,8 +183,8 @@ def test_a_linear_vae_trains_to_probabilistic_pca(tmp_path):
     train(
         pipeline,
         tmp_path / "x.npy",
-        max_train_steps=2000,
-        learning_rate=0.02,
+        max_train_steps=1200,
+        learning_rate=0.04,
         lr_scheduler="cosine",
         train_batch_size=256,
     )

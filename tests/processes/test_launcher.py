@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from hfgen.errors import UsageError
@@ -33,6 +34,9 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(launcher, "_accelerators", lambda: 0)
     monkeypatch.setattr("psutil.Process.parent", lambda self: None)
+    others, children = {child.pid for child in psutil.Process().children()}, psutil.Process.children
+    # A launcher's signal goes to all its children; those of other tests, as multiprocessing's fork server, stay.
+    monkeypatch.setattr("psutil.Process.children", lambda self: [c for c in children(self) if c.pid not in others])
     # torchrun notes the name of the calling method, and reads the sources of all that pytest has on its stack
     rendezvous = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
     monkeypatch.setattr(f"{rendezvous}.get_method_name", lambda depth=2: "method")
@@ -227,6 +231,7 @@ def test_an_error_without_a_launcher_is_the_processs_own_to_tell(tmp_path, monke
     assert not leave_error("x", 1, True)
 
 
+@pytest.mark.slow  # three processes import all: half a minute
 def test_a_training_of_two_processes_is_stopped(tmp_path):
     """By Ctrl-C, as a terminal sends it: to the whole group."""
     data, run = make_data(tmp_path / "blobs.npz", 16, 1), tmp_path / "run"

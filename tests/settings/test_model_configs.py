@@ -35,6 +35,10 @@ class TestToyTransformer(FamilyTests):
     sample_size = 8
     in_shards = True
 
+    @pytest.mark.slow  # with Muon it trains so each time
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
+
 
 @pytest.fixture
 def saved(tmp_path):

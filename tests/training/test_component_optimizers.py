@@ -58,6 +58,7 @@ def make(data):
     return lambda folder=None, **settings: law.trainer(data, folder, **{"logging_steps": 1, **settings})
 
 
+@pytest.mark.whole
 def test_muon_trains_in_two_processes_and_shards_as_in_one(data, tmp_path):
     Muon().test_two_processes_train_what_one_does(data, tmp_path)
 

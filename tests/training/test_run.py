@@ -71,9 +71,8 @@ def test_a_finished_model_is_trained_further(splits, tmp_path):
 
 
 @pytest.mark.whole
-def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path, monkeypatch):
+def test_a_fine_tuned_run_is_resumed_and_repeated_from_its_own_config(splits, tmp_path):
     """Which spells out the options of every component."""
-    monkeypatch.setattr(run, "plot_run", lambda *_: None)
     pipeline_class = get_family("vae").load()
     torch.manual_seed(0)
     pipeline_class.build(16, 1, **TINY["vae"]).save_pretrained(tmp_path / "first")
@@ -136,12 +135,11 @@ def test_accelerate_launch_that_starts_too_few_processes_is_stopped(data, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_accelerate_launch_of_one_process_trains(data, tmp_path):
+def test_accelerate_launch_of_one_process_trains(processes, data, tmp_path):
     script = hfgen.train.__file__
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
-    command += [script, "--model", "dcgan", "--dataset_name", data, "--output_dir", str(tmp_path / "run"), "--json"]
+    launch = "from accelerate.commands.accelerate_cli import main; main()"
+    command = ["launch", "--cpu", "--num_processes", "1", script, "--model", "dcgan", "--json"]
+    command += ["--dataset_name", data, "--output_dir", str(tmp_path / "run")]
     command += ["--max_train_steps", "2", "--train_batch_size", "4", "--num_validation_images", "4"]
     command += [f"--{key}={value}" for key, value in BLOBS.items()]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(), timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 2
+    assert json.loads(processes.output(launch, *command))["steps"] == 2

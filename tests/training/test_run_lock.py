@@ -104,7 +104,6 @@ def test_a_run_in_a_folder_that_another_one_trains_in_is_refused(tmp_path, monke
         held.append(original(trainer, on_step))
 
     monkeypatch.setattr(run.Trainer, "train", trying)
-    monkeypatch.setattr(run, "plot_run", lambda *_: None)
     train()
     other = RunLock()
     other.take(tmp_path / "run")

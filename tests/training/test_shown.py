@@ -87,7 +87,6 @@ def test_a_run_shows_them_on_its_card_and_in_trackers(splits, tmp_path, monkeypa
             return SHOWN
 
     monkeypatch.setattr(family, "objective_class", Diagnosing)
-    monkeypatch.setattr(run, "plot_run", lambda *_: None)
     config = config_of(splits, max_train_steps=2, validation_steps=1, report_to="tensorboard")
     run.train(config, family, tmp_path / "run", say=print)
     line = read_metrics(tmp_path / "run")[-1]

@@ -18,7 +18,7 @@ from hfgen.run_folder import read_metrics
 from hfgen.testing import make_data
 from hfgen.training import checkpoint
 
-STEPS = 24
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,16 @@ def assert_equal(left, expected):
 
 
 def test_killed_at_random_moments(processes, data, whole, tmp_path):
-    """Six kills, half of them in the middle of a save; then one run to the end."""
+    """Four kills, half of them in the middle of a save; then one run to the end."""
     folder = tmp_path / "killed"
     chance, killed, saving = random.Random(0), 0, 0
-    for attempt in range(6):
+    for attempt in range(4):
         child = processes.start(TRAIN, *words(data, folder))
         saving += wait_for_a_save(folder) if attempt % 2 else wait_for_a_step(folder, chance)
         os.kill(child.pid, signal.SIGKILL)
         killed += child.wait().returncode == -signal.SIGKILL
     assert killed >= 3
-    assert saving >= 2
+    assert saving == 2
     finish(processes, words(data, folder))
     assert_equal(what_it_left(folder), what_it_left(whole))
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, STEPS + 1))
@@ -101,7 +101,8 @@ def wait_for_a_step(folder, chance):
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_between_two_lines_of_metrics(processes, data, tmp_path, number):
     """What was summed since the last line goes on in the next one, so that not even the metrics tell."""
     folder = tmp_path / "stopped"

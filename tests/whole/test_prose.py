@@ -43,22 +43,22 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
             yield number, comment
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 @pytest.mark.whole
-def test_docstrings_begin_with_a_verb_or_a_noun(path):
+def test_docstrings_begin_with_a_verb_or_a_noun():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+        for path in SOURCES
         for line, text in docstrings(path)
         if (re.match(r"[A-Za-z]+", text) or [""])[0] in BEGINNINGS
     ]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 @pytest.mark.whole
-def test_text_is_plain_american_english(path):
+def test_text_is_plain_american_english():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {found[0]!r} in {text.strip().splitlines()[0][:90]!r}"
+        for path in SOURCES
         for line, text in texts(path)
         if (found := PHRASES.search(text))
     ]

@@ -13,7 +13,6 @@ from hfgen.testing import FamilyTests
 class TestGMMN(FamilyTests):
     family = "gmmn"
     overrides = {"generator.latent_dim": 4, "generator.hidden_dims": [8, 16]}
-    invariance = None  # the discrepancy compares each image of a batch with each other
 
 
 def test_mmd_of_a_sample_with_itself_is_zero():
