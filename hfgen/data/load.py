@@ -41,9 +41,20 @@ def load_images(
         UsageError: there is no such dataset, split or column, or it holds no images; or an image lies outside of it.
         HFGenError: an image cannot be read.
     """
-    return images_from(DataSource(
-        name, split, config_name, image_column, label_column, cache_dir, on_error, all_frames, image_mode, value_range
-    ))
+    return images_from(
+        DataSource(
+            name,
+            split,
+            config_name,
+            image_column,
+            label_column,
+            cache_dir,
+            on_error,
+            all_frames,
+            image_mode,
+            value_range,
+        )
+    )
 
 
 def images_from(source: DataSource) -> Images:

@@ -29,8 +29,10 @@ def evenly_spaced(count: int, at_most: int) -> Iterable[int]:
     return range(count) if count <= at_most else (i * count // at_most for i in range(at_most))
 
 
-def of_sample(count: int, open_image: Callable[[int], Image.Image], look: Callable[[Image.Image], Found]) -> list[Found]:
-    """Return what `look` finds in some decoded images; those that cannot be read are passed over, to be named later."""
+def of_sample(
+    count: int, open_image: Callable[[int], Image.Image], look: Callable[[Image.Image], Found]
+) -> list[Found]:
+    """Return what `look` finds in some decoded images; others are passed over, to be named later."""
     found, pixels = [], 0
     for index in evenly_spaced(count, LOOKED_AT):
         with contextlib.suppress(*UNREADABLE, HFGenError), open_image(index) as image:
@@ -52,7 +54,11 @@ def extremes(image: Image.Image) -> tuple[float, float, bool]:
     if image.mode[:1] not in "IF":
         return 0, 0, True
     pixels = np.asarray(image)
-    return float(pixels.min()), float(pixels.max()), pixels.dtype.kind != "f" or bool((pixels % 1 == 0).all())
+    return (
+        float(pixels.min()),
+        float(pixels.max()),
+        pixels.dtype.kind != "f" or bool((np.floor(pixels) == pixels).all()),
+    )
 
 
 def range_of(name: str, found: list[tuple[float, float, bool]], complete: bool) -> tuple[Range, str]:

@@ -45,7 +45,8 @@ def naming(name: str, which: Callable[[], str]) -> Iterator[None]:
         ) from error
     except UNREADABLE as error:
         raise HFGenError(
-            f"{name}: {which()} cannot be read: {error}\nFix or remove that file, or leave out what cannot be read: --on_error skip."
+            f"{name}: {which()} cannot be read: {error}\n"
+            "Fix or remove that file, or leave out what cannot be read: --on_error skip."
         ) from error
 
 
@@ -184,7 +185,7 @@ def eight_bit(pixels: np.ndarray, value_range: tuple[float, float] = SIXTEEN_BIT
     low, high = value_range
     if not (pixels.min() >= low and pixels.max() <= high):
         raise ValueError(
-            f"values from {pixels.min():g} to {pixels.max():g} are outside {low:g}..{high:g}; --value_range says another"
+            f"values from {pixels.min():g} to {pixels.max():g} are outside {low:g}..{high:g}, which --value_range changes"
         )
     if pixels.dtype.kind in "iu" and value_range == SIXTEEN_BITS:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Images that cannot be read are left out before the order of a training is drawn, so that it is the same everywhere."""
+"""Images that cannot be read are left out before the order of a training is drawn, the same in every process."""
 
 import os
 from collections.abc import Sequence

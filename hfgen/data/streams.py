@@ -64,7 +64,9 @@ def stream_images(source: DataSource) -> StreamedImages:
     if not complete:
         headers.notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
         if names and len(names) > 1 and len(seen[label].unique()) == 1:
-            headers.notes.append("these are of one class: sorted data are mixed within --shuffle_buffer_size images only")
+            headers.notes.append(
+                "these are of one class: sorted data are mixed within --shuffle_buffer_size images only"
+            )
     return StreamedImages(
         name=name,
         mode=headers.mode,
@@ -84,7 +86,9 @@ def stream_images(source: DataSource) -> StreamedImages:
 def _refuse_what_reads_all(source: DataSource) -> None:
     for option, asked in (("--on_error skip", source.on_error == "skip"), ("--all_frames", source.all_frames)):
         if asked:
-            raise UsageError(f"{option} reads every file before the training, and a stream is read once: leave out one.")
+            raise UsageError(
+                f"{option} reads every file before the training, and a stream is read once: leave out one."
+            )
 
 
 def _label_column(source: DataSource, dataset: Any) -> str | None:

@@ -1,7 +1,7 @@
 """The real images that a model is compared with: a split of a dataset, or what its training held out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.files import looks_local, read_config_file
 from hfgen.results.protocol import Protocol
+from hfgen.settings.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)

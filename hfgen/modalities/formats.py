@@ -32,7 +32,14 @@ REFUSED = {  # how a file begins -> what it is
     b"\x00\x00\x01\xb3": "a video",
     b"\x00\x00\x01\xba": "a video",
 }
-KNOWN = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+KNOWN = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 MOST_MEMORY = 1 << 30  # bytes of a picture's pixels in pillow's memory
 CONVERT = "convert it to PNG or JPEG"

@@ -130,9 +130,7 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
         )
 
 
-def _advice(
-    found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None
-) -> str:
+def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
     """Return the options that bring the data to a model's channels, side and classes."""
     options = []
     if found[0] != shape[0]:
