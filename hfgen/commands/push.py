@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from hfgen.tokens import clean_token
+
 
 @click.command("push")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -44,6 +46,7 @@ def command(
     from hfgen.repository import bundle
 
     logging.disable_progress_bar()
+    token = clean_token(token, "--token")
     message = o["commit_message"] or default_message()
     place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message)
     if not dry_run:

@@ -15,6 +15,7 @@ from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.settings.resolve import RunConfig
+from hfgen.tokens import without_secrets
 
 
 class TrainCommand(DottedCommand):
@@ -150,7 +151,7 @@ def _folder(resolved: RunConfig) -> Path:
 
 def _say(line: str) -> None:
     if _is_main_process():
-        click.echo(line, err=True)
+        click.echo(without_secrets(line), err=True)
 
 
 def _is_main_process() -> bool:

@@ -185,7 +185,7 @@ def eight_bit(pixels: np.ndarray, value_range: tuple[float, float] = SIXTEEN_BIT
     low, high = value_range
     if not (pixels.min() >= low and pixels.max() <= high):
         raise ValueError(
-            f"values from {pixels.min():g} to {pixels.max():g} are outside {low:g}..{high:g}, which --value_range changes"
+            f"values from {pixels.min():g} to {pixels.max():g} are outside {low:g}..{high:g}, --value_range"
         )
     if pixels.dtype.kind in "iu" and value_range == SIXTEEN_BITS:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

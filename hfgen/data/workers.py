@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hfgen import signals
 from hfgen.errors import HFGenError, UsageError, first_line
 
 GRACE = 300  # seconds that a training has, after a signal to stop, for its last step and its checkpoint
@@ -106,17 +107,19 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Keep a worker alive on Ctrl-C and on a SIGTERM to the whole job, so that the last step and checkpoint complete.
+    """Keep a worker alive on what asks the whole job to end, so that the last step and checkpoint complete.
 
     A second SIGTERM ends it, as it ends the training; or the end of `GRACE`, so that no worker stays for ever.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in signals.present(*signals.BY_HAND, *signals.AS_A_WARNING):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _await_a_second)
 
 
 def _await_a_second(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
-    signal.alarm(GRACE)
+    if hasattr(signal, "alarm"):  # Windows has none, and no such signal either
+        signal.alarm(GRACE)
 
 
 def _died(error: RuntimeError) -> str:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import yaml
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from hfgen import __version__
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
+from hfgen.hub.access import complete, require_token
 from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
 from hfgen.hub.contents import OF_A_RUN, changes, prepared
 from hfgen.hub.upload import Place, Pushed, upload
@@ -97,8 +98,9 @@ def publish(
     """
     again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
     check_place(place)
-    if token is False or not (token or get_token()):
-        raise UsageError("Pushing needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    token = require_token(token, "Pushing needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    with _clear_errors(folder, place, again):
+        place = complete(place, token)
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
     with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
         with bars_on_a_terminal_only(), _clear_errors(folder, place, again):

@@ -97,6 +97,6 @@ def save_image(image: Image.Image, path: Path) -> None:
     try:
         image.save(temporary, format=kind)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from hfgen import signals
 from hfgen.errors import HFGenError, UsageError, did_you_mean
 from hfgen.processes.child import CONFIG, ERRORS, LAUNCHER, PRECISION, SCRIPT, is_launched
 
@@ -246,7 +247,7 @@ def _quiet_launchers() -> Iterator[None]:
 
 
 class HandedOn:
-    """A context that forwards SIGINT and SIGTERM to the started processes; `number` is the last signal, or None.
+    """A context that forwards what asks a run to end to the started processes; `number` is the last signal, or None.
 
     torchrun would forward them too, but kill processes that have not ended in half a minute and exit with its own
     code.
@@ -257,7 +258,7 @@ class HandedOn:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "HandedOn":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals.stopping():
             self._previous[number] = signal.signal(number, self._hand_on)
         self._theirs = os.environ.get("PET_SIGNALS_TO_HANDLE")
         os.environ["PET_SIGNALS_TO_HANDLE"] = ""  # torchrun's option, by its variable: it installs no handlers

@@ -15,6 +15,7 @@ from hfgen.settings.data_arguments import DataArguments
 from hfgen.settings.ema_profiles import EMAProfile, parse_profiles
 from hfgen.settings.fields import check_bounds, option
 from hfgen.settings.optimizers import OptimizerOptions, check_schedule, options_of
+from hfgen.tokens import clean_token
 
 
 @dataclass(kw_only=True)
@@ -244,6 +245,7 @@ class TrainingArguments(DataArguments):
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
+        self.hub_token = clean_token(self.hub_token, "--hub_token")
         self._check_optimizers()
         self._check_averages()
         self._check_validation()

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfgen.errors import HFGenError, UsageError, clear, first_line
+from hfgen.files import write_text
 from hfgen.pipeline import HFGenPipeline
 from hfgen.training import resume_settings
 from hfgen.training.networks import Networks
@@ -39,6 +40,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the finished checkpoints of a run folder, oldest first; their files may have been damaged since."""
     found = [p for p in (folder / "checkpoints").glob(f"{PREFIX}*") if re.fullmatch(rf"{PREFIX}\d+", p.name)]
     return sorted((p for p in found if (p / STATE).is_file()), key=step_of)
+
+
+def place_of(folder: Path, step: int) -> Path:
+    """Return the folder of a run's checkpoint of a step."""
+    return folder / "checkpoints" / f"{PREFIX}{step}"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -144,7 +150,7 @@ def save_checkpoint(
     Returns:
         its folder.
     """
-    place = folder / "checkpoints" / f"{PREFIX}{state['step']}"
+    place = place_of(folder, state["step"])
     temporary = place.with_name(f".{place.name}.saving")
     _sweep(place.parent)
     try:
@@ -152,15 +158,24 @@ def save_checkpoint(
         (temporary / TRAINER).mkdir()
         for name, parts in tensors.items():
             save_file({k: v.contiguous() for k, v in parts.items()}, temporary / TRAINER / name)
-        plain = json.loads(json.dumps({**state, "files": _manifest(temporary)}, default=float))
-        text = json.dumps({**plain, DIGEST: _digest_of(plain)}, indent=2)
-        (temporary / STATE).write_text(text + "\n", encoding="utf-8")
+        _write_state(temporary, {**state, "files": _manifest(temporary)})
         _flush(temporary)
         _move_into_place(temporary, place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return place
+
+
+def complete(place: Path, changes: Mapping[str, Any]) -> None:
+    """Change entries of a checkpoint's state, in one piece."""
+    _write_state(place, {**read_state(place), **changes})
+    _flush_file(place / STATE)
+
+
+def _write_state(place: Path, state: Mapping[str, Any]) -> None:
+    plain = json.loads(json.dumps({n: value for n, value in state.items() if n != DIGEST}, default=float))
+    write_text(place / STATE, json.dumps({**plain, DIGEST: _digest_of(plain)}, indent=2) + "\n")
 
 
 def _move_into_place(temporary: Path, place: Path) -> None:

@@ -57,11 +57,13 @@ class Window:
         self.named: set[str] = set()  # metrics of the objective's own, so far
         self.sums: dict[str, Tensor | float] = {}
         self.counts: Counter[str] = Counter()
-        self.steps, self.seconds = 0, 0.0
+        self.steps, self.seconds, self.elapsed = 0, 0.0, 0.0
         self.start()
 
     def start(self) -> None:
-        self.clock = time.perf_counter()
+        """Start the clock, after what had elapsed of this window when the run was interrupted."""
+        self.clock = time.perf_counter() - self.elapsed
+        self.elapsed = 0.0
 
     def add_update(self, update: Update) -> None:
         """Add the loss and the metrics of an update; the objective may yield one name many times in a step.
@@ -122,10 +124,12 @@ class Window:
     def state_dict(self) -> dict[str, Any]:
         """Return the sums, averaged over the processes; collective."""
         sums = {name: (total, self.counts[name]) for name, total in self._totals().items()}
-        return {"sums": sums, "steps": self.steps, "seconds": self.seconds + time.perf_counter() - self.clock}
+        elapsed = time.perf_counter() - self.clock
+        return {"sums": sums, "steps": self.steps, "seconds": self.seconds + elapsed, "elapsed": elapsed}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.steps, self.elapsed = state["steps"], state.get("elapsed", 0.0)
+        self.seconds = state["seconds"] - self.elapsed
         self.sums = {name: torch.tensor(total, device=device) for name, (total, _) in state["sums"].items()}
         self.counts = Counter({name: count for name, (_, count) in state["sums"].items()})
 

@@ -2,10 +2,14 @@
 
 import contextlib
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
+
+SOON, EVERY = 5.0, 60.0  # seconds after which something that takes long is named, and named again
 
 
 class Progress:
@@ -39,19 +43,48 @@ class Progress:
         if self.bar is not None and not self.bar.disable:
             self.bar.update(step - self.bar.n)
 
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what is done inside the context, if it takes long: after some seconds, then every minute."""
+        done, began = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            wait = SOON
+            while not done.wait(wait):
+                wait, seconds = EVERY, time.monotonic() - began
+                self._say(f"{what} ... {seconds:.0f} s so far")
+
+        if self.visible:
+            threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
     def note(self, text: str) -> None:
         """Print a line that the user should read, above the bar."""
         if self.visible:
             tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    def report(self, line: Mapping[str, Any]) -> None:
-        """Show the metrics of a step."""
-        losses = {name: f"{value:.4f}" for name, value in line.items() if name.endswith(("loss", "bits_per_dim"))}
-        if self.bar is None or not self.visible:
+    def report(self, step: int, values: Mapping[str, float], speed: float) -> None:
+        """Show the losses of a step, before anything is drawn, which may take long."""
+        losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith(("loss", "bits_per_dim"))}
+        if self.bar is None or not self.visible or not values:
             return
         if self.terminal:
             self.bar.set_postfix(losses)
         else:
             text = "  ".join(f"{name} {value}" for name, value in losses.items())
-            speed = f"{line['images_per_second']:.0f} images/s"
-            print(f"step {line['step']}/{self.last}  {text}  {speed}", file=sys.stderr, flush=True)
+            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} images/s")
+
+    def report_measured(self, line: Mapping[str, Any]) -> None:
+        """Show what was measured on validation images."""
+        found = [f"{name} {value:.4f}" for name, value in line.items() if name.startswith("validation_")]
+        if self.bar is not None and self.visible and found:
+            self._say(f"step {line['step']}/{self.last}  {'  '.join(found)}")
+
+    def _say(self, text: str) -> None:
+        if self.terminal:
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)

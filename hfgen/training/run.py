@@ -46,7 +46,7 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
 def _train(
     config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Callable[[str], Any]
 ) -> Facts:
-    require_place(config.arguments, folder)
+    from_main_process(lambda: require_place(config.arguments, folder, say))
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):

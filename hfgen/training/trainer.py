@@ -18,7 +18,6 @@ from hfgen.evaluation.held_out import HeldOut
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
 from hfgen.pipeline import HFGenPipeline
-from hfgen.processes import replicas
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.world import make_accelerator
 from hfgen.repository.tied_weights import require_untied
@@ -27,6 +26,7 @@ from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.options import build_objective, objective_options
 from hfgen.training import checkpoint, resume_settings
 from hfgen.training.averages import decays_of
+from hfgen.training.best import Best
 from hfgen.training.metrics import Window, require_finite
 from hfgen.training.networks import Networks
 from hfgen.training.optimizers import backward
@@ -34,10 +34,9 @@ from hfgen.training.progress import Progress
 from hfgen.training.stop_signal import StopSignal
 from hfgen.training.suited import explained, require_suited
 from hfgen.training.trackers import Trackers, start_trackers, tracker_names
-from hfgen.training.validation import EXAMPLES, Best, drawing_options, pictures, validate
+from hfgen.training.validation import EXAMPLES, Validation
 
 OnStep = Callable[[int, Mapping[str, Any] | None], Any]
-STEPS_TO_AGREE = 10  # on accelerators, between two checks whether another process was asked to stop
 
 
 class Trainer:
@@ -90,11 +89,14 @@ class Trainer:
         self.objective.last_step = self.scheduled_steps
         decays_of(self.objective)  # an objective without them is refused before anything is trained
         self.metrics: Metrics | None = None
+        self.validation: Validation | None = None  # on the main process
         self.line: Mapping[str, Any] | None = None  # of metrics, if one was written at this step
         self.trackers, self.best = Trackers(), Best.of(arguments)
         objective, trained = type(self.objective).__name__, self.networks.optimizers
         self.window = Window(lambda tensor: self.accelerator.reduce(tensor, "mean"), objective, trained)
-        self.saved_step, self.skipped_steps = -1, 0
+        self.saved_step, self.model_step, self.skipped_steps = -1, -1, 0
+        self.pending = False  # whether the line and the grid of this step are still to be written
+        self.stop = StopSignal()
         self.stopped_by: int | None = None
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -108,14 +110,15 @@ class Trainer:
 
         Raises:
             CheckError: a loss is not finite.
-            Interrupted: SIGINT or SIGTERM, after a checkpoint.
+            Interrupted: by a signal (`hfgen.signals`), after a checkpoint.
         """
         try:
             with self.progress.training(self.step, self.last_step):
                 for step in self.steps():
                     on_step(step, self.line)
             with StopSignal():  # a signal does not keep what is finished from being saved
-                self._save_pipeline()
+                if self.model_step != self.step:
+                    self._save_pipeline()
                 self._leave()
         except Interrupted as error:
             if self.trackers.running:
@@ -128,22 +131,28 @@ class Trainer:
     def steps(self) -> Generator[int, None, None]:
         """Run the loop; yield the number of each optimizer step when its metrics, grid and checkpoint are written."""
         self.window.start()
+        a, self.stop = self.arguments, StopSignal(self.arguments.seconds_limit)
         if self.folder is not None and self.accelerator.is_main_process:
-            self.metrics = Metrics(self.folder, resumed_step=self.step)
-            self.trackers = start_trackers(self.arguments.report_to, self.folder, self.step, self.progress.note)
-        with StopSignal(self.arguments.seconds_limit) as stop:
+            self.metrics = Metrics(self.folder, self.step - self.pending)
+            self.trackers = start_trackers(a.report_to, self.folder, self.step, self.progress.note)
+            seen = self.held_out, self.trackers, self.progress
+            self.validation = Validation(a, self.folder, self.stop, self.best, *seen)
+        with self.stop as stop:
+            if self.pending:  # the run was killed, or stopped, while it drew
+                self._finish_step()
+                self._stop_if_asked()
             alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
             for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
                 with self.networks.synchronized():
                     self.train_step(micro_batches)
                 self.step += 1
-                self._look_at(stop)
+                self._look_at_signals()
                 self._account()
                 self._stop_if_asked()
                 yield self.step
                 if self.step == self.last_step:  # reached, or moved here by a limit
                     return
-            self._look_at(stop)  # the data ended, at a signal
+            self._look_at_signals()  # the data ended, at a signal
             self._stop_if_asked()
 
     def train_step(self, micro_batches: list[dict[str, Tensor]]) -> None:
@@ -205,34 +214,53 @@ class Trainer:
     # --- what is due after a step -------------------------------------------------------------------------------
 
     def _account(self) -> None:
-        """Write metrics, sample grid and checkpoint, each when it is due, after a check that the values are finite."""
-        a, self.line = self.arguments, None
+        """Write metrics, sample grid and checkpoint, each when it is due."""
         self.window.steps += 1
-        last = self.step == self.last_step
-        grid_due = last or (self.validation_steps and self.step % self.validation_steps == 0)
-        checkpoint_due = a.checkpointing_steps and (last or self.step % a.checkpointing_steps == 0)
-        if last or checkpoint_due or grid_due or self.step % a.logging_steps == 0:
-            self._write_metrics(validating=bool(grid_due))
-        if grid_due and self.best.is_hopeless and not last:
-            self._end_here(self.best.why_hopeless)
-        if checkpoint_due or (a.checkpointing_steps and self.step == self.last_step):
-            self._require_finite_weights()
-            self._save_checkpoint()
+        self.line, a = None, self.arguments
+        checkpoint_due, grid_due = self._due()
+        self.pending = checkpoint_due or grid_due or self.step == self.last_step or self.step % a.logging_steps == 0
+        if self.pending:
+            self._finish_step()
         self.progress.advance(self.step)
+
+    def _due(self) -> tuple[bool, bool]:
+        """Return whether this step ends with a checkpoint, and whether with a grid."""
+        every, last = self.arguments.checkpointing_steps, self.step == self.last_step
+        checkpoint_due = every > 0 and (last or self.step % every == 0)
+        return checkpoint_due, last or (self.validation_steps > 0 and self.step % self.validation_steps == 0)
+
+    def _finish_step(self) -> None:
+        """Write what is pending of this step: the weights, then what is drawn of them, then the line of metrics.
+
+        A signal ends the drawing; a run that was stopped or killed there makes up for it when it is resumed.
+        """
+        checkpoint_due, grid_due = self._due()
+        values, speed = self.window.means(), self.window.steps_per_second() * self.layout.global_batch_size
+        require_finite(values, self.step, self.window.steps, self.folder)
+        if checkpoint_due:
+            self._save_checkpoint()
+        if self.step == self.last_step:
+            self._save_pipeline()
+        self.progress.report(self.step, values, speed)
+        shown = self._validate() if values and grid_due else {}
+        if shown is None:
+            return
+        self.pending = False
+        self.window.restart()
+        if values:
+            self._write_line(values, speed, shown)
+        if grid_due and self.best.is_hopeless and self.step < self.last_step:
+            self._end_here(self.best.why_hopeless)
+            if self.arguments.checkpointing_steps:
+                self._save_checkpoint()
+        self._complete_checkpoint()
 
     def _end_here(self, why: str) -> None:
         self.last_step = self.step
         self.progress.note(f"the training ends with step {self.step} of {self.scheduled_steps}: {why}")
 
-    def _write_metrics(self, validating: bool = False) -> None:
-        values = self.window.means()
-        if not values:
-            return
-        require_finite(values, self.step, self.window.steps, self.folder)
-        speed = self.window.steps_per_second() * self.layout.global_batch_size
-        shown = self._validate() if validating else {}
-        self.window.restart()
-        line = {
+    def _write_line(self, values: Mapping[str, float], speed: float, shown: Mapping[str, Any]) -> None:
+        self.line = {
             "step": self.step,
             "epoch": round(self.batches.epochs(self.step), 4),
             **values,
@@ -244,48 +272,40 @@ class Trainer:
         }
         if self.metrics is not None:
             with self._saving("metrics"):
-                self.metrics.write(line)
-        self.trackers.log(line)
-        self.progress.report(line)
-        self.line = line
+                self.metrics.write(self.line)
+        self.trackers.log(self.line)
+        self.progress.report_measured(self.line)
 
     def _require_finite_weights(self) -> None:
         name = self.networks.not_finite()
         if name is not None:
             require_finite({f"a weight of the {name}": float("nan")}, self.step, self.window.steps, self.folder)
 
-    def _validate(self) -> dict[str, Any]:
-        """Draw, diagnose and measure on the main process; the others wait for what it found."""
-        found: list[dict[str, Any]] = [{}]
+    def _validate(self) -> dict[str, Any] | None:
+        """Draw, diagnose and measure on the main process; the others wait for what it found.
+
+        Returns:
+            None where a signal came before the end.
+        """
+        found: list[dict[str, Any] | int] = [{}]  # or the signal
         with self.networks.averaged() as pipeline:
-            if self.folder is not None and self.accelerator.is_main_process:
-                found = [self._look(pipeline, self.folder)]
+            if self.validation is not None:
+                with self._saving("sample grid"):
+                    found = [self.validation.look(pipeline, self.batches.examples(EXAMPLES), self.step)]
         if self.layout.num_processes > 1:
             broadcast_object_list(found)
+        if isinstance(found[0], int):
+            self.stopped_by = found[0]
+            return None
         self.best.take(self.step, found[0])
         return found[0]
-
-    @torch.no_grad()
-    def _look(self, pipeline: HFGenPipeline, folder: Path) -> dict[str, Any]:
-        with self._saving("sample grid"):
-            diagnosis = validate(pipeline, self.batches.examples(EXAMPLES), folder, self.step, self.arguments)
-        self.trackers.log_images(pictures(folder, self.step, diagnosis), self.step)
-        self.trackers.log_tables(diagnosis.get("tables", {}), self.step)
-        for warning in diagnosis.get("warnings", ()):
-            self.progress.note(warning)
-        found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
-        if self.held_out is not None:
-            found |= self.held_out.measure(pipeline, drawing_options(pipeline, self.arguments.num_inference_steps))
-        if self.best.would_be(found):
-            with self._saving("best model"):
-                pipeline.save_pretrained(folder / "best")
-        return found
 
     # --- saving and resuming ------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
         if self.folder is None or self.saved_step == self.step:
             return
+        self._require_finite_weights()
         self.saved_step = self.step
         self.networks.share_buffers()
         with self.networks.gathered():
@@ -296,8 +316,16 @@ class Trainer:
                 checkpoint.delete_old(written, self.arguments.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
+    def _complete_checkpoint(self) -> None:
+        """Say in the checkpoint of this step that its line of metrics is written."""
+        if self.folder is not None and self.saved_step == self.step and self.accelerator.is_main_process:
+            state = {"pending": False, "window": self.window.state_dict(), "best": self.best.state_dict()}
+            with self._saving("checkpoint"):
+                checkpoint.complete(checkpoint.place_of(self.folder, self.step), state)
+
     def _save_pipeline(self) -> None:
         self._require_finite_weights()
+        self.model_step = self.step
         self.networks.share_buffers()
         with self.networks.averaged() as pipeline:
             if self.folder is not None and self.accelerator.is_main_process:
@@ -326,9 +354,11 @@ class Trainer:
         """
         state, changed = checkpoint.load_checkpoint(place, self.networks, self.state())
         self.load_state(state)
+        if self.folder is not None and place.resolve() == checkpoint.place_of(self.folder, self.step).resolve():
+            self.saved_step = self.step
         for line in changed:
             self.progress.note(line)
-        if self.best.is_hopeless and self.step < self.last_step:
+        if self.best.is_hopeless and self.step < self.last_step and not self.pending:
             self._end_here(self.best.why_hopeless)
         if self.step > self.last_step:
             raise UsageError(f"{place} is beyond the last step, {self.last_step}; give more --max_train_steps.")
@@ -356,6 +386,7 @@ class Trainer:
             "best": self.best.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "data": self.batches.state_dict(),
+            "pending": self.pending,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -364,28 +395,24 @@ class Trainer:
         self.window.load_state_dict(state["window"], self.accelerator.device)
         self.best.load_state_dict(state["best"])
         self.batches.load_state_dict(state["data"])
+        self.pending = state.get("pending", False)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     # --- stopping early -----------------------------------------------------------------------------------------
 
-    def _look_at(self, stop: StopSignal) -> None:
+    def _look_at_signals(self) -> None:
         """Note if a signal came or the time is up, in any process: all must stop after the same step."""
-        number, time_is_up = stop.number or 0, int(stop.time_is_up)
-        if self.layout.num_processes > 1:
-            device = self.accelerator.device
-            if device.type != "cpu" and self.step % STEPS_TO_AGREE:
-                return  # agreeing would wait for the device in every step
-            number, time_is_up = replicas.highest([number, time_is_up], device)
-        self.stopped_by = number or None
-        if time_is_up and self.step < self.last_step:
-            self._end_here(f"--time_limit {self.arguments.time_limit}")
+        found = self.stop.agreed(self.step, self.layout.num_processes, self.accelerator.device)
+        if found is not None:
+            self.stopped_by, time_is_up = found
+            if time_is_up and self.step < self.last_step:
+                self._end_here(f"--time_limit {self.arguments.time_limit}")
 
     def _stop_if_asked(self) -> None:
-        if self.stopped_by is None or self.step == self.last_step:
+        if self.stopped_by is None or (self.step == self.last_step and not self.pending):
             return
         require_finite(self.window.means(), self.step, self.window.steps, self.folder)
-        self._require_finite_weights()
         self._save_checkpoint()
         go_on = f"a checkpoint was saved. Go on with:\n  {self._resume_command}"
         saved = go_on if self.folder else "nothing was saved."

@@ -1,58 +1,123 @@
-"""Validation during a training: sample grid, reconstructions, the family's diagnosis, and the best metric."""
+"""Validation during a training: sample grid, reconstructions, the family's diagnosis, and what is measured."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from hfgen.data.looks import evenly_spaced
-from hfgen.errors import CheckError, UsageError
+from hfgen.errors import CheckError
+from hfgen.evaluation.held_out import HeldOut
+from hfgen.evaluation.measure import reconstruction_options
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, eval_mode, reconstructs
-from hfgen.results.metrics import METRICS
 from hfgen.run_folder import pictured
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.training.best import Best
+from hfgen.training.progress import Progress
 from hfgen.training.shown import line_of, write_pictures
+from hfgen.training.stop_signal import Stopped, StopSignal
+from hfgen.training.trackers import Trackers
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
-COLUMNS = 8
+ROWS, COLUMNS = 4, 8  # of a sheet of reconstructions
 
 
-def validate(
-    pipeline: HFGenPipeline, examples: Batch, folder: Path, step: int, arguments: TrainingArguments
-) -> dict[str, Any]:
-    """Draw the pictures of a step and run the family's diagnosis.
+class Validation:
+    """Draws, diagnoses and measures the model of a step, in the main process.
 
     Args:
-        examples: training images, the same at every step.
-
-    Returns:
-        the diagnosis as a line of metrics holds it, or a warning that sampled images are invalid.
+        arguments: the training arguments.
+        folder: the run folder.
+        stop: its signal ends a validation at once.
+        best: the best metric so far; the model that is better is saved.
+        held_out: validation images and what is measured on them.
+        trackers: they get the pictures and tables.
+        progress: shows what takes long.
     """
-    try:
-        _draw(pipeline, examples, folder / "samples", step, arguments)
-        with eval_mode(pipeline.models().values()):
-            found = pipeline.objective_class.diagnose(pipeline, examples)
-        objective = pipeline.objective_class.__name__
-        line = line_of(found, objective)
-        write_pictures(found, folder / "samples", step, objective)
-    except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
-        return {"warnings": [str(error)]}
-    return line
 
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        folder: Path,
+        stop: StopSignal,
+        best: Best,
+        held_out: HeldOut | None,
+        trackers: Trackers,
+        progress: Progress,
+    ) -> None:
+        self.arguments, self.folder, self.stop, self.best = arguments, folder, stop, best
+        self.held_out, self.trackers, self.progress = held_out, trackers, progress
 
-def _draw(pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int, arguments: TrainingArguments) -> None:
-    options = drawing_options(pipeline, arguments.num_inference_steps)
-    images = image.draw(pipeline, range(arguments.num_validation_images), **options)
-    image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
-    if reconstructs(pipeline):
+    @torch.no_grad()
+    def look(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any] | int:
+        """Draw, diagnose and measure; keep the best model.
+
+        Args:
+            examples: training images, the same at every step.
+
+        Returns:
+            what was found, as a line of metrics holds it; or the signal that came before the end.
+        """
+        try:
+            return self._look(pipeline, examples, step)
+        except Stopped as stopped:
+            return stopped.number
+
+    def _look(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any]:
         with eval_mode(pipeline.models().values()):
-            reconstructions = reconstruction_grid(pipeline, examples)
-        image.save_image(reconstructions, samples / f"reconstructions_{step:06d}.png")
+            diagnosis = self._diagnosis(pipeline, examples, step)
+        self.trackers.log_images(pictures(self.folder, step, diagnosis), step)
+        self.trackers.log_tables(diagnosis.get("tables", {}), step)
+        for warning in diagnosis.get("warnings", ()):
+            self.progress.note(warning)
+        found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
+        if self.held_out is not None:
+            with self._part("measuring on validation images", step):
+                options = drawing_options(pipeline, self.arguments.num_inference_steps)
+                found |= self.held_out.measure(pipeline, options)
+        if self.best.would_be(found):
+            pipeline.save_pretrained(self.folder / "best")
+        return found
+
+    def _diagnosis(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any]:
+        """Draw the pictures, and run the family's diagnosis; a warning where sampled images are invalid."""
+        objective, samples = pipeline.objective_class.__name__, self.folder / "samples"
+        try:
+            with self._part("sampling a grid", step):
+                self._draw_grid(pipeline, samples, step)
+            if reconstructs(pipeline):
+                with self._part("reconstructing images", step):
+                    self._draw_reconstructions(pipeline, examples, samples, step)
+            with self._part("diagnosing", step):
+                found = pipeline.objective_class.diagnose(pipeline, examples)
+                line = line_of(found, objective)
+                write_pictures(found, samples, step, objective)
+        except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
+            return {"warnings": [str(error)]}
+        return line
+
+    @contextlib.contextmanager
+    def _part(self, what: str, step: int) -> Iterator[None]:
+        with self.progress.doing(f"{what} of step {step}"), self.stop.at_once():
+            yield
+
+    def _draw_grid(self, pipeline: HFGenPipeline, samples: Path, step: int) -> None:
+        options = drawing_options(pipeline, self.arguments.num_inference_steps)
+        images = image.draw(pipeline, range(self.arguments.num_validation_images), **options)
+        image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
+
+    def _draw_reconstructions(self, pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int) -> None:
+        options, taken = drawing_options(pipeline, self.arguments.num_inference_steps), type(pipeline)
+        options = {name: options[name] for name in options.keys() & reconstruction_options(taken)}
+        drawn = reconstruction_grid(pipeline, examples, self.arguments.num_validation_images, **options)
+        image.save_image(drawn, samples / f"reconstructions_{step:06d}.png")
 
 
 def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
@@ -69,70 +134,17 @@ def pictures(folder: Path, step: int, diagnosis: Mapping[str, Any]) -> dict[str,
     return {title: image.read_image(file) for title, file in files.items() if file.is_file()}
 
 
-class Best:
-    """The best value of one metric so far, and the number of validations since.
+def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, most: int, **options: Any) -> Image.Image:
+    """Draw rows of training images, each above the row of their reconstructions.
 
     Args:
-        metric: a name of `hfgen.results.metrics`; None if there is none to follow.
-        patience: validations without a better value after which the training `is_hopeless`; None for no limit.
-        measured: how it is measured, as JSON; values that were measured differently are not compared.
+        most: images to show, if the examples are as many; at most 32 are.
+        options: of the family's `reconstruct`.
     """
-
-    def __init__(self, metric: str | None, patience: int | None, measured: Mapping[str, Any] = {}) -> None:
-        self.metric, self.patience, self.measured = metric, patience, dict(measured)
-        self.value: float | None = None
-        self.step, self.waited = 0, 0
-
-    @classmethod
-    def of(cls, arguments: TrainingArguments) -> "Best":
-        """Make it for a run's arguments."""
-        metric, names = arguments.best_metric, ["validation_split", "num_evaluation_images"]
-        names += ["extractor", "num_inference_steps"] if metric and METRICS[metric].of_samples else []
-        return cls(metric, arguments.early_stopping_patience, {name: getattr(arguments, name) for name in names})
-
-    def would_be(self, found: Mapping[str, Any]) -> bool:
-        """Return True if this is better than all before; raise a UsageError if the metric is missing."""
-        if self.metric is None:
-            return False
-        if f"validation_{self.metric}" not in found:
-            raise UsageError(
-                f"--best_metric {self.metric} was not measured for this model, although its family has it."
-            )
-        sign = -1 if METRICS[self.metric].better == "higher" else 1
-        return self.value is None or sign * found[f"validation_{self.metric}"] < sign * self.value
-
-    def take(self, step: int, found: Mapping[str, Any]) -> None:
-        """Update with the measurements of a step."""
-        if self.would_be(found):
-            assert self.metric is not None
-            self.value, self.step, self.waited = found[f"validation_{self.metric}"], step, 0
-        else:
-            self.waited += 1
-
-    @property
-    def is_hopeless(self) -> bool:
-        return self.metric is not None and self.patience is not None and self.waited >= self.patience
-
-    @property
-    def why_hopeless(self) -> str:
-        return f"{self.metric} has not become better in {self.patience} validations"
-
-    def state_dict(self) -> dict[str, Any]:
-        of = {"metric": self.metric, "measured": self.measured}
-        return {"value": self.value, "step": self.step, "waited": self.waited, **of}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state of the same metric, measured in the same way; ignore any other."""
-        if (state.get("metric"), state.get("measured")) == (self.metric, self.measured):
-            self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
-
-
-def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, rows: int = 4) -> Any:
-    """Draw rows of training images, each above the row of their reconstructions."""
-    count = min(rows * COLUMNS, len(examples["pixel_values"]))
+    count = min(most, ROWS * COLUMNS, len(examples["pixel_values"]))
     shown = list(evenly_spaced(len(examples["pixel_values"]), count))  # folders are sorted by class
     labels: Tensor | None = examples["class_labels"][shown] if "class_labels" in examples else None
     originals = examples["pixel_values"][shown]
-    pairs = [postprocess(x) for x in (originals, pipeline.reconstruct(originals, class_labels=labels))]
+    pairs = [postprocess(x) for x in (originals, pipeline.reconstruct(originals, class_labels=labels, **options))]
     tiles = [tile for start in range(0, count, COLUMNS) for row in pairs for tile in row[start : start + COLUMNS]]
     return image.image_grid(tiles, min(COLUMNS, count))

@@ -95,7 +95,7 @@ def test_an_image_beyond_the_range_of_the_others_is_named(monkeypatch):
     monkeypatch.setattr("hfgen.data.looks.LOOKED_AT", 1)
     images = dataset(*[encoded(np.full((2, 2), value, np.uint16)) for value in (4000, 5000)])
     assert "from 4000 to 4000 in 1 images that were looked at" in images.notes[0]
-    with pytest.raises(HFGenError, match=r"row 1 .*values from 5000 to 5000 are outside 0..4095, which --value_range"):
+    with pytest.raises(HFGenError, match=r"row 1 .*values from 5000 to 5000 are outside 0..4095, --value_range"):
         images.decode(1, 2)
 
 

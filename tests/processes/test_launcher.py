@@ -192,14 +192,16 @@ def test_the_first_error_is_told_once_with_its_exit_code(started, what, code, me
     assert str(error.value).count("\n") <= 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 @pytest.mark.whole
 def test_a_signal_comes_to_each_process_once(started, tmp_path, number):
     what = """
 from hfgen.processes.child import leave_error
 came = []
-signal.signal(signal.SIGINT, lambda n, frame: came.append(n))
-signal.signal(signal.SIGTERM, lambda n, frame: came.append(n))
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda n, frame: came.append(n))
 (folder / f"{rank}.ready").touch()
 while not came:
     time.sleep(0.05)

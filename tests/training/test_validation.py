@@ -16,7 +16,7 @@ from hfgen.run_folder import read_metrics
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.testing import assert_equal_states
 from hfgen.training import checkpoint, run
-from hfgen.training.validation import Best
+from hfgen.training.best import Best
 
 
 def test_the_best_of_a_metric_and_when_to_give_up():

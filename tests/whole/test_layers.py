@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
-    {"errors", "noise"},
+    {"errors", "noise", "signals"},
     {"whole_batch", "wrappers"},
-    {"components", "files", "inputs", "likelihood", "objective", "scheduler"},
+    {"components", "files", "inputs", "likelihood", "objective", "scheduler", "tokens"},
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
