@@ -1,5 +1,6 @@
 """Files that hold several pictures: stacks of TIFF, animations."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from hfgen.data.pixels import frames_of, naming
 
 @dataclass(frozen=True)
 class Frames:
-    """Each picture of each file as an image of its own.
+    """The pictures of all files, each an image of its own.
 
     Attributes:
         files: number of an image -> the number of its file.
@@ -49,8 +50,8 @@ def every_frame(images: Images) -> Images:
     """
     files, frames = [], []
     for index in range(len(images)):
-        row = index if images.rows is None else int(images.rows[index])
-        with naming(images.name, lambda row=row: images.name_image(row)), images.open_image(row) as image:
+        row = images.row(index)
+        with naming(images.name, functools.partial(images.name_image, row)), images.open_image(row) as image:
             found = frames_of(image)
         files += [index] * len(found)
         frames += found
@@ -59,5 +60,5 @@ def every_frame(images: Images) -> Images:
     whole = images.part(torch.tensor(files))
     assert whole.rows is not None
     each = Frames(images.open_image, images.name_image, whole.rows, np.array(frames))
-    note = f"{len(images)} files hold {len(files)} pictures, each of which is an image"
+    note = f"{len(images)} files hold {len(files)} pictures; each is an image"
     return replace(whole, open_image=each.open, name_image=each.name, rows=None, notes=[*images.notes, note])

@@ -140,15 +140,16 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        row = self._row(index)
+        row = self.row(index)
         with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
             return to_pixels(image, self.mode, resolution, center_crop, self.value_range)
 
     def name_of(self, index: int) -> str:
         """Return how the user finds image `index`: its path in the dataset, or its row."""
-        return self.name_image(self._row(index))
+        return self.name_image(self.row(index))
 
-    def _row(self, index: int) -> int:
+    def row(self, index: int) -> int:
+        """Return the number in the whole dataset of image `index` of this part."""
         return index if self.rows is None else int(self.rows[index])
 
 

@@ -46,7 +46,7 @@ def is_opaque(image: Image.Image) -> bool:
     """Return whether nothing shows through the image."""
     if true_mode(image) not in ("RGBA", "LA"):
         return True
-    return image.convert("RGBA").getextrema()[3] == (255, 255)
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def extremes(image: Image.Image) -> tuple[float, float, bool]:

@@ -126,7 +126,7 @@ def to_pixels(
 def upright(image: Image.Image) -> Image.Image:
     """Turn an image as its orientation says; as it is, where that cannot be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) or image
     except UNREADABLE:
         return image
 

@@ -14,7 +14,7 @@ from hfgen.settings.fields import option
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """Which images a training reads, and how. Each field is an option of `hfgen train` of the same name."""
+    """The images that a training reads, and how. Each field is an option of `hfgen train` of the same name."""
 
     dataset_name: str | None = option(
         None,
