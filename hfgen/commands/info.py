@@ -153,7 +153,7 @@ def dataset_facts(target: str) -> dict[str, Any]:
     images = load_images(target)
     sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}
     return {
-        "data_set": target,
+        "dataset": target,
         "images": len(images),
         "mode": images.mode,
         "channels": images.channels,

@@ -1,38 +1,21 @@
 """Files whose pixels are whole though something beside them is broken: they are read, others are not."""
 
 import io
-import struct
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image
 
-from hfgen.modalities.formats import MOST_MEMORY, memory_of
+from hfgen.modalities.formats import MOST_MEMORY, memory_of, without_text
 
-TEXT = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks of a PNG that say nothing of its pixels
 END = b"\xff\xd9"
 NOISE = [bytes([byte]) * 64 for byte in (0x55, 0xAA, 0x36)]
-
-
-def without_text(png: bytes) -> bytes:
-    """Return a PNG without its texts and color profile, which may be of any length.
-
-    >>> without_text(b"\\x89PNG....no chunks")
-    b'\\x89PNG....no chunks'
-    """
-    kept, start = [png[:8]], 8
-    while start + 8 <= len(png):
-        length, kind = struct.unpack(">I4s", png[start : start + 8])
-        if kind not in TEXT:
-            kept.append(png[start : start + 12 + length])
-        start += 12 + length
-    return b"".join([*kept, png[start:]])
 
 
 def textless_png(png: bytes) -> Image.Image | None:
     """Decode a PNG without its texts; None where it has none, so that something else must be broken."""
     rest = without_text(png)
-    if rest == png:
+    if rest == b"":
         return None
     image = Image.open(io.BytesIO(rest), formats=("PNG",))
     image.load()

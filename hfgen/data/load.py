@@ -4,6 +4,7 @@ from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
 from hfgen.data.columns import image_column_of, labels_of
+from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.frames import every_frame
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
@@ -59,12 +60,16 @@ def load_images(
 
 def images_from(source: DataSource) -> Images:
     """Find a dataset and inspect its images' headers; the errors are those of `load_images`."""
-    images = images_from_arrays(source) if source.is_array else _from_rows(source)
+    images = _found(source)
     images = every_frame(images) if source.all_frames else images
     return readable(images) if source.on_error == "skip" else images
 
 
-def _from_rows(source: DataSource) -> Images:
+def _found(source: DataSource) -> Images:
+    if source.is_array:
+        return images_from_arrays(source)
+    if (folder := found_in(source)) is not None:
+        return images_from_folder(source, folder)
     dataset = load_dataset(source)
     column = image_column_of(source, dataset)
     classes, label_notes, problem = labels_of(source, dataset)

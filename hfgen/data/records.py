@@ -15,7 +15,6 @@ from typing import Any
 
 from PIL import Image
 
-from hfgen.data.damaged import without_text
 from hfgen.data.sources import DataSource
 from hfgen.files import printable
 from hfgen.modalities.formats import open_picture
@@ -72,12 +71,12 @@ class Home:
         """
         content, path = (record or {}).get("bytes"), (record or {}).get("path")
         if content is not None:
-            return _picture(io.BytesIO(content), path or "")
+            return open_picture(io.BytesIO(content), path or "")
         if not path:
             raise OSError("the column is empty there")
         if "://" in path or "::" in path:
-            return _picture(io.BytesIO(self._fetched(path)), path)
-        return _picture(self._inside(path), path)
+            return open_picture(io.BytesIO(self._fetched(path)), path)
+        return open_picture(self._inside(path))
 
     def relative(self, path: str) -> str:
         """Return a path as it is in the dataset; only its last part where it lies elsewhere."""
@@ -121,18 +120,6 @@ class Home:
         else:
             path = "::".join([*members, self._inside(file)])
         return _read(path)
-
-
-def _picture(source: str | io.BytesIO, path: str) -> Image.Image:
-    """Open a picture; a PNG that has too long a text, which pillow refuses, without its texts."""
-    try:
-        return open_picture(source, path)
-    except ValueError:
-        content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
-        rest = without_text(content)
-        if rest == content or not content.startswith(b"\x89PNG"):
-            raise
-        return open_picture(io.BytesIO(rest), path)
 
 
 def _read(path: str) -> bytes:

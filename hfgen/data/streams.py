@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.data.columns import class_columns_of, image_column_of
-from hfgen.data.headers import inspect_headers
+from hfgen.data.folders import Folder, WalkedHome, found_in, stream_of_folder
+from hfgen.data.headers import evenly_spaced, inspect_headers
 from hfgen.data.images import ImageFacts
 from hfgen.data.records import Home, Records
 from hfgen.data.sources import DataSource, arguments_of, load_dataset
+from hfgen.data.walk import Found
 from hfgen.errors import UsageError, clear
 
 LOOKED_AT = 200  # records whose headers are read
+SORTED = "these are of one class: sorted data are mixed within --shuffle_buffer_size images only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ def stream_images(source: DataSource) -> StreamedImages:
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
     _refuse_what_reads_all(source)
+    if (folder := found_in(source)) is not None:
+        return _stream_folder(source, folder)
     dataset = load_dataset(source, streaming=True)
     if dataset.features is None:
         raise UsageError(f"{name} does not say what columns it has, so it cannot be streamed.")
@@ -64,9 +69,7 @@ def stream_images(source: DataSource) -> StreamedImages:
     if not complete:
         headers.notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
         if names and len(names) > 1 and len(seen[label].unique()) == 1:
-            headers.notes.append(
-                "these are of one class: sorted data are mixed within --shuffle_buffer_size images only"
-            )
+            headers.notes.append(SORTED)
     return StreamedImages(
         name=name,
         mode=headers.mode,
@@ -89,6 +92,34 @@ def _refuse_what_reads_all(source: DataSource) -> None:
             raise UsageError(
                 f"{option} reads every file before the training, and a stream is read once: leave out one."
             )
+
+
+def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
+    """Stream the images that `images_from` would read, in their order; some headers, evenly spaced, are read."""
+    dataset, chosen = stream_of_folder(source, found)
+    count, names = len(chosen.files), chosen.names
+    seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
+    looked_at = Folder(str(found.root), seen)
+    headers = inspect_headers(source, len(seen), looked_at.open, looked_at.name)
+    if count > LOOKED_AT:
+        headers.notes.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
+    if names and len(names) > 1 and len(set((dataset.labels or [])[:LOOKED_AT])) == 1:
+        headers.notes.append(f"the first {LOOKED_AT}: {SORTED}")
+    return StreamedImages(
+        name=source.name,
+        mode=headers.mode,
+        sizes=headers.sizes,
+        value_range=headers.value_range,
+        count=count,
+        notes=chosen.notes + headers.notes,
+        label_names=names,
+        label_problem=chosen.no_classes,
+        splits=chosen.splits,
+        dataset=dataset,
+        home=WalkedHome((str(found.root),), absolute=True),
+        image_column="image",
+        label_column="label" if names else None,
+    )
 
 
 def _label_column(source: DataSource, dataset: Any) -> str | None:

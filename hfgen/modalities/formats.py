@@ -5,7 +5,9 @@ handler to draw (WMF, EMF, BUFR, GRIB, HDF5), that unpack without a bound (FITS)
 picture (PSD, FPX, MIC, PDF), video (FLI, MPEG), and rare ones that widen what a stranger's file may reach for nobody.
 """
 
+import io
 import os
+import struct
 import threading
 import warnings
 from typing import IO
@@ -41,6 +43,7 @@ KNOWN = {
     b"MM\0*": "TIFF",
 }
 HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+TEXT = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks of a PNG that say nothing of its pixels
 MOST_MEMORY = 1 << 30  # bytes of a picture's pixels in pillow's memory
 CONVERT = "convert it to PNG or JPEG"
 
@@ -58,6 +61,11 @@ def open_picture(source: str | os.PathLike[str] | IO[bytes], name: str = "") -> 
     targa = os.path.splitext(path)[1].lower() in TARGA
     try:
         image = _opened(source, (*FORMATS, "TGA") if targa else FORMATS)
+    except ValueError:  # a PNG has a longer text than pillow reads
+        rest = without_text(_beginning(source, -1))
+        if rest == b"":
+            raise
+        return _opened(io.BytesIO(rest), ("PNG",))
     except Image.UnidentifiedImageError as error:
         raise OSError(f"it is {kind_of(_beginning(source))}") from error
     if image.format == "TIFF" and image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
@@ -101,12 +109,30 @@ def check_memory(image: Image.Image) -> None:
         )
 
 
-def _beginning(source: str | os.PathLike[str] | IO[bytes]) -> bytes:
+def _beginning(source: str | os.PathLike[str] | IO[bytes], length: int = 64) -> bytes:
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            return file.read(64)
+            return file.read(length)
     source.seek(0)
-    return source.read(64)
+    return source.read(length)
+
+
+def without_text(png: bytes) -> bytes:
+    """Return a PNG without its texts and color profile, which may be of any length; nothing where it has none.
+
+    >>> without_text(b"some words")
+    b''
+    """
+    if not png.startswith(b"\x89PNG"):
+        return b""
+    kept, start = [png[:8]], 8
+    while start + 8 <= len(png):
+        length, kind = struct.unpack(">I4s", png[start : start + 8])
+        if kind not in TEXT:
+            kept.append(png[start : start + 12 + length])
+        start += 12 + length
+    rest = b"".join([*kept, png[start:]])
+    return rest if len(rest) < len(png) else b""
 
 
 def kind_of(beginning: bytes) -> str:
