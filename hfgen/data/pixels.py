@@ -162,7 +162,7 @@ def to_mode(image: Image.Image, mode: str, value_range: tuple[float, float] | No
             raise ValueError("float pixels have no known range: say it by --value_range, or convert them to 8 bits")
         image = Image.fromarray(eight_bit(np.asarray(image), value_range))
     elif image.mode == "LAB":
-        image = ImageCms.applyTransform(image, _from_lab())
+        image = ImageCms.applyTransform(image, _from_lab()) or image
     if mode != "RGBA" and true_mode(image) in ("RGBA", "LA"):
         image = on_white(image)
     return image.convert(mode)
