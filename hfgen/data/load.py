@@ -3,14 +3,14 @@
 from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
-from hfgen.data.columns import image_column_of, labels_of
+from hfgen.data.columns import labels_of, with_images
 from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.frames import every_frame
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.readable import readable
 from hfgen.data.records import Home, Records
-from hfgen.data.sources import DataSource, load_dataset
+from hfgen.data.sources import DataSource, load_table
 
 
 def load_images(
@@ -70,12 +70,12 @@ def _found(source: DataSource) -> Images:
         return images_from_arrays(source)
     if (folder := found_in(source)) is not None:
         return images_from_folder(source, folder)
-    dataset = load_dataset(source)
-    column = image_column_of(source, dataset)
-    classes, label_notes, problem = labels_of(source, dataset)
+    table = load_table(source)
+    dataset, column, column_notes = with_images(source, table.rows)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())
     found = Records(records, column, Home.of(source, dataset))
     seen = inspect_headers(source, len(found), found.open, found.name)
+    classes, label_notes, problem = labels_of(source, dataset, found.name)
     return Images(
         name=source.name,
         open_image=found.open,
@@ -84,10 +84,11 @@ def _found(source: DataSource) -> Images:
         mode=seen.mode,
         sizes=seen.sizes,
         value_range=seen.value_range,
-        notes=[*seen.notes, *label_notes],
+        notes=[*table.notes, *column_notes, *seen.notes, *label_notes],
         labels=None if classes is None else classes.labels,
         label_names=None if classes is None else classes.names,
         label_problem=problem,
+        splits=table.splits,
         dataset_id=source.dataset_id,
     )
 
