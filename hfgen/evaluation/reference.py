@@ -7,6 +7,7 @@ from typing import Any
 
 from hfgen import run_folder
 from hfgen.data.builtin import BUILT_IN_FOLDERS
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import HELD_OUT, divided, facts_of
 from hfgen.data.images import Images
 from hfgen.data.load import images_from
@@ -143,7 +144,11 @@ class Data:
             same = {name: of[name] for name in ("on_error", "all_frames", "image_mode") if name in of}
             source = replace(source, **same, value_range=limits)
         images = images_from(source)
-        return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
+        if self.trained is None or not of.get("class_conditional"):
+            return images
+        names = self.trained.facts.get("class_names")
+        images = aligned(images, names, len(names)) if names else images
+        return images.labeled() if of.get("unlabeled") == "skip" else images
 
     def _divided(self) -> Images:
         """Return the images that the model was trained on.

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from hfgen import run_folder
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
@@ -44,13 +46,28 @@ SHOWN = 10  # names of classes in a line
 Facts = dict[str, Any]
 
 
-def find_images(config: RunConfig) -> ImageFacts:
-    """Find the dataset that the arguments name; of one with a held-out part, the images to train on."""
+def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
+    """Find the dataset that the arguments name; of one with a held-out part, the images to train on.
+
+    Args:
+        folder: of the run; if it is resumed, classes keep the numbers that they have there.
+    """
     a, source = config.arguments, DataSource.of(config.arguments)
     if a.streaming:
         return stream_images(source)
     images = wanted_images(source, a)
+    if a.class_conditional and a.pretrained_model_name_or_path:
+        images = _numbered_as(a.pretrained_model_name_or_path, images)
+    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
+        images = aligned(images, names, len(names))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def _numbered_as(model: str, images: Images) -> Images:
+    """Give the classes the numbers that they have in a model that is trained further, if it has the same classes."""
+    names = run_folder.class_names(Path(model)) or []
+    same = sorted(names) == sorted(images.label_names or [])
+    return aligned(images, names, len(names)) if names and same else images
 
 
 def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
@@ -73,6 +90,8 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
         return HeldOut(part, a, metrics)
     images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
     refuse_other_images(images, trained_on, a.resolution)
+    if a.class_conditional:
+        images = aligned(images, trained_on.label_names, trained_on.num_classes)
     return HeldOut(images, a, metrics)
 
 
