@@ -87,7 +87,7 @@ def command(
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
         return launch(words, wanted)
-    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings)
+    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen.training import dry_run as rehearsal, run

@@ -14,6 +14,7 @@ from hfgen.errors import UsageError
 from hfgen.settings.data_arguments import DataArguments
 from hfgen.settings.ema_profiles import EMAProfile, parse_profiles
 from hfgen.settings.fields import check_bounds, option
+from hfgen.settings.licenses import known_license
 from hfgen.settings.optimizers import OptimizerOptions, check_schedule, options_of
 from hfgen.tokens import clean_token
 
@@ -246,6 +247,7 @@ class TrainingArguments(DataArguments):
         for f in dataclasses.fields(self):
             check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
         self.hub_token = clean_token(self.hub_token, "--hub_token")
+        self.license = known_license(self.license)
         self._check_optimizers()
         self._check_averages()
         self._check_validation()
