@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.data.columns import class_columns_of, with_images
-from hfgen.data.folders import Folder, WalkedHome, found_in, stream_of_folder
+from hfgen.data.folder_streams import FolderStream, WalkedHome
+from hfgen.data.folders import Folder, choose, found_in
 from hfgen.data.headers import evenly_spaced, inspect_headers
 from hfgen.data.images import ImageFacts
 from hfgen.data.records import Home, Records
@@ -100,14 +101,15 @@ def _refuse_what_reads_all(source: DataSource) -> None:
 
 def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
     """Stream the images that `images_from` would read, in their order; some headers, evenly spaced, are read."""
-    dataset, chosen = stream_of_folder(source, found)
-    count, names = len(chosen.files), chosen.names
-    seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
-    looked_at = Folder(str(found.root), seen)
-    headers = inspect_headers(source, len(seen), looked_at.open, looked_at.name)
+    chosen = choose(source, found)
+    count, labels, names = len(chosen.files), chosen.labels, chosen.label_names
+    if labels is not None and names is None:
+        names = [*map(str, range(int(labels.max()) + 1))]
+    seen = Folder(found, [chosen.files[row] for row in evenly_spaced(count, LOOKED_AT)])
+    headers = inspect_headers(source, len(seen.files), seen.open, seen.name)
     if count > LOOKED_AT:
         headers.notes.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
-    if names and len(names) > 1 and len(set((dataset.labels or [])[:LOOKED_AT])) == 1:
+    if labels is not None and count > LOOKED_AT and len(labels.unique()) > 1 == len(labels[:LOOKED_AT].unique()):
         headers.notes.append(f"the first {LOOKED_AT}: {SORTED}")
     return StreamedImages(
         name=source.name,
@@ -115,14 +117,14 @@ def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
         sizes=headers.sizes,
         value_range=headers.value_range,
         count=count,
-        notes=chosen.notes + headers.notes,
+        notes=[*chosen.notes, *headers.notes],
         label_names=names,
-        label_problem=chosen.no_classes,
+        label_problem=chosen.label_problem,
         splits=chosen.splits,
-        dataset=dataset,
+        dataset=FolderStream(found, chosen.files, None if labels is None else labels.tolist()),
         home=WalkedHome((str(found.root),), absolute=True),
         image_column="image",
-        label_column="label" if names else None,
+        label_column=None if labels is None else "label",
     )
 
 
