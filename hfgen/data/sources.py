@@ -40,6 +40,13 @@ class DataSource:
     label_column: str | None = None
     cache_dir: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.config_name is not None and self.path.exists():
+            raise UsageError(
+                f"--dataset_config_name {self.config_name}: {self.name} is on this machine; only datasets of the Hub "
+                "have configurations."
+            )
+
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":
         """Return the data that the arguments name.
