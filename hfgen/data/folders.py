@@ -18,7 +18,7 @@ from hfgen.data.walk import Found, left_out_note, walk
 from hfgen.errors import UsageError, counted
 from hfgen.modalities.formats import open_picture
 
-TABLES = (".parquet", ".arrow", ".csv", ".jsonl")  # that `datasets` reads where there are no images
+TABLES = (".parquet", ".pq", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson")  # read where there are no images
 
 
 def found_in(source: DataSource) -> Found | None:
