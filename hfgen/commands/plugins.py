@@ -5,6 +5,7 @@ import json
 import click
 
 from hfgen.commands import new_plugin
+from hfgen.commands.options import refuse_given
 from hfgen.errors import CheckError, HFGenError, first_line
 from hfgen.registry import GROUPS, Entry, conflict, installed, misspelled_plugins
 from hfgen.results.words import table

@@ -31,6 +31,7 @@ def found_in(source: DataSource) -> Found | None:
         return None
     found = walk(source.path)
     if found.images:
+        source.refuse_configuration()
         return found
     if any(path.lower().endswith(TABLES) for path in found.others):
         return None

@@ -56,11 +56,13 @@ class DataSource:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.config_name is not None and self.path.exists():
-            raise UsageError(
-                f"--dataset_config_name {self.config_name}: {self.name} is on this machine; only datasets of the Hub "
-                "have configurations."
-            )
+        if self.name in BUILT_IN or self.path.is_file():
+            self.refuse_configuration()
+
+    def refuse_configuration(self) -> None:
+        """Raise a UsageError if a configuration is named, where the data can have none."""
+        if self.config_name is not None:
+            raise UsageError(f"--dataset_config_name {self.config_name}: {self.name} has no configurations.")
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":

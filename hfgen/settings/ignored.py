@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hfgen.errors import UsageError
 from hfgen.settings.arguments import TrainingArguments
 
-# Option -> the others of which one is needed for it to have an effect.
+# Option -> others: without at least one of these it has no effect.
 NEEDS: dict[str, tuple[str, ...]] = {
     "shuffle_buffer_size": ("streaming",),
     "unlabeled": ("class_conditional",),
