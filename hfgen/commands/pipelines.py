@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hfgen.commands.targets import check_target
 from hfgen.errors import HFGenError, UsageError, did_you_mean, first_line, one_line
 
 
@@ -17,6 +18,7 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
         any_pipeline: load pipelines of diffusers' own too, which belong to no family.
     """
     refuse_local_revision(target, o["revision"])
+    check_target(target)
     import torch
     from diffusers.utils import logging
 

@@ -91,7 +91,7 @@ def command(
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
         return launch(words, wanted)
-    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings)
+    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
     if not of_script:  # whose own options may have no effect here, as its notes say
         refuse_ignored([name for name, value in given.items() if value is not None], resolved.arguments)
     if print_config:

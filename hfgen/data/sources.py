@@ -8,14 +8,15 @@ import ast
 import glob
 import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
 from hfgen.data.local_tables import local_tables
 from hfgen.data.splits import chosen_split, splits_in
-from hfgen.errors import UsageError, did_you_mean, first_line
+from hfgen.errors import UsageError, did_you_mean, first_line, nearest
 from hfgen.files import looks_local, parse_yaml, read_text
 from hfgen.settings.arguments import TrainingArguments
 
@@ -30,6 +31,7 @@ CONVERTED = {  # kinds of files that others write -> what to do
     ".json": "Write one row a line, as .jsonl",
     ".txt .xml .yaml": "Save a table as CSV",
 }
+TIMEOUT = 10.0  # seconds, for a question to the Hub
 PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
 
 
@@ -46,6 +48,10 @@ class DataSource:
         config_name: the configuration of a dataset on the Hub.
         image_column, label_column: None takes the only one of its kind.
         cache_dir: where datasets of the Hub are cached.
+        on_error: "skip" leaves out images that cannot be read.
+        all_frames: take every picture of a file, not the first alone.
+        image_mode: the mode that images are converted to; None chooses by the images.
+        value_range: the values of images of more than 8 bits that stand for black and white; None looks at them.
     """
 
     name: str
@@ -54,6 +60,10 @@ class DataSource:
     image_column: str | None = None
     label_column: str | None = None
     cache_dir: str | None = None
+    on_error: str = "fail"
+    all_frames: bool = False
+    image_mode: str | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.name in BUILT_IN or self.path.is_file():
@@ -75,7 +85,9 @@ class DataSource:
         name = a.dataset_name or a.train_data_dir
         if not name:
             raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-        return cls(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+        columns = a.image_column, a.label_column
+        found = cls(name, a.dataset_split, a.dataset_config_name, *columns, a.cache_dir, a.on_error)
+        return replace(found, all_frames=a.all_frames, image_mode=a.image_mode, value_range=a.value_limits)
 
     @property
     def path(self) -> Path:
@@ -90,6 +102,66 @@ class DataSource:
     def dataset_id(self) -> str | None:
         """Return the id on the Hub; None for local data."""
         return None if self.path.exists() else self.name
+
+
+def check_name(name: str, split: str | None = None) -> None:
+    """Refuse a dataset's name that is surely mistaken, before anything slow is imported or a Hub is asked.
+
+    Raises:
+        UsageError: it names a local place that does not exist or, without an owner, nearly a built-in dataset or a
+            local place.
+        NoSplitError: the built-in dataset has no such split.
+    """
+    path = Path(name).expanduser()
+    if name in BUILT_IN and split is not None:
+        _require_split(name, split, sorted(file.stem for file in BUILT_IN[name].glob("*.parquet")))
+    if name in BUILT_IN or path.exists():
+        return
+    is_local, near = looks_local(name), None
+    if is_local or "/" not in name:
+        beside = {other.name: str(path.with_name(other.name)) for other in path.parent.glob("*")}
+        beside |= {built_in: built_in for built_in in BUILT_IN}
+        near = beside.get(nearest(path.name, beside) or "")
+    if near or is_local:
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise UsageError(
+            f"The dataset {name!r} does not exist: no such file or folder.{hint}\n"
+            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub, ORG/NAME."
+        )
+
+
+def _require_split(name: str, wanted: str, there: Collection[str]) -> str:
+    """Return what a dataset calls a split, by the names of all its splits."""
+    split = chosen_split(wanted, there)
+    if split is None:
+        near = did_you_mean(wanted, there)
+        held = f" It has {', '.join(there)}." if "Known" not in near else ""
+        raise NoSplitError(f"The dataset {name!r} has no split {wanted!r}.{near}{held} Choose with --dataset_split.")
+    return split
+
+
+def _ask_once(source: DataSource) -> None:
+    """Ask the Hub once whether it has a dataset without an owner, where `datasets` would ask for half a minute.
+
+    Raises:
+        UsageError: it has none, or it is not reached and the dataset is not in the cache.
+    """
+    import datasets
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE)
+    try:
+        HfApi().dataset_info(source.name, timeout=TIMEOUT)
+    except OfflineModeIsEnabled:
+        return  # `datasets` looks into its cache at once
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403, 404):
+            raise UsageError(_why_not_found(source, error)) from error
+    except (httpx2.HTTPError, OSError) as error:
+        if not (cache / source.name).exists():
+            raise UsageError(_why_not_found(source, error)) from error
 
 
 def located(name: str | None) -> str | None:
@@ -126,21 +198,11 @@ def load_table(source: DataSource, streaming: bool = False) -> Table:
         UsageError: there is no such dataset.
     """
     path, name = source.path, source.name
-    if not path.exists() and looks_local(name):
-        raise UsageError(
-            f"The dataset {name!r} does not exist: no such file or folder.\n"
-            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
-        )
+    check_name(name)
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The dataset {name!r} is an empty folder.")
     loaded, notes = local_tables(path) or (_loaded(source, streaming), [])
-    split = chosen_split(source.split, loaded)
-    if split is None:
-        near = did_you_mean(source.split, loaded)
-        held = f" It has {', '.join(loaded)}." if "Known" not in near else ""
-        raise NoSplitError(
-            f"The dataset {name!r} has no split {source.split!r}.{near}{held} Choose with --dataset_split."
-        )
+    split = _require_split(name, source.split, loaded)
     rows = loaded[split]
     count = len(rows) if hasattr(rows, "__len__") else None
     if streaming and hasattr(rows, "to_iterable_dataset"):
@@ -153,6 +215,8 @@ def _loaded(source: DataSource, streaming: bool) -> Any:
     import datasets
 
     names, options = arguments_of(source)
+    if source.dataset_id is not None and "/" not in source.name:
+        _ask_once(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:

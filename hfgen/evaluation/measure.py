@@ -10,8 +10,8 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hfgen.components import published_networks
-from hfgen.data.headers import evenly_spaced
 from hfgen.data.images import Images
+from hfgen.data.looks import evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.evaluation.drawn_features import Sampled, draw_features
@@ -285,7 +285,7 @@ def _reconstruction(
     from hfgen.modalities.image import postprocess
 
     errors, features = [], []
-    labels = real.images.labels if pipeline.num_classes is not None else None
+    labels = likelihoods.classes_for(pipeline, real.images)
     for start in range(0, len(real.pixels.pixels), likelihoods.BATCH):
         part = slice(start, start + likelihoods.BATCH)
         x = real.pixels.pixels[part]

@@ -1,12 +1,13 @@
 """The real images that a model is compared with: a split of a dataset, or what its training held out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hfgen import run_folder
 from hfgen.data.builtin import BUILT_IN_FOLDERS
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import HELD_OUT, divided, facts_of
 from hfgen.data.images import Images
 from hfgen.data.load import images_from
@@ -14,6 +15,7 @@ from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.files import looks_local, read_config_file
 from hfgen.results.protocol import Protocol
+from hfgen.settings.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,17 @@ class Data:
         """Return the images of a split, read as the training did."""
         of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
         columns = (of.get("image_column"), of.get("label_column"))
-        images = images_from(DataSource(self.name, split, self.config_name, *columns))
-        return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
+        source = DataSource(self.name, split, self.config_name, *columns)
+        if of:
+            limits = TrainingArguments(value_range=of.get("value_range")).value_limits
+            same = {name: of[name] for name in ("on_error", "all_frames", "image_mode") if name in of}
+            source = replace(source, **same, value_range=limits)
+        images = images_from(source)
+        if self.trained is None or not of.get("class_conditional"):
+            return images
+        names = self.trained.facts.get("class_names")
+        images = aligned(images, names, len(names)) if names else images
+        return images.labeled() if of.get("unlabeled") == "skip" else images
 
     def _divided(self) -> Images:
         """Return the images that the model was trained on.

@@ -47,7 +47,7 @@ def _train(
     config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Callable[[str], Any]
 ) -> Facts:
     from_main_process(lambda: require_place(config.arguments, folder, say))
-    images = find_images(config)
+    images = find_images(config, folder)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
+from hfgen import run_folder
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import Layout, no_labels, too_large
 from hfgen.data.load import images_from
+from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError, counted
@@ -45,13 +48,28 @@ SHOWN = 10  # names of classes in a line
 Facts = dict[str, Any]
 
 
-def find_images(config: RunConfig) -> ImageFacts:
-    """Find the dataset that the arguments name; of one with a held-out part, the images to train on."""
+def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
+    """Find the dataset that the arguments name; of one with a held-out part, the images to train on.
+
+    Args:
+        folder: of the run; if it is resumed, classes keep the numbers that they have there.
+    """
     a, source = config.arguments, DataSource.of(config.arguments)
     if a.streaming:
         return stream_images(source)
     images = wanted_images(source, a)
+    if a.class_conditional and a.pretrained_model_name_or_path:
+        images = _numbered_as(a.pretrained_model_name_or_path, images)
+    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
+        images = aligned(images, names, len(names))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def _numbered_as(model: str, images: Images) -> Images:
+    """Give the classes the numbers that they have in a model that is trained further, if it has the same classes."""
+    names = run_folder.class_names(Path(model)) or []
+    same = sorted(names) == sorted(images.label_names or [])
+    return aligned(images, names, len(names)) if names and same else images
 
 
 def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
@@ -74,6 +92,8 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
         return HeldOut(part, a, metrics)
     images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
     refuse_other_images(images, trained_on, a.resolution)
+    if a.class_conditional:
+        images = aligned(images, trained_on.label_names, trained_on.num_classes)
     return HeldOut(images, a, metrics)
 
 
@@ -146,8 +166,21 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
         raise UsageError(
             f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
             f"the data have {_shape_words(shape, num_classes)}.\n"
-            "Try --resolution, or (not) --class_conditional."
+            f"{_advice(found, shape, pipeline.num_classes, num_classes)}"
         )
+
+
+def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
+    """Return the options that bring the data to a model's channels, side and classes."""
+    options = []
+    if found[0] != shape[0]:
+        mode = next((mode for mode, channels in CHANNELS.items() if channels == found[0]), None)
+        options += [f"--image_mode {mode}"] if mode else []
+    if found[1] != shape[1]:
+        options.append(f"--resolution {found[1]}")
+    if (found_classes is None) != (num_classes is None):
+        options.append("--class_conditional" if num_classes is None else "no --class_conditional")
+    return f"Try {', '.join(options)}." if options else "Data of the same classes are needed."
 
 
 def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
