@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen.errors import UsageError
-from hfgen.modalities.formats import check_memory, open_picture
+from hfgen.modalities.formats import check_memory, on_white, open_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -91,8 +91,11 @@ def save_image(image: Image.Image, path: Path) -> None:
     """Write an image under another name, then rename it, so that no half-written file has the real name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    if kind == "JPEG" and image.mode in ("RGBA", "LA"):  # which has no alpha
+        image = on_white(image).convert("RGB")
     try:
-        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        image.save(temporary, format=kind)
         os.replace(temporary, path)
     except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
