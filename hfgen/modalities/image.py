@@ -87,12 +87,16 @@ def read_image(path: Path) -> Image.Image:
         return image.copy()
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image under another name, then rename it, so that no half-written file has the real name."""
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write an image under another name, then rename it, so that no half-written file has the real name.
+
+    Args:
+        options: of pillow's `Image.save`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
-        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"), **options)
         os.replace(temporary, path)
     except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)
