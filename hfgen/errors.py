@@ -63,6 +63,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(known)}." if known else " None is known."
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return a known name that a word most probably means: that differs by case, a sign or two letters.
+
+    >>> nearest("mnist_mini", ["mnist-mini"]), nearest("mnist", ["mnist-mini"])
+    ('mnist-mini', None)
+    """
+    plain = {name.lower().replace("_", "-"): name for name in sorted(known)}
+    near = difflib.get_close_matches(word.lower().replace("_", "-"), plain, n=1, cutoff=0.8)
+    return plain[near[0]] if near else None
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun.
 

@@ -53,9 +53,17 @@ class LogLikelihood:
             parts.append("a density")
         bits = "" if self.num_values is None else f", {float(self.bits_per_dim.mean()):.4f} bits per dimension"
         bits += "" if self.num_values is None else f" of {self.num_values} values"
-        error = f" +- {self.standard_error:.2g}" if len(self.nats) > 1 else ""
-        value = f"{float(self.nats.mean()):.2f}{error} nats per image{bits}"
+        value = f"{self._mean} nats per image{bits}"
         return f"{value} ({', '.join(parts)}; mean of {len(self.nats)})"
+
+    @property
+    def _mean(self) -> str:
+        """Return the mean to the digits that its error leaves, with the error: `-814 +- 120`."""
+        mean, error = float(self.nats.mean()), self.standard_error
+        if not 0 < error < math.inf:
+            return f"{mean:.2f}"
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        return f"{mean:.{digits}f} +- {error:.{digits}f}"
 
     @property
     def standard_error(self) -> float:

@@ -13,7 +13,7 @@ import yaml
 
 from hfgen.cores import usable_cores
 from hfgen.errors import UsageError
-from hfgen.files import read_json, read_text, write_text
+from hfgen.files import printable, read_json, read_text, write_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 MOST_METRICS = 1 << 28  # bytes
@@ -182,6 +182,24 @@ def read_environment(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{folder / ENVIRONMENT} does not hold a dictionary, so it is not from a run.")
     return found
+
+
+def class_names(folder: Path) -> list[str] | None:
+    """Return the names of a model's classes, as the environment of its run says; None where it says none.
+
+    Args:
+        folder: of the run, of one of its checkpoints, or of its best model.
+    """
+    for place in (folder, folder.parent, folder.parent.parent):
+        if (place / ENVIRONMENT).is_file():
+            try:
+                data = read_environment(place).get("data")
+            except UsageError:  # of a run that has only begun
+                return None
+            names = data.get("class_names") if isinstance(data, dict) else None
+            is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            return printable(names) if names and is_list else None
+    return None
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:

@@ -91,6 +91,23 @@ def processes():
 
 
 @pytest.fixture(scope="session")
+def law_processes(processes):
+    """Starts the processes of the laws, in which hfgen is imported too."""
+    from law_processes import Context, LawNursery
+
+    from hfgen.testing.processes import PRELOADED
+
+    nursery = LawNursery(processes, PRELOADED)
+    yield Context(nursery)
+    nursery.close()
+
+
+@pytest.fixture(autouse=True)
+def _laws_share_a_nursery(request, monkeypatch):
+    monkeypatch.setattr("hfgen.testing.processes._forks", lambda: request.getfixturevalue("law_processes"))
+
+
+@pytest.fixture(scope="session")
 def few(tmp_path_factory):
     """The file of a small protocol: 200 real images, 103 sampled ones in batches of 16, the last one short."""
     from small_protocol import small_protocol

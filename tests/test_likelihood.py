@@ -67,3 +67,11 @@ def test_the_bound_of_many_samples_is_one_log_mean(count):
 def test_at_least_one_sample():
     with pytest.raises(UsageError, match="num_importance_samples is 0"):
         importance_weighted_bound(lambda n: torch.zeros(1, n), 0)
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [([-600.0, -1000.0], "-800 +- 200 nats"), ([-86.0, -86.5], "-86.25 +- 0.25 nats"), ([-1.0, -1.0], "-1.00 nats")],
+)
+def test_a_mean_has_as_many_digits_as_its_error_leaves(nats, words):
+    assert str(LogLikelihood(torch.tensor(nats, dtype=torch.float64), "exact", 4)).startswith(words)

@@ -32,6 +32,7 @@ def test_the_network_inside_what_is_compiled():
     assert unwrapped(torch.compile(network, backend="eager")) is network
 
 
+@pytest.mark.whole
 def test_a_second_derivative_of_the_network_inside_what_is_compiled():
     """As the gradient penalty of a critic; through the compiled network itself it is an error of torch's."""
     network, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(2, 3, requires_grad=True)

@@ -1,5 +1,6 @@
 """The model card of a run, rendered from the run's own files: the model, its training and how to use it."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from hfgen import run_folder
 from hfgen.cards.parts import how_to_load, python_snippet, sample_command
 from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
+from hfgen.cards.validation_section import validated
 from hfgen.errors import HFGenError, UsageError, counted
 from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family
@@ -32,11 +34,11 @@ TEMPLATE = """---
 
 {{ description }}{{ conditional }}, trained with hfgen on {{ data }}.
 
-![{{ num_images }} samples, seeds 0 to {{ num_images - 1 }}, row by row]({{ grid }})
+{{ grid }}
 
 The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}`
 samples one of them, tile {{ tile }}, alone.
-
+{{ measured }}
 ## Use
 
 `pip install {{ packages }}`, then
@@ -60,16 +62,21 @@ Images: {{ shape }}.{{ notes }}
 ## How it was trained
 
 {{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
-{{- optimizers }}
+{{- optimizers }}{{ validated }}
+
+<details>
+<summary>All settings</summary>
 
 ```yaml
 {{ config }}
 ```
 
+</details>
+
 `hfgen train --config config.yaml` repeats the run. Versions: {{ versions }}.
 
 ![losses](plots/loss.png)
-{{ diagnosis }}{{ measured }}
+{{ diagnosis }}
 ## Limits
 
 The model repeats the gaps and biases of its training data, and no image that it samples is a record of anything real.
@@ -147,7 +154,7 @@ def render(folder: Path, name: str | None = None, bundled: bool = False) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """config.yaml, env.json and the last metrics of a run.
+    """config.yaml, env.json, and the metrics of a run: all lines, and the last.
 
     Raises:
         UsageError: one of them is missing or damaged; it says which.
@@ -165,7 +172,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not metrics:
         raise UsageError(_without_metrics(folder / run_folder.METRICS))
     environment = run_folder.read_environment(folder)
-    return {"config": config, "environment": environment, "last": metrics[-1]}
+    return {"config": config, "environment": environment, "lines": metrics, "last": metrics[-1]}
 
 
 ONE_OF_ITS_OWN = (
@@ -221,7 +228,7 @@ def _text(
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
         "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
-        "grid": f"samples/step_{last['step']:06d}.png",
+        "grid": _grid(config["num_validation_images"], data["resolution"], f"samples/step_{last['step']:06d}.png"),
         "num_images": config["num_validation_images"],
         "tile": min(37, config["num_validation_images"] - 1),
         "options": "".join(f", {name}={value!r}" for name, value in options.items()),
@@ -237,6 +244,7 @@ def _text(
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
         "optimizers": _optimizers(config.get("optimizer") or {}),
+        "validated": validated(config, data, facts["lines"]),
         "notes": "".join(f" {note}" for note in (*pipeline_class.notes, *_component_notes(environment))),
         "diagnosis": _diagnosis(folder, last),
         "measured": measured(results),
@@ -247,6 +255,20 @@ def _text(
         "classes": _classes(data) if config["class_conditional"] else "",
         "references": pipeline_class.references,
     }
+
+
+def _grid(count: int, side: int, path: str) -> str:
+    """The sample grid in Markdown; in HTML, enlarged to at most 512 pixels a side, where it would be a stamp.
+
+    >>> _grid(16, 28, "x.png")
+    '<img src="x.png" alt="16 samples, seeds 0 to 15, row by row" width="448">'
+    >>> _grid(64, 64, "x.png")
+    '![64 samples, seeds 0 to 63, row by row](x.png)'
+    """
+    words = f"{counted(count, 'sample')}, seeds 0 to {count - 1}, row by row"
+    width = math.ceil(math.sqrt(count)) * side
+    times = 512 // width
+    return f'<img src="{path}" alt="{words}" width="{times * width}">' if times > 1 else f"![{words}]({path})"
 
 
 def _component_notes(environment: Mapping[str, Any]) -> list[str]:
@@ -285,7 +307,7 @@ def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
     text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
     text += "".join(f"\n{_words(n)}:\n\n{markdown_table(t['columns'], t['rows'])}\n" for n, t in tabled(last).items())
     text += "".join(f"\n![{_words(n)}](samples/{n}_{last['step']:06d}.png)\n" for n in pictured(last))
-    measured = NATS if text else ""
+    measured = NATS if rows or listed(last) or tabled(last) else ""
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images is above its reconstructions:\n\n![reconstructions]({drawn})\n"

@@ -1,6 +1,7 @@
 """Text that several kinds of cards share."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,18 @@ def sample_command(name: str, options: Mapping[str, Any]) -> list[str]:
     words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "16"]
     words += [word for option, value in options.items() for word in (f"--{option}", str(value))]
     return [*words, "--output", "grid.png"]
+
+
+def addressed(text: str, name: str, repo_id: str) -> str:
+    """A card whose snippets and commands name a repository instead of `name`; other words stay.
+
+    >>> addressed('load_it.from_pretrained("gan", x)', "gan", "me/gan")
+    'load_it.from_pretrained("me/gan", x)'
+    >>> addressed("`hfgen sample gan --seed 0`, a gan; `gan` stands for the\npath", "gan", "me/gan")
+    '`hfgen sample me/gan --seed 0`, a gan; `me/gan` stands for the\npath'
+    """
+    before = r"""(from_pretrained\(["']|hfgen sample ["']?|`(?=[^`\n]+` stands for the\s+path))"""
+    return re.sub(before + re.escape(name) + r"""(?=["'`\s])""", lambda found: found[1] + repo_id, text)
 
 
 def how_to_load(name: str) -> str:

@@ -114,20 +114,25 @@ def bound_of(name: str, result: Result) -> str:
 
 
 def eval_results(results: Iterable[Result]) -> list[EvalResult]:
-    """The `model-index`: plain floats, with `metric_args` that say how they were measured."""
+    """The `model-index`: plain floats, with `metric_args` that say how they were measured; not those of few images."""
     return [
         _eval_result(result, name, value)
         for result in results
         for name, value in result.values.items()
         if name not in FACTS  # of the machine and the model: they say nothing of quality
+        and not (result.is_of_few and _compares_features(name))  # they would be ranked beside those of many images
     ]
+
+
+def _compares_features(name: str) -> bool:
+    return METRICS[name].of_samples or name == "reconstruction_fid"
 
 
 def _eval_result(result: Result, name: str, value: Mapping[str, float]) -> EvalResult:
     protocol, extractor = result.protocol, result.extractor
     arguments: dict[str, Any] = {"protocol": protocol["name"], **result.choices}
     title = METRICS[name].title
-    if (METRICS[name].of_samples or name == "reconstruction_fid") and extractor is not None:
+    if _compares_features(name) and extractor is not None:
         title += f" ({extractor['name']}, n={protocol['num_images']:,})"
         arguments |= {"num_images": protocol["num_images"], "seed": protocol["seed"]}
         arguments |= {"extractor": extractor["name"], "extractor_sha256": extractor["weights_sha256"]}

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import __version__
-from hfgen.cards.parts import component_rows, how_to_load, python_snippet
+from hfgen.cards.parts import addressed, component_rows, how_to_load, python_snippet
 from hfgen.cards.results_section import TASK
 from hfgen.files import write_text
 from hfgen.registry import family_of
@@ -131,6 +131,18 @@ def with_code(card: str, bundled: bool) -> str | None:
     text, section = found[1], how_to_load(title[1])
     before, place, after = text.replace(section + PLACE, PLACE, 1).partition(PLACE)
     return marked(before + (section if bundled else "") + place + after) if place else None
+
+
+def with_address(card: str, repo_id: str) -> str:
+    """The card with a repository's id in its snippets, and in its title too if nobody edited it."""
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    if title is None:
+        return card
+    found = MARKED.fullmatch(card)
+    if found is None or marked(found[1]) != card:
+        return addressed(card, title[1], repo_id)
+    text = addressed(found[1], title[1], repo_id)
+    return marked(text.replace(title[0], f"# {repo_id}", 1))
 
 
 def told_of_code(path: Path, bundled: bool) -> str | None:

@@ -12,6 +12,8 @@ import click
 from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
 from hfgen.commands.own_options import Chosen, chosen_options
 from hfgen.commands.pipelines import load, refuse_steps
+from hfgen.commands.targets import check_target
+from hfgen.data.sources import check_name
 from hfgen.errors import CheckError, HFGenError, UsageError
 from hfgen.results.metrics import LIKELIHOOD, METRICS
 from hfgen.results.records import folder_of
@@ -79,6 +81,9 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     from hfgen.processes.launcher import MODULE, Wanted, launch
 
     refuse_dotted(o["dotted"], DOTTED)
+    check_target(target)
+    if o["dataset_name"]:
+        check_name(o["dataset_name"])
     limits = finite({name: o[name] for name in LIMITS if o[name] is not None})
     wanted = Wanted(num_processes)
     if not wanted.here():

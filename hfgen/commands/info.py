@@ -9,6 +9,7 @@ import click
 import yaml
 
 from hfgen.commands.recipes import list_recipes
+from hfgen.commands.targets import check_target
 from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.errors import LoadError
 from hfgen.files import read_config_file
@@ -55,6 +56,7 @@ def describe(target: str) -> dict[str, Any]:
         return unfinished_facts(Path(target))
     if target in BUILT_IN_DATASETS or Path(target).exists():
         return dataset_facts(target)
+    check_target(target, [*(family.name for family in list_families()), *recipes, *BUILT_IN_DATASETS])
     try:
         return pipeline_facts(target)
     except LoadError as error:
@@ -153,7 +155,7 @@ def dataset_facts(target: str) -> dict[str, Any]:
     images = load_images(target)
     sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}
     return {
-        "data_set": target,
+        "dataset": target,
         "images": len(images),
         "mode": images.mode,
         "channels": images.channels,

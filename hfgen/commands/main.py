@@ -1,5 +1,6 @@
 """The command line `hfgen VERB`: its verbs, one file each in `hfgen/commands`, and its errors and exit codes."""
 
+import io
 import os
 import sys
 import traceback
@@ -12,6 +13,7 @@ from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, Usage
 from hfgen.processes.child import leave_error, tell_error
 from hfgen.settings.arguments import canonical
 from hfgen.terminal import keep_output
+from hfgen.tokens import without_secrets
 
 AGREED = (UsageError, PluginError, CheckError, Interrupted)
 
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         code = error.exit_code
     except click.ClickException as error:
         if _rank() == 0 and not leave_error(error.format_message(), error.exit_code, agreed=True):
-            error.show()
+            _show(error)
         code = error.exit_code
     except HFGenError as error:
         told = isinstance(error, Interrupted) and error.reported
@@ -58,13 +60,19 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _show(error: click.ClickException) -> None:
+    shown = io.StringIO()
+    error.show(shown)
+    click.echo(without_secrets(shown.getvalue()), err=True, nl=False)
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
 def _report(message: str, code: int, agreed: bool = False, told: bool = False) -> int:
     if os.environ.get("HFGEN_DEBUG", "0") not in ("", "0"):
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
     if not told:
         tell_error(message, code, agreed)
     return code

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hfgen.commands.targets import check_target
 from hfgen.errors import HFGenError, UsageError, did_you_mean, first_line, one_line
 
 
@@ -15,6 +16,7 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
         settings: of the scheduler.
         any_pipeline: load pipelines of diffusers' own too, which belong to no family.
     """
+    check_target(target)
     import torch
     from diffusers.utils import logging
 

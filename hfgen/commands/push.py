@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from hfgen.errors import UsageError
+from hfgen.tokens import clean_token
+
 
 @click.command("push")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -36,10 +39,14 @@ def command(
     With --bundle_code, DiffusionPipeline.from_pretrained(..., trust_remote_code=True) of plain diffusers loads the
     model where hfgen is not installed. hfgen itself loads it as usual and does not run that code.
     """
+    token = clean_token(token, "--token")
+    if not run.is_dir():
+        raise UsageError(f"{run} is not a folder; push the folder of a run, or one that save_pretrained wrote.")
     from diffusers.utils import logging
 
+    from hfgen.cards.card import CARD
     from hfgen.hub.contents import prepared, sizes
-    from hfgen.hub.publish import check_place, default_message, publish, retry_command
+    from hfgen.hub.publish import check_license, check_place, default_message, publish, retry_command
     from hfgen.hub.upload import Place
     from hfgen.repository import bundle
 
@@ -55,6 +62,7 @@ def command(
     options = place, o["variant"], o["max_shard_size"]
     again = f"{retry_command(run, *options, bundle_code)} --dry_run"
     with prepared(run, *options, again, token, bundle_code) as ready:
+        check_license(ready.files[CARD])
         files = sizes(ready)
     if bundle_code and not any(bundle.NAME.fullmatch(name) for name in files):
         click.echo(bundle.READABLE_ANYWAY, err=True)

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hfgen.data.sources import PLACES, check_name
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.files import read_config_file
 from hfgen.processes.child import launched_precision
 from hfgen.registry import get_family, list_families
+from hfgen.settings.arguments import canonical
 from hfgen.settings.resolve import RunConfig, resolve
+from hfgen.settings.unimported import check_words
 
 SCRIPT_OPTIONS = "script_options"  # block of a recipe that stands in for a script, with the script's own options
 
@@ -63,6 +66,7 @@ def resolve_run(
     given: Mapping[str, Any],
     dotted: Mapping[str, dict[str, Any]],
     script: Mapping[str, Any] | None = None,
+    with_data: bool = False,
 ) -> tuple[RunConfig, Any]:
     """Resolve recipe, config file and command line to a run, and find its pipeline class.
 
@@ -71,9 +75,11 @@ def resolve_run(
         config: the file of `--config`.
         given, dotted: options of the command line, of the run and of components.
         script: settings from the options of a script that the recipe stands in for.
+        with_data: look for the dataset too, as far as that is quick.
 
     Raises:
-        UsageError: no model is named, or two are.
+        UsageError: no model is named, or two are; or a word of the settings is wrong. It comes before the model's
+            module is imported, as far as source files tell.
     """
     precision = launched_precision()
     layers: list[tuple[str, Mapping[str, Any]]] = [
@@ -89,7 +95,12 @@ def resolve_run(
     layers.append(("command line", script or {}))
     layers.append(("command line", {k: v for k, v in {**given, **dotted}.items() if v is not None}))
     name = _one_model(layers)
-    pipeline_class = get_family(name).load()
+    family = get_family(name)
+    if family.by_hand is None:
+        check_words(layers, family.module, family.class_name)
+    if with_data:
+        _check_data(layers)
+    pipeline_class = family.load()
     return resolve(layers, name, pipeline_class), pipeline_class
 
 
@@ -104,6 +115,13 @@ def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
                 "Name only one of the two; a file of settings for any model has no line `model:`."
             )
     return named[0][1]
+
+
+def _check_data(layers: list[tuple[str, Mapping[str, Any]]]) -> None:
+    settings = {canonical(key): value for _, layer in layers for key, value in layer.items()}
+    for place in PLACES:
+        if settings.get(place):
+            check_name(str(settings[place]), settings.get("dataset_split"))
 
 
 def is_family(target: str) -> bool:

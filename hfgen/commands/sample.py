@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from hfgen.commands.class_labels import known_classes, parse_classes
 from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
 from hfgen.commands.own_options import chosen_options
 from hfgen.commands.pipelines import load
@@ -27,7 +28,10 @@ from hfgen.errors import HFGenError
 @click.option("--num_images", "-n", type=click.IntRange(1), help="Number of images.  [default: 64; 8 for a walk]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Image i has the seed SEED + i.")
 @click.option("--seeds", help="All seeds: 3,7,10-20; `--seeds 37` samples tile 37 of a grid with --seed 0.")
-@click.option("--class_labels", help="Classes for a conditional model: 3 or 0-9, repeated as often as needed.")
+@click.option(
+    "--class_labels",
+    help="Classes of a conditional model, by name or number: cat,dog or 3 or 0-9; repeated as often as needed.",
+)
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
 @scheduler_option
 @click.option(
@@ -57,7 +61,7 @@ def command(
     refuse_to_overwrite(place, o["overwrite"])
     count = num_images or (8 if kind == "walk" else 64)
     numbers = parse_numbers(seeds) if seeds else list(range(seed, seed + count))
-    labels = parse_numbers(o["class_labels"]) if o["class_labels"] else None
+    labels = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
     if labels is not None:
         labels = [labels[i % len(labels)] for i in range(len(numbers))]
     refuse_dotted(o["dotted"], ("scheduler",))

@@ -15,6 +15,7 @@ from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.settings.resolve import RunConfig
+from hfgen.tokens import without_secrets
 
 
 class TrainCommand(DottedCommand):
@@ -86,7 +87,7 @@ def command(
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
         return launch(words, wanted)
-    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings)
+    resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen.training import dry_run as rehearsal, run
@@ -150,7 +151,7 @@ def _folder(resolved: RunConfig) -> Path:
 
 def _say(line: str) -> None:
     if _is_main_process():
-        click.echo(line, err=True)
+        click.echo(without_secrets(line), err=True)
 
 
 def _is_main_process() -> bool:

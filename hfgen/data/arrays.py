@@ -18,6 +18,7 @@ from hfgen.data.images import Images
 from hfgen.data.labels import Classes
 from hfgen.data.pixels import eight_bit
 from hfgen.data.sources import DataSource, NoSplitError
+from hfgen.data.splits import SPLITS, chosen_split
 from hfgen.errors import UsageError, did_you_mean
 
 ROLES = {
@@ -25,8 +26,6 @@ ROLES = {
     "labels": ("labels", "label", "y", "ys", "targets", "target", "classes", "class", "arr_1"),
     "names": ("class_names", "label_names", "target_names", "names", "classes"),
 }
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation"}
-SPLITS |= {"valid": "validation", "validation": "validation", "dev": "validation"}
 READING: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError)
 READING += (AttributeError, TypeError)
 
@@ -152,13 +151,12 @@ def _opened(source: DataSource) -> _Arrays:
 def _images_name(source: DataSource, arrays: _Arrays) -> str:
     """Return the name of the array of images that is asked for by column or split."""
     wanted, splits = source.image_column, arrays.splits
-    known = {SPLITS.get(split, split): name for split, name in splits.items()} | splits
-    split = source.split if source.split in known else SPLITS.get(source.split, source.split)
+    split = chosen_split(source.split, splits)
     _refuse_unknown(source, arrays, wanted)
-    if wanted is not None and (split == "train" or known.get(split) == wanted):
+    if wanted is not None and (source.split == "train" or (split and splits[split] == wanted)):
         return wanted
-    if split in known and wanted is None:
-        return known[split]
+    if split is not None and wanted is None:
+        return splits[split]
     if not splits:
         held = f"holds {', '.join(arrays.names)}" if arrays.names else "holds no arrays"
         raise UsageError(

@@ -3,11 +3,12 @@
 from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
-from hfgen.data.columns import image_column_of, labels_of
+from hfgen.data.columns import labels_of, with_images
+from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.records import Home, Records
-from hfgen.data.sources import DataSource, load_dataset
+from hfgen.data.sources import DataSource, load_table
 
 
 def load_images(
@@ -38,12 +39,14 @@ def images_from(source: DataSource) -> Images:
     """Find a dataset and inspect its images' headers; the errors are those of `load_images`."""
     if source.is_array:
         return images_from_arrays(source)
-    dataset = load_dataset(source)
-    column = image_column_of(source, dataset)
-    classes, label_notes, problem = labels_of(source, dataset)
+    if (folder := found_in(source)) is not None:
+        return images_from_folder(source, folder)
+    table = load_table(source)
+    dataset, column, column_notes = with_images(source, table.rows)
     records = dataset.select_columns([column]).cast_column(column, _undecoded())
     found = Records(records, column, Home.of(source, dataset))
     mode, sizes, notes = inspect_headers(source.name, len(found), found.open, found.name)
+    classes, label_notes, problem = labels_of(source, dataset, found.name)
     return Images(
         name=source.name,
         open_image=found.open,
@@ -51,10 +54,11 @@ def images_from(source: DataSource) -> Images:
         count=len(found),
         mode=mode,
         sizes=sizes,
-        notes=[*notes, *label_notes],
+        notes=[*table.notes, *column_notes, *notes, *label_notes],
         labels=None if classes is None else classes.labels,
         label_names=None if classes is None else classes.names,
         label_problem=problem,
+        splits=table.splits,
         dataset_id=source.dataset_id,
     )
 

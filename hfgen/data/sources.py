@@ -4,17 +4,34 @@ A name is that of a built-in dataset (`mnist-mini`), of a folder of images (with
 folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 """
 
+import ast
 import glob
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
-from hfgen.errors import UsageError, did_you_mean, first_line
-from hfgen.files import looks_local
+from hfgen.data.local_tables import local_tables
+from hfgen.data.splits import chosen_split, splits_in
+from hfgen.errors import UsageError, did_you_mean, first_line, nearest
+from hfgen.files import looks_local, parse_yaml, read_text
 from hfgen.settings.arguments import TrainingArguments
 
+PARQUET = (".parquet", ".pq")
+KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy"
+CONVERTED = {  # kinds of files that others write -> what to do
+    ".xlsx .xls .ods .numbers": "Save the sheet as CSV",
+    ".pkl .pickle .pt .pth .joblib": "A pickle runs code when it is read: save parquet or .npz",
+    ".mat .h5 .hdf5 .bin .idx": "Save its arrays as .npz",
+    ".zip .gz .tgz .7z .rar .xz .bz2": "Unpack it, and give what it holds",
+    ".feather .arrow .orc .avro .db .sqlite": "Save it as parquet",
+    ".json": "Write one row a line, as .jsonl",
+    ".txt .xml .yaml": "Save a table as CSV",
+}
+TIMEOUT = 10.0  # seconds, for a question to the Hub
 PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
 
 
@@ -68,6 +85,66 @@ class DataSource:
         return None if self.path.exists() else self.name
 
 
+def check_name(name: str, split: str | None = None) -> None:
+    """Refuse a dataset's name that is surely mistaken, before anything slow is imported or a Hub is asked.
+
+    Raises:
+        UsageError: it names a local place that does not exist or, without an owner, nearly a built-in dataset or a
+            local place.
+        NoSplitError: the built-in dataset has no such split.
+    """
+    path = Path(name).expanduser()
+    if name in BUILT_IN and split is not None:
+        _require_split(name, split, sorted(file.stem for file in BUILT_IN[name].glob("*.parquet")))
+    if name in BUILT_IN or path.exists():
+        return
+    is_local, near = looks_local(name), None
+    if is_local or "/" not in name:
+        beside = {other.name: str(path.with_name(other.name)) for other in path.parent.glob("*")}
+        beside |= {built_in: built_in for built_in in BUILT_IN}
+        near = beside.get(nearest(path.name, beside) or "")
+    if near or is_local:
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise UsageError(
+            f"The dataset {name!r} does not exist: no such file or folder.{hint}\n"
+            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub, ORG/NAME."
+        )
+
+
+def _require_split(name: str, wanted: str, there: Collection[str]) -> str:
+    """Return what a dataset calls a split, by the names of all its splits."""
+    split = chosen_split(wanted, there)
+    if split is None:
+        near = did_you_mean(wanted, there)
+        held = f" It has {', '.join(there)}." if "Known" not in near else ""
+        raise NoSplitError(f"The dataset {name!r} has no split {wanted!r}.{near}{held} Choose with --dataset_split.")
+    return split
+
+
+def _ask_once(source: DataSource) -> None:
+    """Ask the Hub once whether it has a dataset without an owner, where `datasets` would ask for half a minute.
+
+    Raises:
+        UsageError: it has none, or it is not reached and the dataset is not in the cache.
+    """
+    import datasets
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE)
+    try:
+        HfApi().dataset_info(source.name, timeout=TIMEOUT)
+    except OfflineModeIsEnabled:
+        return  # `datasets` looks into its cache at once
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403, 404):
+            raise UsageError(_why_not_found(source, error)) from error
+    except (httpx2.HTTPError, OSError) as error:
+        if not (cache / source.name).exists():
+            raise UsageError(_why_not_found(source, error)) from error
+
+
 def located(name: str | None) -> str | None:
     """Return a local file or folder by its absolute path, so that it is found from anywhere; another name as it is."""
     if not name or name in BUILT_IN or not Path(name).expanduser().exists():
@@ -75,38 +152,62 @@ def located(name: str | None) -> str | None:
     return str(Path(name).expanduser().absolute())
 
 
-def load_dataset(source: DataSource, streaming: bool = False) -> Any:
-    """Load the split of a dataset other than an array: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
+@dataclass(frozen=True)
+class Table:
+    """A split of a dataset other than an array.
+
+    Attributes:
+        rows: a `datasets.Dataset`, or an `IterableDataset` to be streamed.
+        splits: names of all splits of the dataset.
+        notes: lines for the user.
+        split: what the dataset calls this one.
+        count: number of rows, where it is known before they are read.
+    """
+
+    rows: Any
+    splits: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    split: str = "train"
+    count: int | None = None
+
+
+def load_table(source: DataSource, streaming: bool = False) -> Table:
+    """Load the split of a dataset other than an array.
 
     Raises:
         NoSplitError: there is no such split.
         UsageError: there is no such dataset.
     """
-    import datasets
-
     path, name = source.path, source.name
-    if not path.exists() and looks_local(name):
-        raise UsageError(
-            f"The dataset {name!r} does not exist: no such file or folder.\n"
-            f"Built-in datasets: {', '.join(BUILT_IN)}; or give the id of one on the Hub."
-        )
+    check_name(name)
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The dataset {name!r} is an empty folder.")
+    loaded, notes = local_tables(path) or (_loaded(source, streaming), [])
+    split = _require_split(name, source.split, loaded)
+    rows = loaded[split]
+    count = len(rows) if hasattr(rows, "__len__") else None
+    if streaming and hasattr(rows, "to_iterable_dataset"):
+        rows = rows.to_iterable_dataset()
+    return Table(rows, list(loaded), notes, split, count)
+
+
+def _loaded(source: DataSource, streaming: bool) -> Any:
+    """Let `datasets` load parquet files, or what is on the Hub: split -> dataset."""
+    import datasets
+
     names, options = arguments_of(source)
+    if source.dataset_id is not None and "/" not in source.name:
+        _ask_once(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(
+        return datasets.load_dataset(
             *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
         )
-    except (ConnectionError, FileNotFoundError, OSError, ValueError) as error:
-        raise UsageError(_why_not_found(source, error)) from error
     except datasets.exceptions.DatasetGenerationError as error:
-        raise UsageError(f"The dataset {name!r} cannot be read: {error.__cause__ or error}") from error
-    if source.split not in loaded:
-        near = did_you_mean(source.split, loaded)
-        raise NoSplitError(f"The dataset {name!r} has no split {source.split!r}.{near} Choose with --dataset_split.")
-    return loaded[source.split]
+        raise UsageError(f"The dataset {source.name!r} cannot be read: {error.__cause__ or error}") from error
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise UsageError(_why_not_found(source, error)) from error
 
 
 def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
@@ -115,22 +216,67 @@ def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
     if source.name in BUILT_IN:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise UsageError(f"{source.name!r} is a file of unknown kind; known: .parquet, .npz, .npy, or a folder.")
-        return ["parquet"], {"data_files": str(path)}
+        if path.suffix.lower() not in PARQUET:
+            way = next((f" {way}." for kinds, way in CONVERTED.items() if path.suffix.lower() in kinds.split()), "")
+            raise UsageError(f"{source.name!r} is a file of unknown kind; known: {KNOWN}, or a folder.{way}")
+        return ["parquet"], {"data_files": glob.escape(str(path))}
     if not path.is_dir():
         return [source.name], {}
-    kind = "parquet" if any(path.rglob("*.parquet")) else "imagefolder"
-    return [kind], {"data_dir": glob.escape(str(path))}
+    if _has_configurations(path):
+        return [str(path)], {}
+    files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in PARQUET and p.is_file()]
+    shown = [file for file in files if not any(part.startswith((".", "__")) for part in file.split("/"))]
+    if not shown:
+        return ["imagefolder"], {"data_dir": glob.escape(str(path))}
+    splits = splits_in(shown).items()
+    return ["parquet"], {"data_files": {split: [glob.escape(str(path / f)) for f in found] for split, found in splits}}
+
+
+def _has_configurations(folder: Path) -> bool:
+    """Return whether the card of a copied Hub repository names several configurations, by files that lie in it."""
+    try:
+        card = read_text(folder / "README.md") if (folder / "README.md").is_file() else ""
+        header = parse_yaml(card.split("---")[1]) if card.startswith("---") and card.count("---") > 1 else {}
+    except ValueError:
+        return False
+    configs = header.get("configs") if isinstance(header, dict) else None
+    if not isinstance(configs, list) or len(configs) < 2 or re.search(r"\.\.|: */|://", card.split("---")[1]):
+        return False
+    return True
 
 
 def _why_not_found(source: DataSource, error: Exception) -> str:
-    if source.path.exists():
+    name, first = source.name, first_line(error)
+    if (script := re.search(r"[Dd]ataset scripts are no longer supported, but found (\S+)", str(error))) is not None:
         return (
-            f"The dataset {source.name!r} cannot be read: {first_line(error)}\n"
-            "A folder must hold images or parquet files."
+            f"The dataset {name!r} is a program ({script[1]}), which is not run.\n"
+            "The Hub may hold its images as parquet, too:\n"
+            f"  hf download {name} --repo-type dataset --revision refs/convert/parquet --local-dir FOLDER\n"
+            "Then give --dataset_name FOLDER; or look for another copy on the Hub."
         )
+    if (configs := _configurations(error)) is not None:
+        if source.config_name is None:
+            return f"{name!r} has several configurations: {', '.join(configs)}. Choose with --dataset_config_name."
+        near = did_you_mean(source.config_name, configs)
+        return (
+            f"{name!r} has no configuration {source.config_name!r}.{near} It has {', '.join(configs)}: "
+            "--dataset_config_name."
+        )
+    if source.path.exists():
+        return f"The dataset {name!r} cannot be read: {first}\nA folder must hold images or parquet files."
     return (
-        f"There is no dataset {source.name!r}: no such folder, and it could not be loaded from the Hub: "
-        f"{first_line(error)}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
+        f"There is no dataset {name!r}: no such folder, and it could not be loaded from the Hub: "
+        f"{first}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
     )
+
+
+def _configurations(error: Exception) -> list[str] | None:
+    """Return the configurations that an error of `datasets` lists, where one must be chosen among them."""
+    text = str(error)
+    if not re.search("[Cc]onfig name is missing|BuilderConfig .* not found", text):
+        return None
+    try:
+        listed = ast.literal_eval(text[text.index("[") : text.index("]") + 1])
+    except (ValueError, SyntaxError):
+        return None
+    return [str(name) for name in listed]

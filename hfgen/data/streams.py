@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.columns import class_columns_of, image_column_of
-from hfgen.data.headers import inspect_headers
+from hfgen.data.columns import class_columns_of, with_images
+from hfgen.data.folders import Folder, WalkedHome, found_in, stream_of_folder
+from hfgen.data.headers import evenly_spaced, inspect_headers
 from hfgen.data.images import ImageFacts
 from hfgen.data.records import Home, Records
-from hfgen.data.sources import DataSource, arguments_of, load_dataset
+from hfgen.data.sources import PARQUET, DataSource, Table, arguments_of, load_table
+from hfgen.data.walk import Found
 from hfgen.errors import UsageError, clear
 
 LOOKED_AT = 200  # records whose headers are read
+SORTED = "these are of one class: sorted data are mixed within --shuffle_buffer_size images only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +51,14 @@ def stream_images(source: DataSource) -> StreamedImages:
     name = source.name
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
-    dataset = load_dataset(source, streaming=True)
+    if (folder := found_in(source)) is not None:
+        return _stream_folder(source, folder)
+    table = load_table(source, streaming=True)
+    dataset = table.rows
     if dataset.features is None:
         raise UsageError(f"{name} does not say what columns it has, so it cannot be streamed.")
-    column, label = image_column_of(source, dataset), _label_column(source, dataset)
+    dataset, column, column_notes = with_images(source, dataset)
+    label = _label_column(source, dataset)
     # Tables keep images as undecoded bytes, and a block of them costs Python nothing per image.
     records = dataset.select_columns([column, label] if label else [column]).with_format("arrow")
     seen = first_records(name, records, LOOKED_AT)
@@ -59,23 +66,52 @@ def stream_images(source: DataSource) -> StreamedImages:
     found = Records(seen.select([column]).to_pylist(), column, home)
     mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
+    notes = [*table.notes, *column_notes, *notes]
     names = dataset.features[label].names if label else None
     if not complete:
         notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
         if names and len(names) > 1 and len(seen[label].unique()) == 1:
-            notes.append("these are of one class: sorted data are mixed within --shuffle_buffer_size images only")
+            notes.append(SORTED)
     return StreamedImages(
         name=name,
         mode=mode,
         sizes=sizes,
-        count=len(seen) if complete else _count(source, dataset),
+        count=len(seen) if complete else _count(source, table),
         notes=notes,
         label_names=names,
+        splits=table.splits,
         dataset_id=source.dataset_id,
         dataset=records,
         home=home,
         image_column=column,
         label_column=label,
+    )
+
+
+def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
+    """Stream the images that `images_from` would read, in their order; some headers, evenly spaced, are read."""
+    dataset, chosen = stream_of_folder(source, found)
+    count, names = len(chosen.files), chosen.names
+    seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
+    looked_at = Folder(str(found.root), seen)
+    mode, sizes, more = inspect_headers(source.name, len(seen), looked_at.open, looked_at.name)
+    if count > LOOKED_AT:
+        more.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
+    if names and len(names) > 1 and len(set((dataset.labels or [])[:LOOKED_AT])) == 1:
+        more.append(f"the first {LOOKED_AT}: {SORTED}")
+    return StreamedImages(
+        name=source.name,
+        mode=mode,
+        sizes=sizes,
+        count=count,
+        notes=chosen.notes + more,
+        label_names=names,
+        label_problem=chosen.no_classes,
+        splits=chosen.splits,
+        dataset=dataset,
+        home=WalkedHome((str(found.root),), absolute=True),
+        image_column="image",
+        label_column="label" if names else None,
     )
 
 
@@ -102,23 +138,25 @@ def first_records(name: str, records: Any, count: int) -> Any:
     return first
 
 
-def _count(source: DataSource, dataset: Any) -> int | None:
+def _count(source: DataSource, table: Table) -> int | None:
     """Return the number of images, if the files or the dataset's metadata say it."""
+    if table.count is not None:
+        return table.count
     if source.path.exists():
-        return _count_in_files(source)
-    split = (dataset.info.splits or {}).get(source.split)
+        return _count_in_files(source, table.split)
+    split = (table.rows.info.splits or {}).get(table.split)
     return (split.num_examples or None) if split is not None else None
 
 
-def _count_in_files(source: DataSource) -> int | None:
+def _count_in_files(source: DataSource, split: str) -> int | None:
     """Return the number of rows in parquet files, or the number of image files."""
     import datasets
     import pyarrow.parquet
 
     names, options = arguments_of(source)
-    builder = datasets.load_dataset_builder(*names, **options)
-    files = [str(file) for file in builder.config.data_files[source.split]]
-    if names == ["parquet"]:
+    builder = datasets.load_dataset_builder(*names, name=source.config_name, **options)
+    files = [str(file) for file in builder.config.data_files[split]]
+    if all(Path(file).suffix.lower() in PARQUET for file in files):
         return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
     return len(files) if all(Path(file).suffix.lower() in builder.EXTENSIONS for file in files) else None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hfgen.cards import card
+from hfgen.data.class_names import aligned
 from hfgen.data.images import Images
 from hfgen.errors import UsageError
 from hfgen.evaluation.measure import Real, measure, metrics_of, prepare
@@ -106,6 +107,7 @@ def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_ba
         asked = _completed(asked, trained.config)
     data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None)
     split, images = data.reference(asked.split or (given.split if given else None))
+    images = aligned(images, trained.facts.get("class_names"), getattr(pipeline, "num_classes", None))
     size = replace(given or read_protocol(GENERAL), **_given(asked, SIZE))
     pixels = RealImages.of(images, size.resolution, size.center_crop, bars("decoding"))
     unchanged = given or protocol_of(pixels.sha256)

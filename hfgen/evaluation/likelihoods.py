@@ -39,10 +39,11 @@ def log_likelihood(
     """
     refuse_options(pipeline, options, "log_likelihood")
     indices = range(len(images)) if indices is None else indices
+    of_all = classes_for(pipeline, images)
     found = []
     for start in progress(range(0, len(indices), BATCH)):
         seeds = indices[start : start + BATCH]
-        labels = None if pipeline.num_classes is None or images.labels is None else images.labels[list(seeds)]
+        labels = None if of_all is None else of_all[list(seeds)]
         x = images.tensor(seeds) if pixels is None else pixels[list(seeds)].float() / 127.5 - 1
         found.append(pipeline.log_likelihood(x, labels, seeds=seeds, **options))
     one = found[0]
@@ -54,6 +55,19 @@ def log_likelihood(
         one.num_importance_samples,
         one.method,
     )
+
+
+def classes_for(pipeline: HFGenPipeline, images: Images) -> Tensor | None:
+    """Return the class of each image for a model with classes; None for one without.
+
+    Raises:
+        UsageError: some images have no class.
+    """
+    if pipeline.num_classes is None or images.labels is None:
+        return None
+    if not images.all_labeled:
+        raise UsageError(f"{images.name}: {images.label_problem or 'some images have no label'}; the model needs one.")
+    return images.labels
 
 
 def metric_names(pipeline: HFGenPipeline) -> list[str]:

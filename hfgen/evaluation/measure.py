@@ -285,7 +285,7 @@ def _reconstruction(
     from hfgen.modalities.image import postprocess
 
     errors, features = [], []
-    labels = real.images.labels if pipeline.num_classes is not None else None
+    labels = likelihoods.classes_for(pipeline, real.images)
     for start in range(0, len(real.pixels.pixels), likelihoods.BATCH):
         part = slice(start, start + likelihoods.BATCH)
         x = real.pixels.pixels[part]

@@ -22,7 +22,7 @@ from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
 from hfgen.files import looks_local
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import GENERAL, Protocol, list_protocols
-from hfgen.results.records import Result
+from hfgen.results.records import TOO_FEW, Result
 
 LIBRARIES = ("hfgen", "torch", "torchmetrics", "prdc", "diffusers")
 
@@ -87,8 +87,11 @@ def _public(protocol: Protocol) -> dict[str, Any]:
 def _warning(real: Real, protocol: Protocol, values: Mapping[str, Estimate]) -> str | None:
     warnings, count = [], protocol.num_images
     compared = real.extractor is not None and any(METRICS[name].of_samples for name in values)
-    if compared and real.extractor is not None and count < DIMENSIONS * real.extractor.num_features:
-        warnings.append(f"{count} images are too few for these values; a smoke test only")
+    enough = DIMENSIONS * real.extractor.num_features if real.extractor is not None else 0
+    if compared and count < enough:
+        warnings.append(f"{count} {TOO_FEW}; a smoke test only")
+    elif compared and len(real.pixels.pixels) < enough:
+        warnings.append(f"{len(real.pixels.pixels)} real {TOO_FEW}; a smoke test only")
     if real.train_sha256 == real.pixels.sha256:
         warnings.append("the training split holds the same images, so there is no floor of other real ones")
     return "; ".join(warnings) or None

@@ -7,6 +7,7 @@ from typing import Any
 
 from hfgen import run_folder
 from hfgen.data.builtin import BUILT_IN_FOLDERS
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import HELD_OUT, divided, facts_of
 from hfgen.data.images import Images
 from hfgen.data.load import images_from
@@ -137,7 +138,11 @@ class Data:
         of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
         columns = (of.get("image_column"), of.get("label_column"))
         images = images_from(DataSource(self.name, split, self.config_name, *columns))
-        return images.labeled() if of.get("class_conditional") and of.get("unlabeled") == "skip" else images
+        if self.trained is None or not of.get("class_conditional"):
+            return images
+        names = self.trained.facts.get("class_names")
+        images = aligned(images, names, len(names)) if names else images
+        return images.labeled() if of.get("unlabeled") == "skip" else images
 
     def _divided(self) -> Images:
         """Return the images that the model was trained on.

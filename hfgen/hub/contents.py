@@ -63,15 +63,12 @@ def prepared(
         raise UsageError(f"--max_shard_size {max_shard_size} is not a size such as 500MB or 5GB.")
     files = dict(contents(folder))
     makeshift = card.CARD not in files and not (folder / run_folder.METRICS).is_file()
-    if card.CARD not in files:
-        made = makeshift_card(folder, place.repo_id) if makeshift else card.render(folder, place.repo_id)
-        files[card.CARD] = made.encode()
-    elif card.is_rendered(folder):  # again, as its examples name the repository
-        files[card.CARD] = card.render(folder, place.repo_id).encode()
+    own = files.get(card.CARD) if not card.is_rendered(folder) else None  # else its examples name the repository
+    files[card.CARD] = _card(folder, place, own, makeshift)
     code = bundle.code_for(folder) if bundle_code or is_bundled(folder) else {}
     if code:
         files = {name: file for name, file in files.items() if not bundle.is_outdated(name, file, code)}
-        files[card.CARD] = _bundled_card(folder, place, files[card.CARD], makeshift)
+        files[card.CARD] = _card(folder, place, own, makeshift, bundled=True)
     refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
@@ -93,14 +90,26 @@ def put_together() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _bundled_card(folder: Path, place: Place, content: Path | bytes, makeshift: bool) -> Path | bytes:
-    """The card with a section on loading the bundled code; an edited card stays as it is."""
+def _card(
+    folder: Path, place: Place, own: Path | bytes | None, makeshift: bool, bundled: bool = False
+) -> Path | bytes:
+    """The card to publish, whose snippets name the repository.
+
+    Args:
+        own: a card that somebody edited, or that of a converted model; only its snippets are changed.
+        bundled: tell of the code beside the weights, except on a card that was edited.
+    """
     if makeshift:
-        return makeshift_card(folder, place.repo_id, bundled=True).encode()
-    if isinstance(content, Path):
-        told = without_run.told_of_code(content, bundled=True)
-        return content if told is None else told.encode()
-    return card.render(folder, place.repo_id, bundled=True).encode()
+        return makeshift_card(folder, place.repo_id, bundled).encode()
+    if own is None:
+        return card.render(folder, place.repo_id, bundled).encode()
+    if not isinstance(own, Path) or own.is_symlink() or not own.is_file():
+        return own  # to be refused
+    try:
+        text = without_run.with_address(own.read_text(encoding="utf-8"), place.repo_id)
+    except ValueError:  # not text
+        return own
+    return ((without_run.with_code(text, bundled=True) if bundled else None) or text).encode()
 
 
 def contents(folder: Path) -> Files:

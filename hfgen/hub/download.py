@@ -38,6 +38,7 @@ from hfgen.repository.checks import FETCHING, check_variant
 from hfgen.repository.index import CONFIG, MODEL_INDEX, SCHEDULER_CONFIG
 from hfgen.repository.model_folder import ModelFolder
 from hfgen.repository.weights import WEIGHTS, variant_of
+from hfgen.tokens import usable_token
 
 Names = Collection[str]
 Entries = Mapping[str, Any]  # name -> the Hub's entry of a file: size, blob_id, lfs
@@ -85,6 +86,7 @@ def download(repo_id: str, patterns: Sequence[str] = (), /, **kwargs: Any) -> Mo
             is incomplete; or a file arrives with another content than the Hub announced.
     """
     where = {name: kwargs[name] for name in FETCHING if kwargs.get(name) is not None}
+    where |= {} if (token := usable_token(where.pop("token", None))) is None else {"token": token}
 
     def select(folder: ModelFolder, names: Names) -> list[str]:
         return matching(names, patterns) if patterns else needed(folder, names, kwargs)

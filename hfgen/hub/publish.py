@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import yaml
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from hfgen import __version__
+from hfgen import __version__, run_folder
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
+from hfgen.hub.access import complete, require_token
 from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
 from hfgen.hub.contents import OF_A_RUN, changes, prepared, put_together
 from hfgen.hub.upload import Place, Pushed, upload
+from hfgen.settings.licenses import LICENSES, unknown_license
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -98,8 +100,9 @@ def publish(
     """
     again = again or retry_command(folder, place, variant, max_shard_size, bundle_code)
     check_place(place)
-    if token is False or not (token or get_token()):
-        raise UsageError("Pushing needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    token = require_token(token, "Pushing needs a token: `hf auth login`, or the variable HF_TOKEN. Nothing was sent.")
+    with _clear_errors(folder, place, again):
+        place = complete(place, token)
     api = HfApi(token=token, library_name="hfgen", library_version=__version__)
     with prepared(folder, place, variant, max_shard_size, again, token, bundle_code) as ready:
         with bars_on_a_terminal_only(), _clear_errors(folder, place, again):
@@ -143,7 +146,27 @@ def _check_metadata(content: Path | bytes) -> None:
     try:
         patiently(lambda: ModelCard(text).validate())
     except (ValueError, yaml.YAMLError) as error:
+        check_license(content)
         raise UsageError(f"{card.CARD}: its metadata cannot be read, nothing was sent: {first_line(error)}") from error
+
+
+def check_license(content: Path | bytes) -> None:
+    """Refuse a card whose license is none that the Hub knows, without asking the Hub.
+
+    Raises:
+        UsageError: it proposes the nearest id, and says where it is written.
+    """
+    text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+    try:
+        named = ModelCard(text).data.get("license")
+    except (ValueError, yaml.YAMLError):
+        return
+    for name in named if isinstance(named, list) else [named]:
+        if name is not None and name not in LICENSES:
+            message = unknown_license(str(name), f"{card.CARD}, nothing was sent")
+            raise UsageError(
+                f"{message}\nWrite it into the license: of {run_folder.CONFIG}; of an edited card, into {card.CARD}."
+            )
 
 
 @contextlib.contextmanager

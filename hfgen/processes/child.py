@@ -12,6 +12,7 @@ from pathlib import Path
 from hfgen.errors import Interrupted
 from hfgen.files import printable
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.tokens import without_secrets
 
 SCRIPT = Path(__file__).parent.parent / "train.py"
 
@@ -30,7 +31,7 @@ def leave_error(message: str, code: int, agreed: bool) -> bool:
     folder, rank = os.environ.get(ERRORS), int(os.environ.get("RANK", "0"))
     if folder is None or os.environ.get(LAUNCHER) != str(os.getppid()):
         return False
-    error = {"rank": rank, "code": code, "message": message, "agreed": agreed, "time": time.time()}
+    error = {"rank": rank, "code": code, "message": without_secrets(message), "agreed": agreed, "time": time.time()}
     try:
         (Path(folder) / f"{rank}.tmp").write_text(json.dumps(error), encoding="utf-8")
         (Path(folder) / f"{rank}.tmp").rename(Path(folder) / f"{rank}.json")
@@ -45,7 +46,7 @@ def tell_error(message: str, code: int, agreed: bool) -> None:
     Processes that `hfgen train` started leave it to that launcher.
     """
     rank = int(os.environ.get("RANK", "0"))
-    message = "\n".join(printable(line) for line in message.splitlines())  # it may quote strangers' files
+    message = "\n".join(printable(line) for line in without_secrets(message).splitlines())  # of strangers' files
     if not leave_error(message, code, agreed) and (rank == 0 or not agreed):
         print(f"hfgen: {message}" if rank == 0 else f"hfgen[{rank}]: {message}", file=sys.stderr, flush=True)
 

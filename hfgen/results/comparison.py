@@ -8,7 +8,7 @@ from typing import Any
 from hfgen.results.disagreements import no_common_protocol, no_common_rules, several_protocols, several_rules
 from hfgen.results.metrics import METRICS, QUALITY
 from hfgen.results.protocol import differing_fields, list_protocols, read_protocol
-from hfgen.results.records import Fetch, Result, find, labels
+from hfgen.results.records import Fetch, NoResultError, Result, find, labels
 from hfgen.results.rows import ERRORS, Row, mark
 
 LIBRARIES = ("torchmetrics", "prdc")  # compute the metrics of sampled images
@@ -50,14 +50,33 @@ def compare(targets: Sequence[str], protocol: str | None = None, fetch: Fetch | 
         protocol: its name or file; None where all targets have results of the same one.
         fetch: as of `find`.
 
+    A target without results is left out, and named in the notes.
+
     Raises:
-        UsageError: a target has no results, or none that compare with the others'.
+        UsageError: no target has results, or one has none that compare with the others'.
     """
-    found = {target: find(target, fetch) for target in dict.fromkeys(targets)}
+    found, without = _found(targets, fetch)
     name = read_protocol(protocol).name if protocol and Path(protocol).is_file() else protocol
     found = of_protocol(found, name)
     results, left_out = of_same_rules(found)
-    return side_by_side(results, left_out)
+    comparison = side_by_side(results, left_out)
+    if without:
+        comparison.notes.append(f"Without a result, and left out: {', '.join(without)}. `hfgen evaluate` measures.")
+    return comparison
+
+
+def _found(targets: Sequence[str], fetch: Fetch | None) -> tuple[dict[str, list[Result]], list[str]]:
+    """The results of each target, and the targets that hold none, unless none of them holds any."""
+    found: dict[str, list[Result]] = {}
+    without: dict[str, NoResultError] = {}
+    for target in dict.fromkeys(targets):
+        try:
+            found[target] = find(target, fetch)
+        except NoResultError as error:
+            without[target] = error
+    if not found:
+        raise next(iter(without.values()))
+    return found, list(without)
 
 
 # --- which compare ----------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ REQUIRED: dict[str, type] = {
 OPTIONAL: dict[str, type] = {"warning": str, "command": str, "changed": dict, "likelihood": dict}
 
 
+TOO_FEW = "images are too few for these values"  # in the warning of a result
+
+
 @dataclass(frozen=True)
 class Result:
     """A measurement of one model by one protocol; a file in `evaluation/` holds its fields under the same names.
@@ -83,6 +86,11 @@ class Result:
         """Options that depart from the model's own sampler, or from the family's own likelihood."""
         options = (self.likelihood or {}).get("options", {})
         return {**self.sampler["options"], **self.changed, **{f"likelihood.{k}": v for k, v in options.items()}}
+
+    @property
+    def is_of_few(self) -> bool:
+        """Return True if so few images were sampled that the values which compare features say little."""
+        return TOO_FEW in (self.warning or "")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of a result file."""
@@ -206,6 +214,10 @@ def _is_result(record: Any) -> bool:
     return isinstance(record, dict) and record.get("metric") == METRIC
 
 
+class NoResultError(UsageError):
+    """Raised for a target that exists and holds no result."""
+
+
 def find(target: str, fetch: Fetch | None = None) -> list[Result]:
     """Find the results of a target; several of one model, as with several numbers of steps, are ordered by cost.
 
@@ -214,7 +226,8 @@ def find(target: str, fetch: Fetch | None = None) -> list[Result]:
         fetch: downloads a repository's files of these patterns and returns their folder; None: the disk alone.
 
     Raises:
-        UsageError: the target does not exist, holds no result, or one that cannot be read.
+        NoResultError: the target holds no result.
+        UsageError: the target does not exist, or holds a result that cannot be read.
         LoadError: the repository cannot be fetched.
     """
     for files in _places(target, fetch):
@@ -223,7 +236,7 @@ def find(target: str, fetch: Fetch | None = None) -> list[Result]:
         if results:
             return sorted(results, key=_order)
     what, model = ("is not a result", "TARGET") if Path(target).is_file() else ("holds no result", target)
-    raise UsageError(
+    raise NoResultError(
         f"{target} {what} of `hfgen evaluate`: there is nothing to compare. Measure the model:\n"
         f"  hfgen evaluate {model} --dataset_name NAME"
     )

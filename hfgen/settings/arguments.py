@@ -13,7 +13,9 @@ from typing import Any, Literal
 from hfgen.errors import UsageError
 from hfgen.settings.ema_profiles import EMAProfile, parse_profiles
 from hfgen.settings.fields import check_bounds, option
+from hfgen.settings.licenses import known_license
 from hfgen.settings.optimizers import OptimizerOptions, check_schedule, options_of
+from hfgen.tokens import clean_token
 
 
 @dataclass(kw_only=True)
@@ -302,6 +304,8 @@ class TrainingArguments:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check_bounds(f.name, getattr(self, f.name), f.metadata["bounds"])
+        self.hub_token = clean_token(self.hub_token, "--hub_token")
+        self.license = known_license(self.license)
         self._check_optimizers()
         self._check_averages()
         self._check_validation()

@@ -70,7 +70,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
                 components[key] = _typed_block(family, key, value, source, components.get(key, {}))
             elif key != "model":
                 name = _known_field(key, source, family)
-                flat[name] = _typed(HINTS[name], value, name, source)
+                flat[name] = typed(HINTS[name], value, name, source)
     return RunConfig(model, TrainingArguments(**flat), components)
 
 
@@ -169,11 +169,18 @@ def typed_options(
     for name in options:
         if name not in signature:
             raise UsageError(f"{prefix}: unknown option {name!r}.{did_you_mean(name, signature)}")
-    return {name: _typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
+    return {name: typed(signature[name].annotation, value, name, prefix) for name, value in options.items()}
 
 
-def _typed(hint: Any, value: Any, name: str, source: str) -> Any:
-    """Return `value` if it has the annotated type; an int passes for a float, a list for a sequence."""
+def typed(hint: Any, value: Any, name: str, source: str) -> Any:
+    """Return `value` if it has the annotated type; an int passes for a float, a list for a sequence.
+
+    Args:
+        source: the layer that gives it, for the message.
+
+    Raises:
+        UsageError: it has another type.
+    """
     if isinstance(value, str) and accepts(hint, 1.0) and not accepts(hint, value):
         try:
             value = float(value)  # YAML reads 2e-4 as a string

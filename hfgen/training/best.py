@@ -56,6 +56,11 @@ class Best:
     def why_hopeless(self) -> str:
         return f"{self.metric} has not become better in {self.patience} validations"
 
+    @property
+    def words(self) -> str:
+        """Return `best fid 12.3400 at step 500`; nothing before a first value."""
+        return "" if self.value is None else f"best {self.metric} {self.value:.4f} at step {self.step}"
+
     def state_dict(self) -> dict[str, Any]:
         of = {"metric": self.metric, "measured": self.measured}
         return {"value": self.value, "step": self.step, "waited": self.waited, **of}

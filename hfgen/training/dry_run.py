@@ -14,6 +14,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process
 from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
+from hfgen.training.pushing import require_place
 from hfgen.training.start import build, describe, find_held_out, find_images, full_config
 from hfgen.training.trainer import Trainer
 
@@ -27,6 +28,7 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
     Raises:
         UsageError: the run itself would fail with it.
     """
+    from_main_process(lambda: require_place(config.arguments, folder, say))
     images = find_images(config)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):

@@ -13,10 +13,14 @@ SOON, EVERY = 5.0, 60.0  # seconds after which something that takes long is name
 
 
 class Progress:
-    """The progress of a training; `visible` is False on all processes but the main one, which show nothing."""
+    """The progress of a training; `visible` is False on all processes but the main one, which show nothing.
+
+    Attributes:
+        images_per_step: the global batch, from which the time that is left follows.
+    """
 
     def __init__(self, visible: bool = True) -> None:
-        self.visible = visible
+        self.visible, self.images_per_step = visible, 0
         self.terminal = sys.stderr.isatty()
         self.bar: tqdm[Any] | None = None
 
@@ -75,16 +79,32 @@ class Progress:
             self.bar.set_postfix(losses)
         else:
             text = "  ".join(f"{name} {value}" for name, value in losses.items())
-            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} images/s")
+            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} images/s{self._left(step, speed)}")
 
-    def report_measured(self, line: Mapping[str, Any]) -> None:
-        """Show what was measured on validation images."""
+    def report_measured(self, line: Mapping[str, Any], best: str = "") -> None:
+        """Show what was measured on validation images, and the best value so far, in words."""
         found = [f"{name} {value:.4f}" for name, value in line.items() if name.startswith("validation_")]
         if self.bar is not None and self.visible and found:
-            self._say(f"step {line['step']}/{self.last}  {'  '.join(found)}")
+            self._say(f"step {line['step']}/{self.last}  {'  '.join(found)}{f'  ({best})' if best else ''}")
 
     def _say(self, text: str) -> None:
         if self.terminal:
             tqdm.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def _left(self, step: int, speed: float) -> str:
+        """Return `, 12 min left`; nothing on the last step."""
+        seconds = (self.last - step) * self.images_per_step / max(speed, 1e-9)
+        return f", {duration(seconds)} left" if seconds else ""
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7300), duration(75), duration(4.2)
+    ('2 h 1 min', '1 min', '4 s')
+    """
+    minutes = int(seconds // 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_token
-
 from hfgen import __version__, run_folder
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
+from hfgen.hub.access import check_access, require_token
 from hfgen.hub.contents import KEPT_HERE, put_together
 from hfgen.hub.publish import check_place, publish
 from hfgen.hub.upload import Place
@@ -38,16 +37,19 @@ def push_on_the_way(
     trainer.accelerator.wait_for_everyone()
 
 
-def require_place(arguments: TrainingArguments, folder: Path) -> None:
-    """Raise a UsageError before the training if its push must fail: without a token, or with an invalid name."""
+def require_place(arguments: TrainingArguments, folder: Path, say: Callable[[str], Any]) -> None:
+    """Raise a UsageError before the training if its push must fail: by its token, or its repository's name."""
     if not arguments.push_to_hub:
         return
-    if not (arguments.hub_token or get_token()):
-        raise UsageError("--push_to_hub needs a token: `hf auth login`, or the variable HF_TOKEN.")
+    token = require_token(
+        arguments.hub_token, "--push_to_hub needs a token: `hf auth login`, or the variable HF_TOKEN."
+    )
+    place = Place(arguments.hub_model_id or folder.resolve().name)
     try:
-        check_place(Place(arguments.hub_model_id or folder.resolve().name))
+        check_place(place)
     except UsageError as error:
         raise UsageError(f"--hub_model_id: {error}") from error
+    check_access(place, token, say)
 
 
 def push(folder: Path, arguments: TrainingArguments) -> str:

@@ -17,7 +17,7 @@ from hfgen.training import checkpoint
 from hfgen.training.plots import plot_run
 from hfgen.training.pushing import push, push_on_the_way, require_place
 from hfgen.training.run_lock import RunLock
-from hfgen.training.start import Facts, build, describe, facts, find_held_out, find_images, full_config
+from hfgen.training.start import Facts, build, describe, facts, find_held_out, find_images, full_config, plan
 from hfgen.training.trainer import Trainer
 
 
@@ -46,8 +46,8 @@ def train(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, 
 def _train(
     config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Callable[[str], Any]
 ) -> Facts:
-    require_place(config.arguments, folder)
-    images = find_images(config)
+    from_main_process(lambda: require_place(config.arguments, folder, say))
+    images = find_images(config, folder)
     pipeline = build(config, pipeline_class, images)
     for line in describe(config, pipeline, images):
         say(line)
@@ -65,6 +65,7 @@ def _train(
     start |= {name: located(start[name]) for name in PLACES}
     from_main_process(lambda: begin(trainer, start, lock, say))
     say(f"run folder {folder}")
+    say(plan(trainer))
     trainer.train(functools.partial(push_on_the_way, trainer, folder, say))
     if trainer.accelerator.is_main_process:
         with writable(folder):

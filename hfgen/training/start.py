@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from hfgen import run_folder
 from hfgen.building import INNER_SHAPE, complete, options_of, require_sources
 from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
+from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
@@ -20,8 +22,9 @@ from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline
+from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.registry import family_of
+from hfgen.results.metrics import METRICS
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -37,16 +40,33 @@ from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
 from hfgen.training.validation import drawing_options
 
+SHOWN = 10  # names of classes in a line
+
 Facts = dict[str, Any]
 
 
-def find_images(config: RunConfig) -> ImageFacts:
-    """Find the dataset that the arguments name; of one with a held-out part, the images to train on."""
+def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
+    """Find the dataset that the arguments name; of one with a held-out part, the images to train on.
+
+    Args:
+        folder: of the run; if it is resumed, classes keep the numbers that they have there.
+    """
     a, source = config.arguments, DataSource.of(config.arguments)
     if a.streaming:
         return stream_images(source)
     images = wanted_images(source, a)
+    if a.class_conditional and a.pretrained_model_name_or_path:
+        images = _numbered_as(a.pretrained_model_name_or_path, images)
+    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
+        images = aligned(images, names, len(names))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def _numbered_as(model: str, images: Images) -> Images:
+    """Give the classes the numbers that they have in a model that is trained further, if it has the same classes."""
+    names = run_folder.class_names(Path(model)) or []
+    same = sorted(names) == sorted(images.label_names or [])
+    return aligned(images, names, len(names)) if names and same else images
 
 
 def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
@@ -69,6 +89,8 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
         return HeldOut(part, a, metrics)
     images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
     refuse_other_images(images, trained_on, a.resolution)
+    if a.class_conditional:
+        images = aligned(images, trained_on.label_names, trained_on.num_classes)
     return HeldOut(images, a, metrics)
 
 
@@ -217,15 +239,42 @@ def _plain(value: Any) -> Any:
 def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
     """Yield lines that say what was inferred from the data, and what is trained."""
     resolution = config.arguments.resolution or images.resolution()
-    notes = "".join(f"; {note}" for note in images.notes)
-    labels = f", {images.num_classes} classes" if images.num_classes else ""
+    labels = f", {counted(images.num_classes, 'class')}{_class_names(images)}" if images.num_classes else ""
     noun = "image" if images.count == 1 else "images"
     count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
     if isinstance(images, Images) and images.held_out is not None:
         count += f" to train on and {len(images.held_out):,} held out"
-    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}{notes}"
+    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}"
+    yield from (f"  {note}" for note in images.notes)
     for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
+
+
+def plan(trainer: Trainer) -> str:
+    """Return a line on how long the training is, and what is drawn, measured and saved when."""
+    a, batches, last = trainer.arguments, trainer.batches, trainer.last_step
+    epochs = "" if batches.images.count is None else f" ({counted(round(batches.epochs(last)), 'epoch')})"
+    options = drawing_options(trainer.pipeline, a.num_inference_steps)
+    steps = f" in {options['num_inference_steps']} steps" if "num_inference_steps" in options else ""
+    drawn = f"{counted(a.num_validation_images, 'image')} are drawn{steps}"
+    drawn += ", others reconstructed" if reconstructs(trainer.pipeline) else ""
+    if trainer.held_out is not None:
+        drawn += f", {', '.join(METRICS[name].title for name in trainer.held_out.metrics)} measured"
+    return (
+        f"plan: {last:,} steps of {counted(trainer.layout.global_batch_size, 'image')}{epochs}; "
+        f"{_every(trainer.validation_steps, last)} {drawn}; "
+        + (f"{_every(a.checkpointing_steps, last)} a checkpoint" if a.checkpointing_steps else "no checkpoints")
+    )
+
+
+def _every(steps: int, last: int) -> str:
+    return f"every {steps:,} steps and at the end" if 0 < steps < last else "at the end"
+
+
+def _class_names(images: ImageFacts) -> str:
+    """Return the first names of the classes, in brackets."""
+    names = images.label_names or []
+    return f" ({', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''})" if names else ""
 
 
 def facts(trainer: Trainer) -> Facts:

@@ -30,6 +30,7 @@ from hfgen.errors import UsageError, did_you_mean, first_line
 from hfgen.files import read_config_file, write_text
 from hfgen.results.words import markdown_table
 from hfgen.run_folder import CONFIG
+from hfgen.tokens import without_secrets
 
 PROJECT = "hfgen"
 LOGS, IDS = "logs", "trackers.json"
@@ -235,8 +236,6 @@ def public_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Scal
 
 
 SECRET = re.compile("token|secret|password|api_?key|credential", re.IGNORECASE)
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
-USER = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def harmless(text: str) -> str:
@@ -244,11 +243,6 @@ def harmless(text: str) -> str:
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith(("~", "file:")):
         text = PureWindowsPath(text).name  # which knows both separators
     return without_secrets(text)
-
-
-def without_secrets(text: str) -> str:
-    """Return a text without Hugging Face tokens and without the users and passwords of URLs."""
-    return TOKEN.sub("***", USER.sub("", text))
 
 
 # --- each tracker's own way -------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Trainer:
         self.accelerator = make_accelerator(arguments)
         self.progress = Progress(self.accelerator.is_main_process)
         self.layout = Layout.of(self.accelerator, arguments)
+        self.progress.images_per_step = self.layout.global_batch_size
         self.batches = make_batches(
             images, self.layout, arguments, self.accelerator.device, self.progress.note, self.progress.decoding
         )
@@ -274,7 +275,7 @@ class Trainer:
             with self._saving("metrics"):
                 self.metrics.write(self.line)
         self.trackers.log(self.line)
-        self.progress.report_measured(self.line)
+        self.progress.report_measured(self.line, self.best.words)
 
     def _require_finite_weights(self) -> None:
         name = self.networks.not_finite()

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from hfgen import HFGenPipeline
 from hfgen.cards import card
 from hfgen.cards.results_section import eval_results
+from hfgen.cards.validation_section import validated
 from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation import card_check
 from hfgen.results.protocol import read_protocol
@@ -60,8 +61,18 @@ def test_an_evaluation_brings_the_card_up_to_date(run):
     assert "too few" in text.lower()
 
 
+def enough(run):
+    """As if that many images were enough."""
+    path, result = result_of(run)
+    path.write_text(json.dumps({**result, "warning": None}))
+    hfgen("card", run)
+
+
 def test_the_metadata_are_plain_numbers_that_the_hub_reads(run):
     _, result = result_of(run)
+    loaded = ModelCard((run / "README.md").read_text()).data
+    assert loaded.eval_results is loaded.model_name is None  # of 103 images
+    enough(run)
     loaded = ModelCard((run / "README.md").read_text()).data
     assert loaded.model_name == "tiny gan"
     assert {r.metric_type for r in loaded.eval_results} == {"fid", "recall"}
@@ -93,6 +104,7 @@ def check(run, *words):
 
 
 def test_a_changed_digit_is_caught(run, capsys):
+    enough(run)
     _, result = result_of(run)
     readme, value = run / "README.md", repr(result["values"]["fid"]["value"])
     other = value[:-1] + str((int(value[-1]) + 1) % 10)
@@ -254,3 +266,31 @@ def test_a_damaged_file_of_a_run_is_named(name, content, words, tmp_path):
             (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=words):
         hfgen("card", tmp_path)
+
+
+def test_what_was_measured_comes_before_how_it_was_trained_and_the_settings_are_folded(run):
+    text = (run / "README.md").read_text()
+    places = [
+        text.index(words) for words in ("<img src=", "## Measured", "## Use", "<details>", "```yaml", "## Limits")
+    ]
+    assert places == sorted(places)
+    assert 'width="448"' in text  # 4 x 4 images of 28 pixels
+
+
+LINES = [{"step": 5, "validation_fid": 9.0}, {"step": 10, "validation_fid": 7.25}, {"step": 15, "validation_fid": 8.0}]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "of the split test, measured FID 8."),
+        ({"best_metric": "fid"}, "FID 8.\nThe best FID was 7.25, at step 10: `best/` of the run's folder"),
+        ({"best_metric": "coverage"}, "measured FID 8."),
+    ],
+)
+def test_a_card_tells_what_validations_measured(config, words):
+    config = {"num_evaluation_images": 500, "validation_split": "test", **config}
+    assert words in validated(config, {}, LINES)
+    assert validated(config, {}, LINES[:2]).endswith("at step 10 too.") == (config.get("best_metric") == "fid")
+    assert validated(config, {}, [{"step": 1}]) == ""
+    assert "on 20 images that were held out" in validated(config, {"held_out": {"count": 20}}, LINES)

@@ -42,6 +42,8 @@ def tars(tmp_path, monkeypatch):
                 member = tarfile.TarInfo(f"{number:02}.png")
                 member.size = len(png(number))
                 archive.addfile(member, io.BytesIO(png(number)))
+    from hfgen.data.sources import Table
+
     found = datasets.load_dataset("webdataset", data_files=str(tmp_path / "*.tar"), streaming=True)["train"]
-    monkeypatch.setattr("hfgen.data.streams.load_dataset", lambda *_, **__: found)
+    monkeypatch.setattr("hfgen.data.streams.load_table", lambda *_, **__: Table(found))
     return "org/tars"

@@ -112,7 +112,7 @@ def test_an_empty_folder_is_told(tmp_path):
 
 def test_a_folder_without_images_is_told(tmp_path):
     (tmp_path / "notes.md").write_text("no images")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="holds no images that hfgen reads; left out: 1 .md"):
         load_images(str(tmp_path))
 
 

@@ -1,6 +1,7 @@
 """Real images: known by their pixels, their features cached."""
 
 import numpy as np
+import pytest
 import torch
 
 from hfgen import load_images
@@ -9,6 +10,7 @@ from hfgen.results.protocol import protocol_of
 from hfgen_extractors.digitnet import DigitNet
 
 
+@pytest.mark.whole
 def test_the_reference_is_known_by_its_pixels(tmp_path):
     real = RealImages.of(load_images("mnist-mini", "test"))
     assert protocol_of(real.sha256).name == "mnist-mini-v1"
@@ -19,6 +21,7 @@ def test_the_reference_is_known_by_its_pixels(tmp_path):
     assert protocol_of(pixels_sha256(changed)).name == "general-v1"
 
 
+@pytest.mark.whole
 def test_features_of_real_images_are_kept(cache):
     extractor, real = DigitNet.load(), RealImages.of(load_images("mnist-mini", "test"))
     first = features_of(real, extractor)

@@ -109,6 +109,7 @@ def test_bits_per_dim_fall_and_images_come_back(trained, data):
     assert torch.equal(((once + 1) * 127.5).round(), ((images + 1) * 127.5).round())
 
 
+@pytest.mark.whole
 def test_a_trained_flow_is_still_a_change_of_variables(trained, data):
     """Its log-determinant is the Jacobian's in float64, and its inverse is one."""
     pipeline = HFGenPipeline.from_pretrained(trained[1], dtype=torch.float64)

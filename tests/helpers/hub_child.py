@@ -56,5 +56,5 @@ class HubChild:
     def close(self) -> None:
         """End the process."""
         self.asked.close()
-        os.waitstatus_to_exitcode(self.child.nursery.ask({"wait": self.child.pid}))
+        self.child.nursery.ask({"wait": self.child.pid})
         self.answered.close()

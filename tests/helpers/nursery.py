@@ -1,19 +1,24 @@
 """Processes forked from one that has imported the libraries: a start costs a tenth of a second and not ten.
 
 Of hfgen and the families nothing is imported before the fork, so they meet what they would meet in a fresh process.
+All of pytest's workers share one such process, which ends with the last of them.
 """
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from hfgen.testing import quiet_environment
 
+SERVERS: list[subprocess.Popen[bytes]] = []  # of this process; they outlive it while another one is served
 SERVER = Path(__file__).with_name("nursery_server.py")
 TRAIN = "import sys; from hfgen.train import main; main(sys.argv[1:])"
 HFGEN = "import sys; from hfgen.commands.main import main; main(sys.argv[1:])"
@@ -36,24 +41,42 @@ class Child(NamedTuple):
     stderr: Path
 
     def wait(self) -> Done:
-        code = os.waitstatus_to_exitcode(self.nursery.ask({"wait": self.pid}))
+        code = self.nursery.ask({"wait": self.pid})
         return Done(code, self.stdout.read_text(encoding="utf-8"), self.stderr.read_text(encoding="utf-8"))
 
 
 class Nursery:
     """Runs scripts, each in a child of a process that has imported the libraries."""
 
-    def __init__(self) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, "-W", "ignore", str(SERVER)]
-        self.process = subprocess.Popen(command, env=quiet_environment(), text=True, **pipes)
+    def __init__(self, name: str = "libraries") -> None:
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+        self.address = os.path.join(tempfile.gettempdir(), f"nursery-{run[:12]}-{name}")
+        with contextlib.suppress(FileExistsError):  # another worker starts it
+            os.close(os.open(f"{self.address}.started", os.O_CREAT | os.O_EXCL))
+            self.serve()
         self.place = Path(tempfile.mkdtemp(prefix="nursery-"))
         self.count = 0
+        self.connect()
+
+    def serve(self) -> None:
+        command = [sys.executable, "-W", "ignore", str(SERVER), self.address]
+        SERVERS.append(subprocess.Popen(command, env=quiet_environment(), start_new_session=True))
+
+    def connect(self) -> None:
+        self.socket, deadline = socket.socket(socket.AF_UNIX), time.monotonic() + 120
+        while True:
+            try:
+                self.socket.connect(self.address)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        self.answers = self.socket.makefile()
 
     def ask(self, job: Mapping[str, object]) -> int:
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self.socket.sendall(json.dumps(job).encode() + b"\n")
+        return json.loads(self.answers.readline())
 
     def start(
         self,
@@ -97,6 +120,5 @@ class Nursery:
         return done.stdout
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=60)
+        self.answers.close()
+        self.socket.close()

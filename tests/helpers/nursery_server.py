@@ -1,14 +1,18 @@
 """Run by `nursery.Nursery`: imports the libraries once, then forks a process for each script that it is given.
 
-Each line of stdin is a job as JSON: `{"script": ...}` is answered by the process's id, `{"wait": ID}` by how it ended.
+It listens on a Unix socket. Each line is a job as JSON: `{"script": ...}` is answered by the process's id,
+`{"wait": ID}` by its exit code once it has ended, `{"poll": ID}` by its exit code or null at once.
 """
 
 import gc
 import importlib
 import json
 import os
+import select
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +31,8 @@ LIBRARIES = [
 HANDLERS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-def serve() -> None:
-    """Answer job after job, until stdin is closed."""
-    for number in HANDLERS:  # a launcher under test hands its signals on to all children of the tests' process
-        signal.signal(number, signal.SIG_IGN)
+def prepare() -> None:
+    """Import the libraries."""
     os.environ.update(HUB, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
     os.environ.pop("HF_HUB_OFFLINE", None)
     for name in LIBRARIES:
@@ -38,16 +40,79 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def serve(address: str) -> None:
+    """Answer job after job, until the last client has gone."""
+    for number in HANDLERS:  # a launcher under test hands its signals on to all children of the tests' process
+        signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # else each collection in a child copies the pages of all that was imported
-    for line in sys.stdin:
-        job = json.loads(line)
-        if "wait" in job:
-            print(os.waitpid(job["wait"], 0)[1], flush=True)
-            continue
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    Server(listener).run()
+    for name in (address, f"{address}.started"):
+        os.unlink(name)
+
+
+class Server:
+    """Children of this process, for several clients, none of which waits for another's."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.clients: dict[socket.socket, bytes] = {}  # -> what is left of a line
+        self.waiting: list[tuple[socket.socket, int]] = []
+        self.ended: dict[int, int] = {}
+
+    def run(self) -> None:
+        known, started = False, time.monotonic()
+        while self.clients or (not known and time.monotonic() < started + 120):
+            ready, _, _ = select.select([self.listener, *self.clients], [], [], 0.02 if self.waiting else 5)
+            for found in ready:
+                if found is self.listener:
+                    self.clients[found.accept()[0]] = b""
+                    known = True
+                else:
+                    self.read(found)
+            self.answer_waiting()
+
+    def read(self, client: socket.socket) -> None:
+        text = client.recv(1 << 16)
+        if not text:
+            del self.clients[client]
+            client.close()
+            return
+        *lines, self.clients[client] = (self.clients[client] + text).split(b"\n")
+        for line in lines:
+            job = json.loads(line)
+            if "wait" in job:
+                self.waiting.append((client, job["wait"]))
+            else:
+                self.answer(client, self.exit_code(job["poll"]) if "poll" in job else self.fork(job))
+
+    def answer(self, client: socket.socket, value: int | None) -> None:
+        client.sendall(json.dumps(value).encode() + b"\n")
+
+    def answer_waiting(self) -> None:
+        for client, child in list(self.waiting):
+            if (code := self.exit_code(child)) is not None:
+                self.waiting.remove((client, child))
+                self.answer(client, code)
+
+    def exit_code(self, child: int) -> int | None:
+        if child not in self.ended:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                self.ended[child] = os.waitstatus_to_exitcode(status)
+        return self.ended.get(child)
+
+    def fork(self, job: dict[str, Any]) -> int:
         child = os.fork()
         if child == 0:
+            for held in [self.listener, *self.clients]:
+                held.close()
             run(**job)
-        print(child, flush=True)
+        return child
 
 
 def run(
@@ -89,4 +154,5 @@ def use_hub(environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    prepare()
+    serve(sys.argv[1])

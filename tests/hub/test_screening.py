@@ -1,6 +1,8 @@
 """Files that must not be published."""
 
 import os
+import random
+import re
 
 import pytest
 
@@ -61,6 +63,27 @@ def test_allowed(tmp_path, monkeypatch, name):
     content = ALLOWED[name]
     refuse({name: content if isinstance(content, bytes) else content.encode()}, "me/x", "AGAIN")
     refuse({"README.md": b"By kimberley."}, "kimberley/x", "AGAIN")
+
+
+@pytest.mark.parametrize("name", ["demo.mp4", "paper.pdf", "x.zip", "t.parquet", "x.wav", "reference.npz", "odd"])
+def test_bytes_that_look_like_a_path_are_none(tmp_path, monkeypatch, name):
+    """Of a megabyte of random bytes, nearly every one holds some `~/x`."""
+    data = random.Random(0).randbytes(2**20)
+    assert re.search(rb"~/\w", data)
+    refuse({name: data}, "me/x", "AGAIN")
+    monkeypatch.setenv("HOME", "/data7/people/kim")
+    for text in ("/data7/people/kim/faces", HF_TOKEN, "private-token-1"):
+        for encoding in ("utf-8", "utf-16-le", "utf-32-le") if text != HF_TOKEN else ("utf-8",):
+            with pytest.raises(UsageError, match=f"{name}: (contains a path of this|holds a token)") as error:
+                refuse({name: data + text.encode(encoding) + data}, "me/x", "AGAIN", "private-token-1")
+            assert text not in str(error.value).replace("/faces", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
+def test_texts_of_any_encoding_are_searched(encoding):
+    for name in ("notes.txt", "page.ipynb", "table.csv"):
+        with pytest.raises(UsageError, match=f"{name}: line 2 contains a path of this machine, /home/kim"):
+            refuse({name: "Größe\n/home/kim/x\n".encode(encoding)}, "me/x", "AGAIN")
 
 
 def test_links_are_refused_not_followed(tmp_path):

@@ -12,12 +12,11 @@ from pushing import commit_requests, snapshot, training
 
 from hfgen import HFGenPipeline
 from hfgen.errors import UsageError
-from hfgen.hub import publish
+from hfgen.hub import access, publish
 from hfgen.hub.client import is_transient
 from hfgen.hub.contents import contents, prepared
 from hfgen.hub.upload import Place
 from hfgen.settings.arguments import TrainingArguments
-from hfgen.training import pushing
 from hfgen.training.pushing import require_place
 
 ONCE_OR_TWICE = {
@@ -111,7 +110,7 @@ def test_a_card_that_the_hub_refuses_costs_no_repository(hub, copy, hfgen):
     assert "me/nonsense" not in hub.repositories
 
 
-def test_a_training_pushes_on_its_way(hub, hfgen, place):
+def test_a_training_pushes_on_its_way(hub, hfgen, run, place):
     """With each grid the model of that step, one commit each; the run's folder holds none until the end."""
     words = ["--hub_model_id", "me/on-the-way", "--hub_strategy", "every_validation", "--validation_steps", "1"]
     done = hfgen(*training(place / "blobs.npz", place / "on the way", *words))
@@ -122,38 +121,39 @@ def test_a_training_pushes_on_its_way(hub, hfgen, place):
     published, local = files["README.md"].decode(), (place / "on the way" / "README.md").read_text()
     assert published.replace("me/on-the-way", "on the way") == local.replace("'on the way'", "on the way")
     assert 'HFGenPipeline.from_pretrained("me/on-the-way")' in published
-    refused = hfgen(*training(place / "blobs.npz", place / "off", *words, "--hub_token", "hf_wrong"), code=1)
+    hub.fail(403, "POST", "/preupload/", times=2)  # the token was taken back meanwhile
+    refused = hfgen(*training(place / "blobs.npz", place / "off", *words), code=1)
     assert "step 1 was not pushed; the training goes on: " in refused["err"]
     HFGenPipeline.from_pretrained(place / "off")
 
 
-def test_a_training_whose_push_is_refused_loses_nothing_else(hfgen, run, place):
-    done = hfgen(*training(place / "blobs.npz", place / "refused", "--hub_token", "hf_wrong"), code=1)
-    assert "refused was not pushed to refused" in done["err"]
+def test_a_training_whose_push_is_refused_loses_nothing_else(hub, hfgen, run, place):
+    hub.fail(403, "POST", "/repos/create")
+    done = hfgen(*training(place / "blobs.npz", place / "refused"), code=1)
+    assert "refused was not pushed to me/refused" in done["err"]
     assert f"hfgen push {place / 'refused'} refused" in done["err"]
-    assert "hf_wrong" not in done["err"]
     HFGenPipeline.from_pretrained(place / "refused")
 
 
 def test_who_is_not_logged_in_is_told_before_the_training(monkeypatch, tmp_path):
-    monkeypatch.setattr(publish, "get_token", lambda: None)
-    monkeypatch.setattr(pushing, "get_token", lambda: None)
+    monkeypatch.setattr(access, "get_token", lambda: None)
+    monkeypatch.setattr(access, "account_of", lambda token: {"name": "me"})
     with pytest.raises(UsageError, match="--push_to_hub needs a token: `hf auth login`"):
-        require_place(TrainingArguments(push_to_hub=True), Path("run"))
-    require_place(TrainingArguments(push_to_hub=True, hub_token="hf_x"), Path("run"))
-    require_place(TrainingArguments(), Path("run"))
+        require_place(TrainingArguments(push_to_hub=True), Path("run"), print)
+    require_place(TrainingArguments(push_to_hub=True, hub_token="hf_x"), Path("run"), print)
+    require_place(TrainingArguments(), Path("run"), print)
     for token in (None, False):
         with pytest.raises(UsageError, match="needs a token: `hf auth login`"):
             publish.publish(tmp_path, Place("me/x"), token=token)
-        monkeypatch.setattr(publish, "get_token", lambda: "hf_of_somebody")
+        monkeypatch.setattr(access, "get_token", lambda: "hf_of_somebody")
 
 
 def test_a_name_that_no_repository_can_have_is_told_before_the_training(monkeypatch):
-    monkeypatch.setattr(pushing, "get_token", lambda: "hf_x")
+    monkeypatch.setattr(access, "get_token", lambda: "hf_x")
     with pytest.raises(UsageError, match="--hub_model_id: 'bad id' is not a repository name"):
-        require_place(TrainingArguments(push_to_hub=True, hub_model_id="bad id"), Path("run"))
+        require_place(TrainingArguments(push_to_hub=True, hub_model_id="bad id"), Path("run"), print)
     with pytest.raises(UsageError, match="--hub_model_id: 'my run' is not a repository name"):
-        require_place(TrainingArguments(push_to_hub=True), Path("my run"))
+        require_place(TrainingArguments(push_to_hub=True), Path("my run"), print)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "a.b"])

@@ -134,6 +134,7 @@ def folder(place, pipelines, tmp_path):
     return tmp_path / "dcgan"
 
 
+@pytest.mark.whole
 def test_hfgen_loads_without_running_the_code(folder, pipelines):
     for path in folder.rglob("*.py"):
         path.write_text(f"open({str(folder / 'ran')!r}, 'w')\n" + path.read_text())

@@ -50,9 +50,20 @@ def test_a_target_without_results(tmp_path, monkeypatch, put, name, content, mes
     Path(name).mkdir(parents=True)
     if content is not None:
         (Path(name) / "r.json").write_text(content)
-    put("a")
     with pytest.raises(UsageError, match=message):
-        compare(["a", "x"])
+        compare(["x"])
+
+
+def test_a_target_without_results_is_left_out_and_named(put, tmp_path):
+    for name in ("started", "runs/other"):
+        Path(name).mkdir(parents=True)
+    Path("notes.txt").write_text("{}")
+    put("a"), put("b")
+    found = compare(["started", "a", "notes.txt", "runs/other", "b"])
+    assert [row.name for row in found.rows] == ["a", "b"]
+    assert found.notes[-1].startswith("Without a result, and left out: started, notes.txt, runs/other. ")
+    with pytest.raises(UsageError, match="There is no ./nothing"):  # which is misspelt, not without a result
+        compare(["a", "./nothing"])
 
 
 def test_other_things_are_no_targets(tmp_path, put):
@@ -160,7 +171,7 @@ c = compare(["org/published", "org/bare"], fetch=local_folder)
 print(json.dumps([[row.name, row.values["fid"].get("mark")] for row in c.rows]))
 pathlib.Path("evaluations").rename("elsewhere")
 try:
-    compare(["org/published", "org/bare"], fetch=local_folder)
+    compare(["org/bare"], fetch=local_folder)
 except UsageError as error:
     print(error)
 """

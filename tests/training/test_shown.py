@@ -78,6 +78,7 @@ def test_a_curve_of_a_diverged_model_is_a_warning_and_no_end():
         line_of(Diagnosis(curves={"c": ([1.0], [float("nan")])}), "Toy")
 
 
+@pytest.mark.whole
 def test_a_run_shows_them_on_its_card_and_in_trackers(splits, tmp_path, monkeypatch):
     family = get_family("dcgan").load()
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
     {"cores", "errors", "noise", "signals", "terminal"},
     {"whole_batch", "wrappers"},
-    {"components", "files", "inputs", "likelihood", "objective", "scheduler"},
+    {"components", "files", "inputs", "likelihood", "objective", "scheduler", "tokens"},
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
