@@ -11,8 +11,8 @@ import yaml
 from hfgen.commands.recipes import list_recipes
 from hfgen.commands.targets import check_target
 from hfgen.data.builtin import BUILT_IN_DATASETS
-from hfgen.errors import LoadError
-from hfgen.files import read_config_file
+from hfgen.errors import LoadError, UsageError
+from hfgen.files import read_config_file, read_json
 from hfgen.registry import get_family, list_families
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.optimizers import OptimizerOptions
@@ -50,9 +50,9 @@ def describe(target: str) -> dict[str, Any]:
     recipes = list_recipes()
     if target in recipes:
         return {"recipe": target, **yaml.safe_load(recipes[target].read_text(encoding="utf-8"))}
-    if (Path(target) / "model_index.json").is_file():
+    if (Path(target) / "model_index.json").is_file() and not _is_photos(Path(target)):
         return pipeline_facts(target)
-    if (Path(target) / "config.yaml").is_file():
+    if (Path(target) / "config.yaml").is_file() and not _is_photos(Path(target)):
         return unfinished_facts(Path(target))
     if target in BUILT_IN_DATASETS or Path(target).exists():
         return dataset_facts(target)
@@ -61,6 +61,26 @@ def describe(target: str) -> dict[str, Any]:
         return pipeline_facts(target)
     except LoadError as error:
         raise LoadError(f"{error}\nThere is no family, recipe or dataset {target!r} either.") from error
+
+
+def _is_photos(folder: Path) -> bool:
+    """Return True for images among which some tool left a file that is called like a model's or a run's."""
+    from hfgen import run_folder
+    from hfgen.data.walk import walk
+
+    try:
+        names_class = "_class_name" in read_json(folder / "model_index.json")
+    except (OSError, ValueError, TypeError):
+        names_class = False
+    try:
+        config = read_config_file(folder / run_folder.CONFIG)
+    except UsageError:
+        config = {}
+    is_run = "model" in config and ("dataset_name" in config or "train_data_dir" in config)
+    if names_class or is_run or any((folder / n).is_file() for n in (run_folder.METRICS, run_folder.ENVIRONMENT)):
+        return False
+    found = walk(folder)
+    return bool(found.images) and not any(path.endswith(".safetensors") for path in found.others)
 
 
 def family_facts(name: str) -> dict[str, Any]:

@@ -121,16 +121,16 @@ def images_from_arrays(source: DataSource) -> Images:
     pixels, notes = _pixels(f"{source.name}: {name}", arrays.read(name))
     labels, class_notes, problem = _classes(source, arrays, name, len(pixels))
     open_image = functools.partial(_open_array, pixels)
-    mode, sizes, more = inspect_headers(source.name, len(pixels), open_image)
+    seen = inspect_headers(source, len(pixels), open_image)
     if pixels.dtype == np.uint16:
         notes.append(f"16-bit images are scaled to 8 bits; the largest value is {pixels.max()} of 65535")
     return Images(
         name=source.name,
         open_image=open_image,
         count=len(pixels),
-        mode=mode,
-        sizes=sizes,
-        notes=[*notes, *more, *class_notes],
+        mode=seen.mode,
+        sizes=seen.sizes,
+        notes=[*notes, *seen.notes, *class_notes],
         splits=list(arrays.splits),
         labels=None if labels is None else labels.labels,
         label_names=None if labels is None else labels.names,

@@ -44,7 +44,7 @@ def local_tables(path: Path) -> Splits | None:
     if not {"train", "training"} & named.keys() or any(name not in SPLITS for name in named):
         listed = ", ".join(table.name for table in tables[:8])
         raise UsageError(f"{path} holds several tables: {listed}.\nGive one of them as --dataset_name.")
-    read = {SPLITS[name]: _columns(table) for name, table in named.items()}
+    read = {SPLITS[name]: columns_of(table) for name, table in named.items()}
     notes = [note for _, notes in read.values() for note in notes]
     return {split: _dataset(columns) for split, (columns, _) in read.items()}, notes
 
@@ -84,7 +84,7 @@ def _is_plain(name: str) -> bool:
 
 def _splits_of(path: Path) -> Splits:
     """Read a text table; a column of splits' names, `train` among them, divides it."""
-    columns, notes = _columns(path)
+    columns, notes = columns_of(path)
     named = {name.casefold().replace(" ", "_"): name for name in columns}
     name = next((named[known] for known in SPLIT_COLUMNS if known in named), None)
     values = [] if name is None else [SPLITS.get(str(value).casefold()) for value in columns[name]]
@@ -98,7 +98,8 @@ def _splits_of(path: Path) -> Splits:
     return found, notes
 
 
-def _columns(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+def columns_of(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+    """Read a text table: column -> values, and notes for the user."""
     if path.suffix.lower() not in (".csv", ".tsv"):
         return _json_lines(path), []
     texts, notes = read_csv(path)

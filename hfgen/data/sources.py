@@ -9,7 +9,7 @@ import glob
 import re
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class DataSource:
         config_name: the configuration of a dataset on the Hub.
         image_column, label_column: None takes the only one of its kind.
         cache_dir: where datasets of the Hub are cached.
+        on_error: "skip" leaves out images that cannot be read.
+        all_frames: take every picture of a file, not the first alone.
+        image_mode: the mode that images are converted to; None chooses by the images.
+        value_range: the values of images of more than 8 bits that stand for black and white; None looks at them.
     """
 
     name: str
@@ -56,6 +60,10 @@ class DataSource:
     image_column: str | None = None
     label_column: str | None = None
     cache_dir: str | None = None
+    on_error: str = "fail"
+    all_frames: bool = False
+    image_mode: str | None = None
+    value_range: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":
@@ -68,7 +76,9 @@ class DataSource:
         name = a.dataset_name or a.train_data_dir
         if not name:
             raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-        return cls(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+        columns = a.image_column, a.label_column
+        found = cls(name, a.dataset_split, a.dataset_config_name, *columns, a.cache_dir, a.on_error)
+        return replace(found, all_frames=a.all_frames, image_mode=a.image_mode, value_range=a.value_limits)
 
     @property
     def path(self) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen.errors import UsageError
-from hfgen.modalities.formats import check_memory, open_picture
+from hfgen.modalities.formats import check_memory, on_white, open_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -95,8 +95,11 @@ def save_image(image: Image.Image, path: Path, **options: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    if kind == "JPEG" and image.mode in ("RGBA", "LA"):  # which has no alpha
+        image = on_white(image).convert("RGB")
     try:
-        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"), **options)
+        image.save(temporary, format=kind, **options)
         os.replace(temporary, path)
     except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import no_labels
 from hfgen.data.load import images_from
+from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import stream_images
 from hfgen.errors import UsageError, counted
@@ -147,8 +148,21 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
         raise UsageError(
             f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
             f"the data have {_shape_words(shape, num_classes)}.\n"
-            "Try --resolution, or (not) --class_conditional."
+            f"{_advice(found, shape, pipeline.num_classes, num_classes)}"
         )
+
+
+def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
+    """Return the options that bring the data to a model's channels, side and classes."""
+    options = []
+    if found[0] != shape[0]:
+        mode = next((mode for mode, channels in CHANNELS.items() if channels == found[0]), None)
+        options += [f"--image_mode {mode}"] if mode else []
+    if found[1] != shape[1]:
+        options.append(f"--resolution {found[1]}")
+    if (found_classes is None) != (num_classes is None):
+        options.append("--class_conditional" if num_classes is None else "no --class_conditional")
+    return f"Try {', '.join(options)}." if options else "Data of the same classes are needed."
 
 
 def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from stream_data import drawn, found, png, stream
 
-from hfgen.data.folders import FolderStream
+from hfgen.data.folder_streams import FolderStream
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
-from hfgen.data.walk import walk
+from hfgen.data.walk import Found, walk
 from hfgen.errors import UsageError
 
 
@@ -126,7 +126,7 @@ def test_a_stream_goes_on_where_older_checkpoints_were(tmp_path):
     for read, skipped in ((3, 0), (6, 2), (10, 10)):
         inner = {"shard_idx": 0, "shard_example_idx": skipped, "type": "ExamplesIterable"}
         outer = {"previous_state": inner, "num_chunks_since_previous_state": read - skipped, "batch_idx": 1}
-        dataset = FolderStream(tmp_path, files, None)
+        dataset = FolderStream(Found(tmp_path), files, None)
         dataset.load_state_dict({"examples_iterable": outer, "epoch": 0})
         tables = list(dataset.iter(4))
         assert [r["path"] for t in tables for r in t["image"].to_pylist()] == [str(tmp_path / f) for f in files[read:]]
