@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,12 +17,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from hfgen import __version__, run_folder
 from hfgen.cards import card
-from hfgen.components import published_networks
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import complete, require_token
 from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
-from hfgen.hub.contents import OF_A_RUN, changes, prepared
-from hfgen.hub.staging import staged
+from hfgen.hub.contents import OF_A_RUN, changes, prepared, put_together
 from hfgen.hub.upload import Place, Pushed, upload
 from hfgen.settings.licenses import LICENSES, unknown_license
 
@@ -47,9 +46,10 @@ def push_pipeline(
     place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
     options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
     options |= {"bundle_code": bundle_code}
-    networks = published_networks(pipeline).values()
-    with staged(repo_id.rpartition("/")[2], sum(t.nbytes for n in networks for t in n.state_dict().values())) as fresh:
-        pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / repo_id.rpartition("/")[2]
+        with put_together():
+            pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
         pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
     if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
         warnings.warn(

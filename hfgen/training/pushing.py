@@ -1,18 +1,17 @@
 """Push a run to the Hub: at its end, or at steps on the way."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hfgen import __version__, run_folder
 from hfgen.cards import card
-from hfgen.components import published_networks
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import check_access, require_token
-from hfgen.hub.contents import KEPT_HERE
+from hfgen.hub.contents import KEPT_HERE, put_together
 from hfgen.hub.publish import check_place, publish
-from hfgen.hub.staging import staged
 from hfgen.hub.upload import Place
 from hfgen.pipeline import HFGenPipeline
 from hfgen.settings.arguments import TrainingArguments
@@ -66,10 +65,11 @@ def push_step(folder: Path, pipeline: HFGenPipeline, arguments: TrainingArgument
     Returns:
         the address. Raises what `publish` raises.
     """
-    networks = published_networks(pipeline).values()
-    with staged(folder.resolve().name, sum(t.nbytes for n in networks for t in n.state_dict().values())) as fresh:
-        shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
-        pipeline.save_pretrained(fresh)
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary) / folder.resolve().name
+        with put_together():
+            shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
+            pipeline.save_pretrained(fresh)
         plot_run(run_folder.read_metrics(fresh), fresh / "plots")
         card.write_card(fresh)
         name = arguments.hub_model_id or folder.resolve().name
