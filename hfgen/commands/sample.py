@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from hfgen.commands.class_labels import known_classes, parse_classes
-from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
+from hfgen.commands.options import (
+    OwnOptionsCommand,
+    loading_options,
+    parse_numbers,
+    refuse_beside,
+    refuse_dotted,
+    refuse_given,
+    scheduler_option,
+)
 from hfgen.commands.own_options import chosen_options
 from hfgen.commands.pipelines import load
 from hfgen.errors import HFGenError, UsageError
@@ -50,6 +58,11 @@ def command(
     count = num_images or (8 if output.suffix == ".webp" else 64)
     numbers = parse_numbers(seeds) if seeds else list(range(seed, seed + count))
     kind = kind_of(output)
+    refuse_beside("seeds", ["seed", "num_images"])
+    if kind == "walk":
+        refuse_given(["batch_size"], "on a latent walk")
+    else:
+        refuse_given(["num_frames"], "without a latent walk, such as --output walk.webp")
     refuse_to_overwrite(output, o["overwrite"])
     labels = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
     if labels is not None:

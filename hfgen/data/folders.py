@@ -45,6 +45,7 @@ def found_in(source: DataSource) -> Found | None:
         if archives:
             found = unpacked(name, archives)
     if found.images:
+        source.refuse_configuration()
         return found
     what = "holds no images that hfgen reads" if found.left_out else "is an empty folder"
     told = "".join(f"; {note}" for note in left_out_note(found.left_out))

@@ -65,6 +65,15 @@ class DataSource:
     image_mode: str | None = None
     value_range: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.name in BUILT_IN or self.path.is_file():
+            self.refuse_configuration()
+
+    def refuse_configuration(self) -> None:
+        """Raise a UsageError if a configuration is named, where the data can have none."""
+        if self.config_name is not None:
+            raise UsageError(f"--dataset_config_name {self.config_name}: {self.name} has no configurations.")
+
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":
         """Return the data that the arguments name.

@@ -14,7 +14,7 @@ from hfgen.components import absent, declared, inner_pipelines, published_networ
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
-from hfgen.data.layout import no_labels
+from hfgen.data.layout import Layout, no_labels, too_large
 from hfgen.data.load import images_from
 from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
@@ -24,8 +24,10 @@ from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metri
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.processes.world import join_processes
 from hfgen.registry import family_of
 from hfgen.results.metrics import METRICS
+from hfgen.scheduler import require_steps
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -96,10 +98,26 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """Build the untrained pipeline for these images, with the same weights in every process."""
+    """Build the untrained pipeline for these images, with the same weights in every process.
+
+    Raises:
+        UsageError: the data lack labels that are wanted, or hold fewer images than a batch; the model does not draw in
+            as many steps as its grids are to be drawn in; or its options are not those of its components.
+    """
     a = config.arguments
     if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
+    layout = Layout(a.train_batch_size, join_processes().num_processes, accumulation=a.gradient_accumulation_steps)
+    if images.count is not None and layout.global_batch_size > images.count:
+        raise UsageError(too_large(layout, images.name, images.count))
+    pipeline = _build(config, pipeline_class, images)
+    if a.num_inference_steps is not None:
+        require_steps(getattr(pipeline, "scheduler", None), a.num_inference_steps)
+    return pipeline
+
+
+def _build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
+    a = config.arguments
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
     if a.pretrained_model_name_or_path:
