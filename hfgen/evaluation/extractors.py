@@ -99,8 +99,8 @@ def refuse_shape(extractor: type[FeatureExtractor], channels: int, size: tuple[i
         raise UsageError(
             f"{extractor.name} takes images of {counted(extractor.in_channels, 'channel')} and {wanted}; "
             f"these have {counted(channels, 'channel')} and {size[1]}x{size[0]} pixels.\n"
-            "Choose another --extractor (`hfgen list extractors`); one of 3 channels and any side takes gray images and\n"
-            "RGBA too, such as scattering, which needs no download."
+            "Choose another --extractor (`hfgen list extractors`); one of 3 channels and any side takes gray images\n"
+            "and RGBA too, such as scattering, which needs no download."
         )
 
 
