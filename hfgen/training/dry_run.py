@@ -1,6 +1,5 @@
 """A rehearsal of a training run, which reports its time, memory and disk space and writes nothing."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -53,7 +52,9 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
         f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
         f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
-    say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
+    memory = _peak_memory(trainer.accelerator.device)
+    if memory is not None:
+        say(f"memory: {memory} at most up to here, in each process")
     say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
     return resolved
 
@@ -63,9 +64,13 @@ def _wait(device: torch.device) -> None:
         torch.get_device_module(device).synchronize()
 
 
-def _peak_memory(device: torch.device) -> str:
+def _peak_memory(device: torch.device) -> str | None:
     if device.type != "cpu":
         return _megabytes(torch.get_device_module(device).max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
