@@ -14,8 +14,9 @@ from pathlib import Path
 from interleave import Goal, Variant, measure, options, record
 from PIL import Image
 
-from hfgen.data.headers import SCANNED, evenly_spaced
+from hfgen.data.headers import SCANNED
 from hfgen.data.load import load_images
+from hfgen.data.looks import evenly_spaced
 
 CLASSES, EACH = 100, 1000
 PLAIN = "os.walk and Image.open"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hfgen.commands.options import refuse_given
 from hfgen.errors import CheckError, UsageError
 
 
@@ -28,6 +29,7 @@ def command(run: Path, check: bool, num_redrawn: int, snippets: bool) -> None:
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; a card is rendered from the folder of a finished run.")
     if not check:
+        refuse_given(["num_redrawn", "snippets"], "without --check")
         return click.echo(write_card(run))
     logging.disable_progress_bar()
     failed = report(check_card(run, num_redrawn, snippets), click.echo)

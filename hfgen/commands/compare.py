@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hfgen.commands.options import refuse_given
 from hfgen.errors import HFGenError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def command(
 
     if output is not None:
         check_output(output, overwrite)
+    else:
+        refuse_given(["overwrite"], "without --output")
     comparison = compare(targets, protocol, _fetch)
     if output is not None:
         write(output, comparison)

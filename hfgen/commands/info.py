@@ -8,6 +8,7 @@ from typing import Any
 import click
 import yaml
 
+from hfgen.commands.pipelines import refuse_local_revision
 from hfgen.commands.recipes import list_recipes
 from hfgen.commands.targets import check_target
 from hfgen.data.builtin import BUILT_IN_DATASETS
@@ -34,6 +35,7 @@ from hfgen.settings.signatures import declared, described
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, revision: str | None, as_json: bool) -> None:
     """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository."""
+    refuse_local_revision(target, revision)
     facts = pipeline_facts(target, revision) if revision else describe(target)
     text = (
         json.dumps(facts, indent=2)

@@ -5,7 +5,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import click
@@ -140,6 +140,37 @@ def refuse_dotted(dotted: Mapping[str, Mapping[str, Any]], known: Collection[str
     for name, options in dotted.items():
         if name not in known:
             raise click.NoSuchOption(f"--{name}.{next(iter(options))}")
+
+
+def is_given(parameter: str) -> bool:
+    """Return True if the command line itself holds an option of the command that runs."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_given(parameters: Iterable[str], why: str) -> None:
+    """Raise a usage error of options that were given and would have no effect.
+
+    Args:
+        parameters: their names in the command's function.
+        why: ends the sentence `--num_frames has no effect ...`.
+    """
+    for parameter in filter(is_given, parameters):
+        raise click.UsageError(f"{_word(parameter)} has no effect {why}. Leave it out.")
+
+
+def refuse_beside(parameter: str, others: Iterable[str]) -> None:
+    """Raise a usage error of options that have no effect beside another one, if that was given."""
+    if is_given(parameter):
+        refuse_given(others, f"beside {_word(parameter)}")
+
+
+def _word(parameter: str) -> str:
+    """Return an option as it is written; of a pair that a flag switches, the word for its value."""
+    context = click.get_current_context()
+    option = next(p for p in context.command.params if p.name == parameter)
+    words = option.secondary_opts if context.params.get(parameter) is False else option.opts
+    return next(word for word in words or option.opts if word.startswith("--"))
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -9,11 +9,12 @@ import click
 import yaml
 
 from hfgen import run_folder
-from hfgen.commands.options import DottedCommand, dataclass_options
+from hfgen.commands.options import DottedCommand, dataclass_options, refuse_beside
 from hfgen.commands.recipes import is_family, list_recipes, resolve_run
 from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
+from hfgen.settings.ignored import refuse_ignored
 from hfgen.settings.resolve import RunConfig
 from hfgen.tokens import without_secrets
 
@@ -81,13 +82,18 @@ def command(
     if model and model_option:
         raise UsageError("Give the model once: as the argument or as --model.")
     target = model or model_option or (stand_in if _names_no_model(config) else None)
-    settings, given, notes = translate(_script_options(target), script, given)
+    refuse_beside("print_config", ["dry_run", "as_json"])
+    refuse_beside("dry_run", ["as_json"])
+    of_script = _script_options(target)
+    settings, given, notes = translate(of_script, script, given)
     from hfgen.processes.launcher import Wanted, launch
 
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
         return launch(words, wanted)
     resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
+    if not of_script:  # whose own options may have no effect here, as its notes say
+        refuse_ignored([name for name, value in given.items() if value is not None], resolved.arguments)
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen.training import dry_run as rehearsal, run

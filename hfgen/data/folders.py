@@ -45,6 +45,7 @@ def found_in(source: DataSource) -> Found | None:
         if archives:
             found = unpacked(name, archives)
     if found.images:
+        source.refuse_configuration()
         return found
     what = "holds no images that hfgen reads" if found.left_out else "is an empty folder"
     told = "".join(f"; {note}" for note in left_out_note(found.left_out))
@@ -80,15 +81,16 @@ def images_from_folder(source: DataSource, found: Found) -> Images:
     """Read the split of a folder; images are opened where they lie."""
     chosen = choose(source, found)
     folder = Folder(found, chosen.files)
-    mode, sizes, notes = inspect_headers(source.name, len(chosen.files), folder.open, folder.name)
+    seen = inspect_headers(source, len(chosen.files), folder.open, folder.name)
     return Images(
         name=source.name,
         open_image=folder.open,
         name_image=folder.name,
         count=len(chosen.files),
-        mode=mode,
-        sizes=sizes,
-        notes=[*chosen.notes, *notes],
+        mode=seen.mode,
+        sizes=seen.sizes,
+        value_range=seen.value_range,
+        notes=[*chosen.notes, *seen.notes],
         labels=chosen.labels,
         label_names=chosen.label_names,
         label_problem=chosen.label_problem,

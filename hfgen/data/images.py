@@ -23,6 +23,7 @@ class ImageFacts:
         mode: the PIL mode that fits every image seen: L, RGB or RGBA.
         sizes: (width, height) -> the number of images seen of that size.
         count: number of images; None for a stream of unknown length.
+        value_range: the values of images of more than 8 bits that stand for black and white; None where all have 8.
         notes: lines for the user.
         label_names: name of each class; None where there are no classes, or they are numbers.
         label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
@@ -34,6 +35,7 @@ class ImageFacts:
     mode: str
     sizes: Counter[tuple[int, int]]
     count: int | None
+    value_range: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
     label_problem: str | None = None
@@ -138,9 +140,17 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        row = index if self.rows is None else int(self.rows[index])
+        row = self.row(index)
         with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
-            return to_pixels(image, self.mode, resolution, center_crop)
+            return to_pixels(image, self.mode, resolution, center_crop, self.value_range)
+
+    def name_of(self, index: int) -> str:
+        """Return how the user finds image `index`: its path in the dataset, or its row."""
+        return self.name_image(self.row(index))
+
+    def row(self, index: int) -> int:
+        """Return the number in the whole dataset of image `index` of this part."""
+        return index if self.rows is None else int(self.rows[index])
 
 
 def _power_of_two(side: int) -> int:

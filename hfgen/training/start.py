@@ -14,8 +14,9 @@ from hfgen.components import absent, declared, inner_pipelines, published_networ
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
-from hfgen.data.layout import no_labels
+from hfgen.data.layout import Layout, no_labels, too_large
 from hfgen.data.load import images_from
+from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
 from hfgen.data.streams import renumbered, stream_images
 from hfgen.errors import UsageError, counted
@@ -23,8 +24,10 @@ from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metri
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.processes.world import join_processes
 from hfgen.registry import family_of
 from hfgen.results.metrics import METRICS
+from hfgen.scheduler import require_steps
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -97,10 +100,26 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """Build the untrained pipeline for these images, with the same weights in every process."""
+    """Build the untrained pipeline for these images, with the same weights in every process.
+
+    Raises:
+        UsageError: the data lack labels that are wanted, or hold fewer images than a batch; the model does not draw in
+            as many steps as its grids are to be drawn in; or its options are not those of its components.
+    """
     a = config.arguments
     if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
+    layout = Layout(a.train_batch_size, join_processes().num_processes, accumulation=a.gradient_accumulation_steps)
+    if images.count is not None and layout.global_batch_size > images.count:
+        raise UsageError(too_large(layout, images.name, images.count))
+    pipeline = _build(config, pipeline_class, images)
+    if a.num_inference_steps is not None:
+        require_steps(getattr(pipeline, "scheduler", None), a.num_inference_steps)
+    return pipeline
+
+
+def _build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
+    a = config.arguments
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
     if a.pretrained_model_name_or_path:
@@ -149,8 +168,21 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
         raise UsageError(
             f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
             f"the data have {_shape_words(shape, num_classes)}.\n"
-            "Try --resolution, or (not) --class_conditional."
+            f"{_advice(found, shape, pipeline.num_classes, num_classes)}"
         )
+
+
+def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
+    """Return the options that bring the data to a model's channels, side and classes."""
+    options = []
+    if found[0] != shape[0]:
+        mode = next((mode for mode, channels in CHANNELS.items() if channels == found[0]), None)
+        options += [f"--image_mode {mode}"] if mode else []
+    if found[1] != shape[1]:
+        options.append(f"--resolution {found[1]}")
+    if (found_classes is None) != (num_classes is None):
+        options.append("--class_conditional" if num_classes is None else "no --class_conditional")
+    return f"Try {', '.join(options)}." if options else "Data of the same classes are needed."
 
 
 def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hfgen.data.headers import evenly_spaced
+from hfgen.data.looks import evenly_spaced
 from hfgen.errors import CheckError
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.evaluation.measure import reconstruction_options
