@@ -264,8 +264,7 @@ def test_a_dataset_that_is_a_program_is_told_as_such():
 
 
 @pytest.mark.parametrize(
-    ("name", "way"),
-    [("a.xlsx", "sheet as CSV"), ("a.pkl", "runs code"), ("a.feather", "as parquet"), ("a.mat", "as .npz")],
+    ("name", "way"), [("a.xlsx", "as CSV"), ("a.pkl", "runs code"), ("a.orc", "as parquet"), ("a.mat", "as .npz")]
 )
 def test_files_of_other_kinds_are_refused_with_what_to_do(tmp_path, name, way):
     (tmp_path / name).write_bytes(b"x")
