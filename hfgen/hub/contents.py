@@ -14,6 +14,7 @@ import yaml
 
 from hfgen import run_folder
 from hfgen.cards import card, without_run
+from hfgen.cards.parts import marked, unmarked
 from hfgen.cards.without_run import makeshift_card
 from hfgen.components import MOST_LEVELS
 from hfgen.errors import UsageError, clear
@@ -93,23 +94,23 @@ def put_together() -> contextlib.AbstractContextManager[None]:
 def _card(
     folder: Path, place: Place, own: Path | bytes | None, makeshift: bool, bundled: bool = False
 ) -> Path | bytes:
-    """The card to publish, whose snippets name the repository.
+    """The card to publish, whose snippets name the repository, with the digest by which the next push knows it.
 
     Args:
         own: a card that somebody edited, or that of a converted model; only its snippets are changed.
         bundled: tell of the code beside the weights, except on a card that was edited.
     """
     if makeshift:
-        return makeshift_card(folder, place.repo_id, bundled).encode()
+        return marked(makeshift_card(folder, place.repo_id, bundled)).encode()
     if own is None:
-        return card.render(folder, place.repo_id, bundled).encode()
+        return marked(card.render(folder, place.repo_id, bundled)).encode()
     if not isinstance(own, Path) or own.is_symlink() or not own.is_file():
         return own  # to be refused
     try:
         text = without_run.with_address(own.read_text(encoding="utf-8"), place.repo_id)
     except ValueError:  # not text
         return own
-    return ((without_run.with_code(text, bundled=True) if bundled else None) or text).encode()
+    return marked(unmarked((without_run.with_code(text, bundled=True) if bundled else None) or text)).encode()
 
 
 def contents(folder: Path) -> Files:
