@@ -1,7 +1,6 @@
 """A run's folder: where it lies, and what is kept there beside the model."""
 
 import json
-import os
 import platform
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from hfgen.cores import usable_cores
 from hfgen.errors import UsageError
 from hfgen.files import printable, read_json, read_text, write_text
 
@@ -112,7 +112,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "accelerators": devices,
         "versions": {name: _version(name) for name in STACK},

@@ -24,8 +24,10 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
 
     from hfgen import HFGenPipeline
     from hfgen.evaluation.any_pipeline import load_any
+    from hfgen.processes.world import keep_to_quota
 
     logging.disable_progress_bar()
+    keep_to_quota()
     kwargs = {name: o[name] for name in ("variant", "revision") if o[name]}
     if o["dtype"]:
         kwargs["dtype"] = getattr(torch, o["dtype"])

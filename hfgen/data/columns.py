@@ -178,7 +178,8 @@ def labels_of(
     column, notes = label_column_of(source, dataset)
     if column is None:
         return None, notes, None
-    names = getattr(dataset.features[column], "names", None)
+    feature = dataset.features[column]
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     classes, more, problem = classes_among(source, _values(dataset, column), names, column, row)
     return classes, [*notes, *more], problem
 

@@ -1,6 +1,7 @@
 """Choosing the files of a folder that are published, and the files of a repository that they replace."""
 
 import contextlib
+import os
 import re
 import shlex
 import tempfile
@@ -15,7 +16,7 @@ from hfgen import run_folder
 from hfgen.cards import card, without_run
 from hfgen.cards.without_run import makeshift_card
 from hfgen.components import MOST_LEVELS
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, clear
 from hfgen.files import read_config_file, size_of
 from hfgen.hub.screening import refuse
 from hfgen.hub.upload import Files, Place
@@ -72,9 +73,22 @@ def prepared(
     refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
-            fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-            files = saved_anew(model, fresh, files, variant, max_shard_size)
+            with put_together():
+                fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+                files = saved_anew(model, fresh, files, variant, max_shard_size)
         yield Prepared({**files, **code}, variant, makeshift)
+
+
+def put_together() -> contextlib.AbstractContextManager[None]:
+    """Raise one error where the files of a push cannot be put together: the folder for that is often a small disk."""
+    place = tempfile.tempdir or os.environ.get("TMPDIR", "the system's folder for temporary files")
+    return clear(
+        (OSError,),
+        lambda found: (
+            f"The files to push are put together in {place}, which failed: {found}\n"
+            "Nothing was pushed. Name a folder on a larger disk by the variable TMPDIR."
+        ),
+    )
 
 
 def _card(

@@ -20,7 +20,7 @@ from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import complete, require_token
 from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
-from hfgen.hub.contents import OF_A_RUN, changes, prepared
+from hfgen.hub.contents import OF_A_RUN, changes, prepared, put_together
 from hfgen.hub.upload import Place, Pushed, upload
 from hfgen.settings.licenses import LICENSES, unknown_license
 
@@ -48,7 +48,8 @@ def push_pipeline(
     options |= {"bundle_code": bundle_code}
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / repo_id.rpartition("/")[2]
-        pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
+        with put_together():
+            pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
         pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
     if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
         warnings.warn(

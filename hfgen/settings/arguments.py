@@ -254,6 +254,10 @@ class TrainingArguments(DataArguments):
         _ = self.seconds_limit, self.value_limits
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
+        if self.unlabeled == "skip" and not self.class_conditional:
+            raise UsageError("--unlabeled skip is of --class_conditional; without classes all images are used.")
+        if self.unlabeled == "skip" and self.streaming:
+            raise UsageError("--unlabeled skip needs all labels in advance, which --streaming does not read.")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise UsageError("--overwrite_output_dir starts a new run, --resume_from_checkpoint goes on; give one.")
 

@@ -10,7 +10,7 @@ from hfgen import __version__, run_folder
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import check_access, require_token
-from hfgen.hub.contents import KEPT_HERE
+from hfgen.hub.contents import KEPT_HERE, put_together
 from hfgen.hub.publish import check_place, publish
 from hfgen.hub.upload import Place
 from hfgen.pipeline import HFGenPipeline
@@ -67,8 +67,9 @@ def push_step(folder: Path, pipeline: HFGenPipeline, arguments: TrainingArgument
     """
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / folder.resolve().name
-        shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
-        pipeline.save_pretrained(fresh)
+        with put_together():
+            shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
+            pipeline.save_pretrained(fresh)
         plot_run(run_folder.read_metrics(fresh), fresh / "plots")
         card.write_card(fresh)
         name = arguments.hub_model_id or folder.resolve().name

@@ -264,9 +264,47 @@ def test_a_dataset_that_is_a_program_is_told_as_such():
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("a.xlsx", "sheet as CSV"), ("a.pkl", "runs code"), ("a.zip", "Unpack"), ("a.mat", "as .npz")]
+    ("name", "way"),
+    [("a.xlsx", "sheet as CSV"), ("a.pkl", "runs code"), ("a.feather", "as parquet"), ("a.mat", "as .npz")],
 )
 def test_files_of_other_kinds_are_refused_with_what_to_do(tmp_path, name, way):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=f"unknown kind; known: .parquet, .csv.*{way}"):
         load_images(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("form", ["named", "by place", "without names", "semicolons"])
+def test_a_column_for_each_pixel(photos, form):
+    delimiter = ";" if form == "semicolons" else ","
+    names = [f"{n // 8 + 1}x{n % 8 + 1}" if form == "by place" else f"pixel{n}" for n in range(64)]
+    rows = [[n + 3, *[20 * n] * 64] for n in range(3)]
+    lines = [*([] if form == "without names" else [["label", *names]]), *rows]
+    images = load_images(photos("\n".join(delimiter.join(map(str, line)) for line in lines)))
+    assert [int(images.decode(n, 8).max()) for n in range(3)] == [0, 20, 40]
+    assert (images.label_names, images.labels.tolist(), images.resolution()) == (["3", "4", "5"], [0, 1, 2], 8)
+    assert images.notes[0].startswith("64 columns are read as images of 8x8")
+
+
+def test_pixels_outside_of_bytes_are_refused_and_other_wide_tables_are_no_images(photos):
+    names = ",".join(f"p{n}" for n in range(64))
+    for value in ("256", "0.5", "-1"):
+        with pytest.raises(UsageError, match="p0 ... p63 are not whole numbers from 0 to 255"):
+            load_images(photos(f"{names}\n{','.join([value] * 64)}\n"))
+    with pytest.raises(UsageError, match="no column of images"):
+        load_images(photos(f"{names},p64\n{','.join(['1'] * 65)}\n"))
+
+
+def test_all_pixels_in_one_text(photos):
+    rows = "".join(f"{n},{' '.join(['7'] * 64)}\n" for n in range(2))
+    images = load_images(photos("emotion,pixels\n" + rows), label_column="emotion")
+    assert (images.decode(1, 8).max(), images.labels.tolist()) == (7, [0, 1])
+
+
+def test_names_of_classes_in_lists_of_one(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, List
+
+    features = Features({"image": ImageFeature(), "label": List(ClassLabel(names=["a", "b"]))})
+    rows = {"image": [Image.new("L", (4, 4))] * 3, "label": [[1], [0], [1]]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert (images.label_names, images.labels.tolist()) == (["a", "b"], [1, 0, 1])
