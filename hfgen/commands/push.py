@@ -10,7 +10,7 @@ from hfgen.errors import UsageError
 from hfgen.tokens import clean_token
 
 
-@click.command("push")
+@click.command("push", short_help="Publish a run on the Hub.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="ORG/NAME")
 @click.option(
@@ -53,7 +53,7 @@ def command(
 
     logging.disable_progress_bar()
     message = o["commit_message"] or default_message()
-    place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message, o["overwrite_card"])
+    place = Place(repo_id, o["private"] or None, o["revision"], o["create_pr"], message, o["overwrite_card"])
     if not dry_run:
         pushed = publish(run, place, o["variant"], o["max_shard_size"], token, bundle_code=bundle_code)
         if bundle_code and not any(bundle.NAME.fullmatch(name) for name in pushed.files):

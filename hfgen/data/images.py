@@ -129,6 +129,15 @@ class Images(ImageFacts):
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, rows=rows, count=len(rows), labels=labels)
 
+    def read_as(self, channels: int, value_range: tuple[float, float] | None) -> "Images":
+        """Return the images as others of the same data were read: with alpha or not, in the same range of values."""
+        modes = {number: mode for mode, number in CHANNELS.items()}
+        wanted = modes.get(channels, self.mode)
+        mode = wanted if {self.mode, wanted} <= {"RGB", "RGBA"} else self.mode
+        return replace(
+            self, mode=mode, value_range=value_range if self.value_range and value_range else self.value_range
+        )
+
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""
         side = resolution or self.resolution()

@@ -3,10 +3,11 @@
 from typing import Any
 
 from hfgen.data.arrays import images_from_arrays
-from hfgen.data.columns import labels_of, with_images
+from hfgen.data.columns import labels_of
 from hfgen.data.folders import found_in, images_from_folder
 from hfgen.data.frames import every_frame
 from hfgen.data.headers import inspect_headers
+from hfgen.data.image_column import with_images
 from hfgen.data.images import Images
 from hfgen.data.readable import readable
 from hfgen.data.records import Home, Records
@@ -72,7 +73,7 @@ def _found(source: DataSource) -> Images:
         return images_from_folder(source, folder)
     table = load_table(source)
     dataset, column, column_notes = with_images(source, table.rows)
-    records = dataset.select_columns([column]).cast_column(column, _undecoded())
+    records = _undecoded(dataset.select_columns([column]), column)
     found = Records(records, column, Home.of(source, dataset))
     seen = inspect_headers(source, len(found), found.open, found.name)
     classes, label_notes, problem = labels_of(source, dataset, found.name)
@@ -93,7 +94,9 @@ def _found(source: DataSource) -> Images:
     )
 
 
-def _undecoded() -> Any:
+def _undecoded(dataset: Any, column: str) -> Any:
+    """Return a dataset that gives the images of a column as their bytes or paths."""
     import datasets
 
-    return datasets.Image(decode=False)
+    is_image = isinstance(dataset.features[column], datasets.Image)
+    return dataset.cast_column(column, datasets.Image(decode=False)) if is_image else dataset

@@ -84,8 +84,24 @@ def listed_pixels(text: str) -> bytes:
     Raises:
         ValueError: they are not whole numbers from 0 to 255, or too few or too many for a square.
     """
-    values = np.array(re.split("[ ,;]+", text.strip()), np.int64)
-    shape = side_of(len(values))
-    if shape is None or values.min() < 0 or values.max() > 255:
-        raise ValueError("not the pixels of an image")
-    return _netpbm(values.astype(np.uint8).reshape(shape))
+    return picture_of(np.array(re.split("[ ,;]+", text.strip()), np.int64))
+
+
+def picture_of(values: Any) -> bytes:
+    """Return an image from an array of pixels: (H, W), (H, W, C), (C, H, W), or flat and square; C is 1 or 3.
+
+    Raises:
+        ValueError: it has another shape, or values other than whole numbers from 0 to 255.
+    """
+    pixels = np.asarray(values)
+    if pixels.ndim == 1 and (shape := side_of(len(pixels))) is not None:
+        pixels = pixels.reshape(shape)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or 0 in pixels.shape:
+        raise ValueError(f"its shape is {pixels.shape}")
+    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError("its pixels are not whole numbers from 0 to 255")
+    return _netpbm(pixels.astype(np.uint8))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.columns import class_columns_of, with_images
+from hfgen.data.columns import class_columns_of
 from hfgen.data.folder_streams import FolderStream, WalkedHome
 from hfgen.data.folders import Folder, choose, found_in
 from hfgen.data.headers import evenly_spaced, inspect_headers
+from hfgen.data.image_column import with_images
 from hfgen.data.images import ImageFacts
 from hfgen.data.records import Home, Records
 from hfgen.data.sources import PARQUET, DataSource, Table, arguments_of, load_table

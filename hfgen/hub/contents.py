@@ -59,6 +59,7 @@ def prepared(
     """
     model = ModelFolder(folder)
     check_model(model, again)
+    refuse_not_finite(folder)
     refuse_odd_name(variant)
     if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
         raise UsageError(f"--max_shard_size {max_shard_size} is not a size such as 500MB or 5GB.")
@@ -160,6 +161,24 @@ def check_model(model: ModelFolder, again: str) -> None:
             f"Finish it with --resume_from_checkpoint latest, or repeat it: hfgen train --config {config}"
         )
     _check_components(model)
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """Raise a UsageError for a weight that is NaN or infinite: nobody can sample from such a model."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    for path in [path for path in _in_components(folder) if WEIGHTS.fullmatch(path.name)]:
+        try:
+            with safe_open(path, "pt") as tensors:
+                names = [name for name in tensors.keys() if not torch.isfinite(tensors.get_tensor(name)).all()]
+        except (SafetensorError, OSError, RuntimeError):
+            continue  # damaged, which the screening says; or of a type whose numbers torch cannot compare
+        if names:
+            raise UsageError(
+                f"{path.relative_to(folder)}: {names[0]} holds NaN or infinite weights; nothing was sent.\n"
+                "The training diverged, or the file is damaged: push another checkpoint's model."
+            )
 
 
 def _check_components(model: ModelFolder) -> None:

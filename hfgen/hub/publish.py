@@ -44,7 +44,7 @@ def push_pipeline(
     overwrite_card: bool = False,
 ) -> Pushed:
     """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
-    place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message(), overwrite_card)
+    place = Place(repo_id, private, revision, create_pr, commit_message or default_message(), overwrite_card)
     options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
     options |= {"bundle_code": bundle_code}
     with tempfile.TemporaryDirectory() as temporary:

@@ -25,7 +25,7 @@ class Place:
     """The repository and branch to upload to, and the commit's message."""
 
     repo_id: str
-    private: bool = False
+    private: bool | None = None
     revision: str | None = None
     create_pr: bool = False
     commit_message: str = "Upload with hfgen"
@@ -59,8 +59,14 @@ def upload(api: HfApi, place: Place, changes: Changes) -> Pushed:
     """
     url = patiently(lambda: api.create_repo(place.repo_id, private=place.private or None, exist_ok=True))
     repo_id = url.repo_id
-    if place.private and patiently(lambda: api.repo_info(repo_id, timeout=TIMEOUT)).private is False:
+    is_private = None if place.private is None else patiently(lambda: api.repo_info(repo_id, timeout=TIMEOUT)).private
+    if place.private and is_private is False:
         raise UsageError(f"{repo_id} exists and is public; nothing was sent. Leave out --private, or choose another.")
+    if place.private is False and is_private:
+        raise UsageError(
+            f"{repo_id} exists and is private; nothing was sent. Leave out private=False, or change its visibility on "
+            "the Hub."
+        )
     if place.branch != "main" and not place.branch.startswith("refs/pr/"):
         patiently(lambda: api.create_branch(repo_id, branch=place.branch, exist_ok=True))
     head: Any = patiently(lambda: api.repo_info(repo_id, revision=place.branch, timeout=TIMEOUT))

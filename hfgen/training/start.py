@@ -91,6 +91,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     if part is not None:
         return HeldOut(part, a, metrics)
     images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
+    images = images.read_as(trained_on.channels, trained_on.value_range)
     refuse_other_images(images, trained_on, a.resolution)
     if a.class_conditional:
         images = aligned(images, trained_on.label_names, trained_on.num_classes)
@@ -328,6 +329,7 @@ def facts(trainer: Trainer) -> Facts:
             "resolution": trainer.batches.decoding.resolution,
             "class_names": images.label_names,
             **_held_out(images),
+            **({"value_range": list(images.value_range)} if images.value_range else {}),
         },
     }
 

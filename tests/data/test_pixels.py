@@ -115,6 +115,15 @@ def test_of_several_pictures_the_first_is_told_and_all_can_be_taken(format):
     assert np.abs(np.array(red) - [10, 100, 200, 100]).max() <= 3
 
 
+def test_validation_images_are_read_as_the_training_images():
+    dark = dataset(encoded(np.full((2, 2), 900, np.uint16)))
+    assert dark.decode(0, 2).mean() > 200
+    assert dark.read_as(1, (0, 4095)).decode(0, 2).mean() == 56
+    clear = dataset(encoded(plain((9, 9, 9, 0), "RGBA")))
+    assert clear.read_as(3, None).decode(0, 4).tolist() == np.full((3, 4, 4), 255).tolist()
+    assert clear.read_as(1, None).mode == "RGBA", "a gray model is another matter"
+
+
 def test_previews_beside_a_picture_are_not_pictures():
     stack = [plain(50, "L", 8), plain(60, "L", 4)]
     stack[1].encoderinfo = {"tiffinfo": {254: 1}}
