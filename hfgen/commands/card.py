@@ -8,7 +8,7 @@ from hfgen.commands.options import refuse_given
 from hfgen.errors import CheckError, UsageError
 
 
-@click.command("card")
+@click.command("card", short_help="Render or check the card of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; check the card, and exit with 3 if it is not true.")
 @click.option(

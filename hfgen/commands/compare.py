@@ -20,7 +20,7 @@ SIGNS = {"best": " *", "not separable": " ~", None: ""}
 LEGEND = {"best": "* best: separable from every other", "not separable": "~ not separable from the best"}
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare measured models side by side.")
 @click.argument("targets", metavar="TARGET ...", nargs=-1, required=True)
 @click.option("--protocol", help="The protocol whose results are compared.  [default: the one that all targets have]")
 @click.option(

@@ -44,7 +44,12 @@ class Words(OwnOptionsCommand):
         return parsed
 
 
-@click.command("evaluate", cls=Words, options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...")
+@click.command(
+    "evaluate",
+    cls=Words,
+    short_help="Measure a model by a protocol.",
+    options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...",
+)
 @click.argument("target")
 @click.option("--protocol", help="A name of `hfgen list protocols`, or a file.  [default: the dataset's own]")
 @click.option("--dataset_name", help="The real images.  [default: what TARGET was trained on]")

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from hfgen.settings.options import (
 from hfgen.settings.signatures import declared, described
 
 
-@click.command("info")
+@click.command("info", short_help="Describe a model, a recipe, a run or a dataset.")
 @click.argument("target")
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -145,7 +146,8 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
     rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline.models())}
-    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows, **_calls(type(pipeline))}
+    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, **_place(folder), "components": rows}
+    facts |= _calls(type(pipeline))
     if getattr(pipeline, "scheduler", None) is not None:
         facts["scheduler_options"] = _scheduler_options(pipeline.scheduler)
     metrics = run_folder.read_metrics(folder)
@@ -154,6 +156,16 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     if (folder / run_folder.CONFIG).is_file():
         facts["config"] = read_config_file(folder / run_folder.CONFIG)
     return facts
+
+
+def _place(folder: Path) -> dict[str, Any]:
+    """Return the commit of a repository's snapshot, and the variants of the weights that are here."""
+    from hfgen.repository.weights import WEIGHTS, variant_of
+
+    names = [path.name for path in folder.glob("*/*") if WEIGHTS.fullmatch(path.name)]
+    variants = sorted(filter(None, {variant_of(name) for name in names}))
+    commit = {"commit": folder.name} if re.fullmatch(r"[0-9a-f]{40}", folder.name) else {}
+    return {**commit, **({"variants": variants} if variants else {})}
 
 
 def unfinished_facts(folder: Path) -> dict[str, Any]:

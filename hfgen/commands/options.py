@@ -6,6 +6,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -13,6 +14,7 @@ import yaml
 
 from hfgen.settings.arguments import HINTS, TrainingArguments
 
+TARGET = "hfgen.target"  # of a command line whose help is asked for
 Decorator = Callable[[Any], Any]
 
 
@@ -67,11 +69,20 @@ class DottedCommand(click.Command):
 class OwnOptionsCommand(DottedCommand):
     """A command that also takes options of the model's own, which are known once its family is.
 
-    They arrive as the parameter `own`: name -> text, None for one without a value; dotted ones as `dotted`.
+    They arrive as the parameter `own`: name -> text, None for one without a value; dotted ones as `dotted`. With
+    `VERB FOLDER --help`, those of the model in that folder are listed.
     """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        rows = [] if (target := ctx.meta.get(TARGET)) is None else _own_rows(target)
+        if rows:
+            with formatter.section(f"Options of {target}"):
+                formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {word for p in self.get_params(ctx) for word in [*p.opts, *p.secondary_opts]}
+        ctx.meta[TARGET] = next((word for word in args if not word.startswith("-") and Path(word).is_dir()), None)
         rest, own = split_own(args, known)
         try:
             parsed = super().parse_args(ctx, rest)
@@ -81,6 +92,23 @@ class OwnOptionsCommand(DottedCommand):
             raise
         ctx.params["own"] = own
         return parsed
+
+
+def _own_rows(target: str) -> list[tuple[str, str]]:
+    """Return the options of a local model's own, and of its scheduler, with their types, defaults and help."""
+    from hfgen.errors import HFGenError
+    from hfgen.evaluation.any_pipeline import classes_at
+    from hfgen.settings.options import signature_of
+    from hfgen.settings.signatures import declared, described
+
+    try:
+        pipeline_class, scheduler_class = classes_at(target)
+    except HFGenError:
+        return []  # whatever is wrong with it, the command itself will say
+    found = described(pipeline_class, "sample") if hasattr(pipeline_class, "sample") else {}
+    of_scheduler = {} if scheduler_class is None else signature_of(scheduler_class)
+    rows = [(f"--{name}", words) for name, words in found.items()]
+    return rows + [(f"--scheduler.{name}", declared(p)) for name, p in of_scheduler.items()]
 
 
 def _near(word: str, known: set[str]) -> list[str]:

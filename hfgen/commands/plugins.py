@@ -11,7 +11,7 @@ from hfgen.registry import GROUPS, Entry, conflict, installed, misspelled_plugin
 from hfgen.results.words import table
 
 
-@click.group("plugins", invoke_without_command=True)
+@click.group("plugins", short_help="List what plugins register, or write one.", invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Import each of them; exit code 3 if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

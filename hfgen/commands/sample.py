@@ -31,7 +31,12 @@ from hfgen.commands.sample_files import (
 from hfgen.errors import HFGenError
 
 
-@click.command("sample", cls=OwnOptionsCommand, options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...")
+@click.command(
+    "sample",
+    cls=OwnOptionsCommand,
+    short_help="Sample images from a model.",
+    options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...",
+)
 @click.argument("target")
 @click.option("--num_images", "-n", type=click.IntRange(1), help="Number of images.  [default: 64; 8 for a walk]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Image i has the seed SEED + i.")

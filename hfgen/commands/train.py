@@ -18,6 +18,16 @@ from hfgen.settings.ignored import refuse_ignored
 from hfgen.settings.resolve import RunConfig
 from hfgen.tokens import without_secrets
 
+GROUPS = {  # the first option of each group of the help
+    "dataset_name": "Data",
+    "pretrained_model_name_or_path": "Run",
+    "learning_rate": "Optimizers",
+    "mixed_precision": "Precision and speed",
+    "use_ema": "Averages of the weights",
+    "logging_steps": "Metrics, validation and checkpoints",
+    "license": "Publishing",
+}
+
 
 class TrainCommand(DottedCommand):
     """A command that also takes options of scripts that recipes stand in for, and of `accelerate launch` after `--`.
@@ -25,17 +35,41 @@ class TrainCommand(DottedCommand):
     They arrive as the parameters `script` and `beyond`; `words` is the command line without the latter.
     """
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups, each begun by one of `GROUPS`."""
+        title, rows = "Command", list[tuple[str, str]]()
+        for parameter in [*self.get_params(ctx), None]:
+            begins = "" if parameter is None else GROUPS.get(str(parameter.name), "")
+            if rows and (parameter is None or begins):
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+                rows = []
+            title = begins or title
+            record = None if parameter is None else parameter.get_help_record(ctx)
+            rows += [] if record is None else [record]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words, beyond = args[:end], args[end + 1 :]
         known = {option.lstrip("-") for p in self.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
         rest, script = take_out(words, known)
-        parsed = super().parse_args(ctx, rest)
+        try:
+            parsed = super().parse_args(ctx, rest)
+        except click.UsageError as error:
+            if "unexpected extra argument" not in error.message:
+                raise
+            said = f"{error.message}. The data are named by an option: --dataset_name NAME, such as mnist-mini."
+            raise click.UsageError(said, ctx) from None
         ctx.params |= {"words": words, "beyond": beyond, "script": script}
         return parsed
 
 
-@click.command("train", cls=TrainCommand, options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]")
+@click.command(
+    "train",
+    cls=TrainCommand,
+    short_help="Train a model; leave a run folder.",
+    options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]",
+)
 @click.argument("model", required=False, metavar="[MODEL|RECIPE]")
 @click.option("--model", "model_option", help="The same as the argument.")
 @click.option("--stand_in", hidden=True, help="Recipe to use if no model is named.")

@@ -41,9 +41,10 @@ def push_pipeline(
     max_shard_size: int | str | None = None,
     safe_serialization: bool = True,
     bundle_code: bool = False,
+    overwrite_card: bool = False,
 ) -> Pushed:
     """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
-    place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
+    place = Place(repo_id, private, revision, create_pr, commit_message or default_message(), overwrite_card)
     options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
     options |= {"bundle_code": bundle_code}
     with tempfile.TemporaryDirectory() as temporary:
@@ -135,6 +136,7 @@ def retry_command(
         values["--commit_message"] = place.commit_message
     words = [word for name, value in values.items() if value for word in (name, value)]
     switches = {"--private": place.private, "--create_pr": place.create_pr, "--bundle_code": bundle_code}
+    switches |= {"--overwrite_card": place.overwrite_card}
     flags = [flag for flag, on in switches.items() if on]
     return shlex.join(["hfgen", "push", str(folder), place.repo_id, *flags, *words])
 

@@ -51,7 +51,8 @@ def check_config(config: Mapping[str, Any], where: str, class_: type | None = No
         if key == "num_train_timesteps":
             _check(largest, MOST_TIMESTEPS, f"{where}: {key} is {_shown(value)}")
         if key == "sample_size":
-            _check(_product(value, largest**2), MOST_PIXELS, f"{where}: {key} is {_shown(value)}, in pixels")
+            size = largest if "1D" in str(config.get("_class_name")) else largest**2  # of a sound, its length
+            _check(_product(value, size), MOST_PIXELS, f"{where}: {key} is {_shown(value)}, in pixels")
         if key == "latent_shape":
             _check(_product(value, largest), MOST_ELEMENTS, f"{where}: {key} is {_shown(value)}, in elements")
 

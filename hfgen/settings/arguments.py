@@ -278,6 +278,11 @@ class TrainingArguments(DataArguments):
     def _check_validation(self) -> None:
         if self.validation_split and self.validation_fraction:
             raise UsageError("Validation images are those of --validation_split or --validation_fraction; give one.")
+        if self.validation_fraction and self.all_frames:
+            raise UsageError(
+                "--validation_fraction would hold out some pictures of a file whose others are trained on, with "
+                "--all_frames.\nName a split of its own: --validation_split."
+            )
         if self.validation_fraction and self.streaming:
             raise UsageError(
                 "--validation_fraction chooses images by number, which a stream does not have.\n"

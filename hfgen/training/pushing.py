@@ -55,7 +55,7 @@ def require_place(arguments: TrainingArguments, folder: Path, say: Callable[[str
 def push(folder: Path, arguments: TrainingArguments) -> str:
     """Push a run as its training's arguments say; return the address. Raises what `publish` raises."""
     name = arguments.hub_model_id or folder.resolve().name
-    place = Place(name, arguments.hub_private_repo, commit_message=f"Trained with hfgen {__version__}")
+    place = Place(name, arguments.hub_private_repo or None, commit_message=f"Trained with hfgen {__version__}")
     return publish(folder, place, token=arguments.hub_token).commit_url
 
 
@@ -74,6 +74,6 @@ def push_step(folder: Path, pipeline: HFGenPipeline, arguments: TrainingArgument
         card.write_card(fresh)
         name = arguments.hub_model_id or folder.resolve().name
         place = Place(
-            name, arguments.hub_private_repo, commit_message=f"Step {step}, trained with hfgen {__version__}"
+            name, arguments.hub_private_repo or None, commit_message=f"Step {step}, trained with hfgen {__version__}"
         )
         return publish(fresh, place, token=arguments.hub_token).commit_url
