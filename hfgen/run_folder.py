@@ -185,6 +185,15 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return found
 
 
+def data_facts(folder: Path) -> dict[str, Any]:
+    """Return what the environment of a run says of its data; nothing of a run that has only begun."""
+    try:
+        data = read_environment(folder).get("data")
+    except UsageError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def class_names(folder: Path) -> list[str] | None:
     """Return the names of a model's classes, as the environment of its run says; None where it says none.
 
@@ -193,11 +202,7 @@ def class_names(folder: Path) -> list[str] | None:
     """
     for place in (folder, folder.parent, folder.parent.parent):
         if (place / ENVIRONMENT).is_file():
-            try:
-                data = read_environment(place).get("data")
-            except UsageError:  # of a run that has only begun
-                return None
-            names = data.get("class_names") if isinstance(data, dict) else None
+            names = data_facts(place).get("class_names")
             is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
             return printable(names) if names and is_list else None
     return None
