@@ -194,8 +194,9 @@ def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
 def looks_local(name: str) -> bool:
     """Return True where a dataset's name cannot be an id on the Hub, whether or not there is such a file."""
     of_windows = "\\" in name or name[1:2] == ":"
-    endings = ("/", ".npz", ".npy", ".parquet")
-    return of_windows or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(endings)
+    endings = ("/", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".zip", ".tar", ".tar.gz", ".tgz")
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return of_windows or is_path or name.lower().endswith(endings)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 - Images without sub-folders are one split, whatever they are called.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -134,9 +135,9 @@ def _about_classes(
         notes.append(f"deeper folders ({shown(deeper)}) belong to the class around them")
     if new := [name for name in names if trained is not None and name not in trained]:
         notes.append(f"classes that the split train has not: {shown(new)}")
-    if absent := [name for name in trained or [] if name not in {first_folder(path) for path in files}]:
-        notes.append(f"no images of {shown(absent)} in this split")
     with_images = {path.partition("/")[0] for path in files}
+    if absent := sorted({*(trained or [])} - {display(folder) for folder in with_images}, key=natural):
+        notes.append(f"no images of {shown(absent)} in this split")
     if empty := [path for path in folders if "/" not in path and path not in with_images]:
         notes.append(f"left out: sub-folders without images: {shown(map(display, empty))}")
     return notes
@@ -146,6 +147,7 @@ def first_folder(path: str) -> str:
     return display(path.partition("/")[0])
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def display(name: str) -> str:
     """Return a file's name as text: one form of accents, and no byte that is not UTF-8."""
     if not name.isascii():

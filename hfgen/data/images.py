@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -59,6 +60,15 @@ class ImageFacts:
     def how_to_label(self) -> str:
         """The advice to a user who wants labels where there are none."""
         return "Put the images in one sub-folder per class, or name a column: --label_column."
+
+    def read_as(self, channels: int, value_range: tuple[float, float] | None) -> Self:
+        """Return the images as others of the same data were read: with alpha or not, in the same range of values."""
+        modes = {number: mode for mode, number in CHANNELS.items()}
+        wanted = modes.get(channels, self.mode)
+        mode = wanted if {self.mode, wanted} <= {"RGB", "RGBA"} else self.mode
+        return replace(
+            self, mode=mode, value_range=value_range if self.value_range and value_range else self.value_range
+        )
 
     def resolution(self) -> int:
         """Return the side of the images, where they are square and of one size.
@@ -128,15 +138,6 @@ class Images(ImageFacts):
         rows = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, rows=rows, count=len(rows), labels=labels)
-
-    def read_as(self, channels: int, value_range: tuple[float, float] | None) -> "Images":
-        """Return the images as others of the same data were read: with alpha or not, in the same range of values."""
-        modes = {number: mode for mode, number in CHANNELS.items()}
-        wanted = modes.get(channels, self.mode)
-        mode = wanted if {self.mode, wanted} <= {"RGB", "RGBA"} else self.mode
-        return replace(
-            self, mode=mode, value_range=value_range if self.value_range and value_range else self.value_range
-        )
 
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""

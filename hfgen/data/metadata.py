@@ -53,8 +53,9 @@ def labels_beside(source: DataSource, found: Found) -> Beside | None:
     tables = [path for path in found.others if posixpath.basename(path).lower() in TABLES]
     if tables and type(found) is Found:
         return _of_tables(source, found, tables)
-    images = {posixpath.splitext(path)[0]: path for path in found.images}
-    sidecars = {stem: path for path in found.others if path.endswith(".cls") and (stem := path[:-4]) in images}
+    stems = {path[:-4]: path for path in found.others if path.endswith(".cls")}
+    images = {posixpath.splitext(path)[0]: path for path in found.images} if stems else {}
+    sidecars = {stem: path for stem, path in stems.items() if stem in images}
     if not sidecars:
         return None
     texts = {images[stem]: found.read(path, MOST_CLS).decode("utf-8", "replace") for stem, path in sidecars.items()}
@@ -121,12 +122,12 @@ def _about_doubles(rows: Mapping[str, list[dict[str, Any]]], column: str | None)
     differ = [p for p, several in doubles.items() if column and len({str(row.get(column)) for row in several}) > 1]
     notes = [f"{counted(len(doubles), 'image')} listed more than once: {shown(doubles)}"] if doubles else []
     if differ:
-        notes.append(f"of these with different labels, of which the first one counts: {shown(differ)}")
+        notes.append(f"of these with different labels, where the first one counts: {shown(differ)}")
     return notes
 
 
 def refuse_unknown(source: DataSource, columns: list[str]) -> None:
-    """Raise a UsageError if a wanted column is not one of a folder's, of which the first is that of the images."""
+    """Raise a UsageError if a wanted column is not one of a folder's; its first is that of the images."""
     for wanted, known in ((source.image_column, columns[:1]), (source.label_column, columns[1:])):
         if wanted is not None and wanted not in known:
             near = did_you_mean(wanted, known) if known else ""

@@ -1,12 +1,11 @@
 """Image files are decoded to pixels of one mode and size."""
 
 import contextlib
-import functools
 import struct
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from hfgen.data.damaged import textless_png, whole_jpeg
 from hfgen.data.records import OutsideError
@@ -119,6 +118,8 @@ def to_pixels(
     image = loaded(image)
     if any(key in image.info for key in TURNED):
         image = upright(image)  # a camera that was held sideways writes it into the file
+    if image.mode == "L" and "transparency" not in image.info:  # the same pixels, of a quarter of the memory
+        image = resize(image, resolution, center_crop)
     pixels = np.array(resize(to_mode(image, mode, value_range), resolution, center_crop))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -162,16 +163,10 @@ def to_mode(image: Image.Image, mode: str, value_range: tuple[float, float] | No
             raise ValueError("float pixels have no known range: say it by --value_range, or convert them to 8 bits")
         image = Image.fromarray(eight_bit(np.asarray(image), value_range))
     elif image.mode == "LAB":
-        image = ImageCms.applyTransform(image, _from_lab()) or image
+        image = image.convert("RGB")  # PIL converts it to nothing else
     if mode != "RGBA" and true_mode(image) in ("RGBA", "LA"):
         image = on_white(image)
     return image.convert(mode)
-
-
-@functools.cache
-def _from_lab() -> ImageCms.ImageCmsTransform:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 def eight_bit(pixels: np.ndarray, value_range: tuple[float, float] = SIXTEEN_BITS) -> np.ndarray:

@@ -22,12 +22,11 @@ from hfgen.files import looks_local, parse_yaml, read_text
 from hfgen.settings.arguments import TrainingArguments
 
 PARQUET = (".parquet", ".pq")
-KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy"
+KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy, .zip, .tar"
 CONVERTED = {  # kinds of files that others write -> what to do
     ".xlsx .xls .ods .numbers": "Save the sheet as CSV",
     ".pkl .pickle .pt .pth .joblib": "A pickle runs code when it is read: save parquet or .npz",
     ".mat .h5 .hdf5 .bin .idx": "Save its arrays as .npz",
-    ".zip .gz .tgz .7z .rar .xz .bz2": "Unpack it, and give what it holds",
     ".feather .arrow .orc .avro .db .sqlite": "Save it as parquet",
     ".json": "Write one row a line, as .jsonl",
     ".txt .xml .yaml": "Save a table as CSV",

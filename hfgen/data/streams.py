@@ -1,16 +1,18 @@
 """Streamed datasets, too large for the disk or not worth a copy on it: find them and inspect their first images."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hfgen.data.columns import class_columns_of
 from hfgen.data.folder_streams import FolderStream, WalkedHome
 from hfgen.data.folders import Folder, choose, found_in
-from hfgen.data.headers import evenly_spaced, inspect_headers
+from hfgen.data.headers import inspect_headers
 from hfgen.data.image_column import with_images
 from hfgen.data.images import ImageFacts
+from hfgen.data.looks import evenly_spaced
 from hfgen.data.records import Home, Records
 from hfgen.data.sources import PARQUET, DataSource, Table, arguments_of, load_table
 from hfgen.data.walk import Found
@@ -90,6 +92,16 @@ def stream_images(source: DataSource) -> StreamedImages:
         image_column=column,
         label_column=label,
     )
+
+
+def renumbered(images: StreamedImages, names: Sequence[str]) -> StreamedImages:
+    """Give the classes of a local folder the numbers that they have in a run, if they are the same classes."""
+    folder, ours = images.dataset, images.label_names or []
+    if not isinstance(folder, FolderStream) or folder.labels is None or sorted(names) != sorted(ours):
+        return images
+    numbers = {place: names.index(name) for place, name in enumerate(ours)} | {-1: -1}
+    labels = [numbers[label] for label in folder.labels]
+    return replace(images, label_names=[*names], dataset=replace(folder, labels=labels))
 
 
 def _refuse_what_reads_all(source: DataSource) -> None:

@@ -3,7 +3,6 @@
 A walk opens only files whose endings are unknown.
 """
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -78,11 +77,11 @@ class Found:
         with open(os.path.join(self.root, path), "rb") as file:
             return file.read(most)
 
-    def add(self, path: str, content: Callable[[], str | IO[bytes]], is_linked: bool = False) -> None:
+    def add(self, path: str, content: str | Callable[[], IO[bytes]], is_linked: bool = False) -> None:
         """Sort a file in.
 
         Args:
-            content: returns what is opened where the ending does not tell.
+            content: what is opened where the ending does not tell: a path, or what returns the content.
         """
         name = path.rpartition("/")[2]
         if is_image(name, content):
@@ -90,7 +89,7 @@ class Found:
             self.links += is_linked
         else:
             self.others.append(path)
-            self.left_out[kind(path)] += 1
+            self.left_out[kind(name)] += 1
 
     def in_order(self) -> Self:
         """Sort all paths."""
@@ -112,30 +111,26 @@ def walk(root: Path) -> Found:
             continue
         for entry in entries:
             path, is_linked = prefix + entry.name, linked or entry.is_symlink()
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # links in a circle
+                is_folder = is_file = False
             if is_hidden(entry.name):
                 found.left_out[HIDDEN] += 1
-            elif _is_a(entry.is_dir):
-                if entry.is_symlink() and not _is_new(entry.path, seen):
-                    found.left_out["links to a folder read already"] += 1
-                    continue
+            elif is_file:
+                found.add(path, entry.path, is_linked)
+            elif not is_folder:
+                found.left_out["broken links or no regular files"] += 1
+            elif entry.is_symlink() and not _is_new(entry.path, seen):
+                found.left_out["links to a folder read already"] += 1
+            else:
                 found.folders.append(path)
                 waiting.append((entry.path, path + "/", is_linked))
-            elif _is_a(entry.is_file):
-                found.add(path, functools.partial(str, entry.path), is_linked)
-            else:
-                found.left_out["broken links or no regular files"] += 1
     return found.in_order()
 
 
 def is_hidden(name: str) -> bool:
-    return name[0] == "." or name.casefold() in LITTER
-
-
-def _is_a(test: Callable[[], bool]) -> bool:
-    try:
-        return test()
-    except OSError:  # links in a circle
-        return False
+    return name[0] == "." or name.lower() in LITTER
 
 
 def _is_new(path: str, seen: set[str]) -> bool:
@@ -148,7 +143,8 @@ def _is_new(path: str, seen: set[str]) -> bool:
 
 
 def _ending(name: str) -> str:
-    return name.rpartition(".")[2].lower() if "." in name else ""
+    dot = name.rfind(".")
+    return name[dot + 1 :].lower() if dot >= 0 else ""
 
 
 def kind(path: str) -> str:
@@ -157,7 +153,7 @@ def kind(path: str) -> str:
     return f".{ending}" if ending.isalnum() and len(ending) < 20 else "of no known ending"
 
 
-def is_image(name: str, content: Callable[[], str | IO[bytes]]) -> bool:
+def is_image(name: str, content: str | Callable[[], IO[bytes]]) -> bool:
     """Return True for an image, known by its last ending or else by its first bytes."""
     ending = _ending(name)
     if ending in IMAGES:
@@ -165,7 +161,7 @@ def is_image(name: str, content: Callable[[], str | IO[bytes]]) -> bool:
     if ending in OTHERS or name.endswith("~"):
         return False
     try:
-        with open_picture(content()):
+        with open_picture(content if isinstance(content, str) else content()):
             return True
     except UNREADABLE:
         return False

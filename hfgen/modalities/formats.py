@@ -95,9 +95,8 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def memory_of(image: Image.Image) -> int:
-    """Return the bytes that pillow takes for the pixels once they are decoded."""
-    each = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    return image.width * image.height * each
+    """Return the bytes that the pixels take once they are decoded, and a palette or 16 bits are converted."""
+    return image.width * image.height * (1 if image.mode in ("1", "L") else 4)
 
 
 def check_memory(image: Image.Image) -> None:

@@ -18,7 +18,7 @@ class DataArguments:
 
     dataset_name: str | None = option(
         None,
-        "Dataset: a built-in name, a local folder or file (images, parquet, npz, npy), or an id on the Hub.",
+        "Dataset: a built-in name, a local folder or file (images, zip, tar, parquet, npz ...), or an id on the Hub.",
         resume="reported",
     )
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.", resume="reported")

@@ -11,7 +11,6 @@ from hfgen.settings.arguments import TrainingArguments
 # Option -> others: without at least one of these it has no effect.
 NEEDS: dict[str, tuple[str, ...]] = {
     "shuffle_buffer_size": ("streaming",),
-    "unlabeled": ("class_conditional",),
     "overwrite_output_dir": ("output_dir",),
     "ema_decay": ("use_ema",),
     "ema_power": ("use_ema",),

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ from hfgen.data.layout import Layout, no_labels, too_large
 from hfgen.data.load import images_from
 from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
-from hfgen.data.streams import stream_images
+from hfgen.data.streams import renumbered, stream_images
 from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
@@ -46,6 +46,7 @@ from hfgen.training.validation import drawing_options
 SHOWN = 10  # names of classes in a line
 
 Facts = dict[str, Any]
+Found = TypeVar("Found", bound=ImageFacts)
 
 
 def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
@@ -55,14 +56,25 @@ def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
         folder: of the run; if it is resumed, classes keep the numbers that they have there.
     """
     a, source = config.arguments, DataSource.of(config.arguments)
+    resumed = run_folder.class_names(folder) if a.class_conditional and a.resume_from_checkpoint and folder else None
+    before = run_folder.data_facts(folder) if a.resume_from_checkpoint and folder else {}
     if a.streaming:
-        return stream_images(source)
-    images = wanted_images(source, a)
+        streamed = _read_before(stream_images(source), before)
+        return renumbered(streamed, resumed) if resumed else streamed
+    images = _read_before(wanted_images(source, a), before)
     if a.class_conditional and a.pretrained_model_name_or_path:
         images = _numbered_as(a.pretrained_model_name_or_path, images)
-    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
-        images = aligned(images, names, len(names))
+    if resumed:
+        images = aligned(images, resumed, len(resumed))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def _read_before(images: Found, before: Facts) -> Found:
+    """Read images as the run did before: older versions kept unused alpha, and took all wide values for 16 bits."""
+    if "channels" not in before:
+        return images
+    low, high = before.get("value_range", (0, 65535))
+    return images.read_as(before["channels"], (low, high))
 
 
 def _numbered_as(model: str, images: Images) -> Images:

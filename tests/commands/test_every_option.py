@@ -110,13 +110,6 @@ def of_the_hub(place):
         load_images(place.data, config_name="small")
 
 
-@example("train", "cache_dir")
-def of_a_cache(place):
-    cache = place.folder / "cache"
-    load_images("mnist-mini", "test", cache_dir=str(cache))
-    assert any(cache.rglob("*.arrow"))
-
-
 @example("train", "data_memory_limit")
 def in_memory(place):
     assert place.trainer().batches.pixels is not None
@@ -268,7 +261,7 @@ def test_an_option_changes_something_or_is_refused(place, key):
 
 
 # --- options that need another ----------------------------------------------------------------------------------
-VALUES = {"unlabeled": "skip", "hub_strategy": "end", "overwrite_output_dir": None, "hub_private_repo": None}
+VALUES = {"hub_strategy": "end", "overwrite_output_dir": None, "hub_private_repo": None}
 
 
 @pytest.mark.parametrize("option", NEEDS)

@@ -80,7 +80,7 @@ def test_images_that_are_not_there_and_images_listed_twice_are_told(data):
     assert (len(images), images.labels.tolist()) == (10, [0] * 5 + [1] * 5)
     assert "1 file of metadata.csv not found: a/none.png" in images.notes
     assert "2 images listed more than once: a/0.png, b/0.png" in images.notes
-    assert "of these with different labels, of which the first one counts: a/0.png" in images.notes
+    assert "of these with different labels, where the first one counts: a/0.png" in images.notes
 
 
 def test_a_table_opens_nothing_outside_of_the_folder(data, tmp_path_factory):

@@ -124,6 +124,13 @@ def test_validation_images_are_read_as_the_training_images():
     assert clear.read_as(1, None).mode == "RGBA", "a gray model is another matter"
 
 
+def test_gray_among_colors_is_the_same_gray_at_every_size():
+    gray = noise(5, 32, channels=1)
+    mixed = dataset(encoded(gray), encoded(noise(6, 32)))
+    wanted = dataset(encoded(gray)).decode(0, 12)
+    assert np.array_equal(mixed.decode(0, 12), wanted.repeat(3, 0))
+
+
 def test_previews_beside_a_picture_are_not_pictures():
     stack = [plain(50, "L", 8), plain(60, "L", 4)]
     stack[1].encoderinfo = {"tiffinfo": {254: 1}}

@@ -1,14 +1,16 @@
 """A dry run: reports time, memory and disk space, refuses what the run would, writes nothing."""
 
 import shutil
+import sys
 
 import pytest
+import torch
 from tiny_trainings import config_of
 
 from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.training import checkpoint, run
-from hfgen.training.dry_run import dry_run
+from hfgen.training.dry_run import _peak_memory, dry_run
 
 
 @pytest.mark.whole
@@ -53,3 +55,9 @@ def test_a_dry_run_refuses_what_the_run_would(splits, tmp_path):
     dry_run(config_of(splits, "vae", **again), family, folder, said.append)
     assert any("it would go on from" in line for line in said)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_system_that_does_not_count_memory(monkeypatch):
+    """Windows has no `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert _peak_memory(torch.device("cpu")) is None
