@@ -56,7 +56,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["dcgan", "glow"])
     ' Known: dcgan, glow.'
     """
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(word, known, n=1)
     if near:
         return f" Did you mean {near[0]!r}?"

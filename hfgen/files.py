@@ -4,6 +4,7 @@ A file that is refused raises a `ValueError` of one line, to be written after th
 `FileNotFoundError`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ import yaml
 
 from hfgen.errors import LoadError, UsageError, one_line
 
+UNSYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.ENOTTY}
+UNSYNCED_FOLDER = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EROFS}
 MOST_BYTES = 1 << 20  # of a config; hfgen's own have some kilobytes
 MOST_TABLE = 1 << 26  # of a table of tensors' names, or of a run's metrics
 MOST_YAML = 1 << 17  # its parser is slow: some seconds for so much
@@ -124,14 +127,34 @@ def printable(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file: on a full disk, or killed, the old one stays."""
+    """Replace a file: on a full disk, or killed, the old one stays. Names that are not UTF-8 are escaped."""
     temporary = path.with_name(f".{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, where the file system knows how to.
+
+    Mounts of buckets, network shares and overlays may not, nor Windows of a folder.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in UNSYNCED and not (path.is_dir() and error.errno in UNSYNCED_FOLDER):
+            raise
+    finally:
+        os.close(number)
 
 
 def digest(name: str, content: Path | bytes, header: bytes = b"") -> str:
@@ -170,7 +193,10 @@ def refuse_links_out(folder: str | os.PathLike[str], *paths: Path) -> None:
 
 def looks_local(name: str) -> bool:
     """Return True where a dataset's name cannot be an id on the Hub, whether or not there is such a file."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".npz", ".npy", ".parquet"))
+    of_windows = "\\" in name or name[1:2] == ":"
+    endings = ("/", ".npz", ".npy", ".parquet", ".csv", ".jsonl", ".zip", ".tar", ".tar.gz", ".tgz")
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return of_windows or is_path or name.lower().endswith(endings)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

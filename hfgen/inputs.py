@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, did_you_mean
 from hfgen.noise import SeededNoise, draw_seed
+
+CALL = ("batch_size", "generator", "seeds", "class_labels", "num_inference_steps", "output_type", "return_dict")
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise a UsageError unless images can be returned as this type."""
+    if output_type not in OUTPUT_TYPES:
+        raise UsageError(f"output_type is {output_type!r}.{did_you_mean(str(output_type), OUTPUT_TYPES)}")
 
 
 def check_latents(latents: Tensor, shape: Sequence[int]) -> None:
@@ -49,7 +58,18 @@ def noise_of(
     seeds: Sequence[int] | None,
     device: torch.device,
 ) -> SeededNoise:
-    """Return one source of noise per image, from the arguments of `HFGenPipeline.__call__`."""
+    """Return one source of noise per image, from the arguments of `HFGenPipeline.__call__`.
+
+    Raises:
+        UsageError: they contradict each other, or one is of another type.
+    """
+    if not hasattr(batch_size, "__index__"):
+        raise UsageError(f"batch_size is {batch_size!r}; expected the number of images. A prompt is not taken.")
+    if seeds is not None and not hasattr(seeds, "__len__"):
+        raise UsageError(f"seeds is {seeds!r}; expected one for each image, such as [{seeds!r}].")
+    of_torch = [generator] if not isinstance(generator, Sequence) else generator
+    if any(not isinstance(one, torch.Generator) for one in of_torch if generator is not None):
+        raise UsageError(f"generator is {generator!r}; expected a torch.Generator, or one for each image.")
     if generator is not None and seeds is not None:
         raise UsageError("Give either generator or seeds, not both.")
     if batch_size < 1 or (seeds is not None and len(seeds) == 0):

@@ -20,7 +20,7 @@ from hfgen.declaration import require_known_names
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
-from hfgen.inputs import labels_for, noise_of
+from hfgen.inputs import CALL, check_output_type, labels_for, noise_of
 from hfgen.likelihood import LogLikelihood
 from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
@@ -166,7 +166,8 @@ class HFGenPipeline(ComposedPipeline):
         Raises:
             UsageError: arguments contradict each other, or this model does not take one of them.
         """
-        refuse_options(self, options, "sample")
+        refuse_options(self, options, "sample", also=CALL)
+        check_output_type(output_type)
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)

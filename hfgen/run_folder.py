@@ -1,7 +1,6 @@
 """A run's folder: where it lies, and what is kept there beside the model."""
 
 import json
-import os
 import platform
 import re
 import sys
@@ -12,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from hfgen.cores import usable_cores
 from hfgen.errors import UsageError
 from hfgen.files import printable, read_json, read_text, write_text
 
 CONFIG, METRICS, ENVIRONMENT = "config.yaml", "metrics.jsonl", "env.json"
 MOST_METRICS = 1 << 28  # bytes
+DATA_FILES = (".npz", ".npy", ".parquet", ".csv", ".tsv", ".jsonl", ".zip", ".tar")  # endings that name no run
 PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")  # of a picture that a diagnosis shows
 STACK = ("hfgen", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "safetensors")
 
@@ -80,7 +81,7 @@ def _numbered(base: Path, resume: bool) -> Path:
 def _slug(dataset: str) -> str:
     """`ylecun/mnist` -> `mnist`, `data/My Faces/` -> `My-Faces`, `faces.npz` -> `faces`."""
     name = Path(dataset.rstrip("/")).name
-    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in (".npz", ".npy", ".parquet") else name
+    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in DATA_FILES else name
     return "-".join(stem.split()) or "data"
 
 
@@ -112,7 +113,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "accelerators": devices,
         "versions": {name: _version(name) for name in STACK},
@@ -184,6 +185,15 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return found
 
 
+def data_facts(folder: Path) -> dict[str, Any]:
+    """Return what the environment of a run says of its data; nothing of a run that has only begun."""
+    try:
+        data = read_environment(folder).get("data")
+    except UsageError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def class_names(folder: Path) -> list[str] | None:
     """Return the names of a model's classes, as the environment of its run says; None where it says none.
 
@@ -192,11 +202,7 @@ def class_names(folder: Path) -> list[str] | None:
     """
     for place in (folder, folder.parent, folder.parent.parent):
         if (place / ENVIRONMENT).is_file():
-            try:
-                data = read_environment(place).get("data")
-            except UsageError:  # of a run that has only begun
-                return None
-            names = data.get("class_names") if isinstance(data, dict) else None
+            names = data_facts(place).get("class_names")
             is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
             return printable(names) if names and is_list else None
     return None

@@ -112,3 +112,9 @@ def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
     weight_a = torch.where(near, torch.full_like(omega, 1 - t), torch.sin((1 - t) * omega) / omega.sin())
     weight_b = torch.where(near, torch.full_like(omega, t), torch.sin(t * omega) / omega.sin())
     return (weight_a * a + weight_b * b).reshape(start.shape)
+
+
+def require_steps(scheduler: object, num_inference_steps: int) -> None:
+    """Raise a UsageError for several steps of a scheduler that samples in one."""
+    if hasattr(scheduler, "sample_prior") and len(getattr(scheduler, "timesteps", ())) == 1:
+        scheduler.set_timesteps(num_inference_steps)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import run_folder
-from hfgen.cards.parts import how_to_load, python_snippet, sample_command
+from hfgen.cards.parts import how_to_load, python_snippet, sample_command, unmarked
 from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
 from hfgen.cards.validation_section import validated
 from hfgen.errors import HFGenError, UsageError, counted
@@ -123,7 +123,7 @@ def is_rendered(folder: Path) -> bool | None:
     if not (folder / CARD).is_file():
         return None
     try:
-        return (folder / CARD).read_text(encoding="utf-8") == render(folder, name_on(folder))
+        return unmarked((folder / CARD).read_text(encoding="utf-8")) == render(folder, name_on(folder))
     except (HFGenError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

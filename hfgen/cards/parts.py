@@ -1,5 +1,6 @@
 """Text that several kinds of cards share."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +10,34 @@ from hfgen.registry import family_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+
+MARK = "\n<!-- Written by hfgen; SHA-256 of the text above: {} -->\n"
+MARKED = re.compile(r"(.*)\n<!-- Written by hfgen; SHA-256 of the text above: [0-9a-f]{64} -->\n", re.DOTALL)
+
+
+def marked(text: str) -> str:
+    """A card with the digest of its text at the end, where a reader does not see it."""
+    return text + MARK.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def unmarked(card: str) -> str:
+    """The card without the digest at its end.
+
+    >>> unmarked(marked("# gan")), unmarked("# gan")
+    ('# gan', '# gan')
+    """
+    found = MARKED.fullmatch(card)
+    return found[1] if found else card
+
+
+def is_marked(card: str) -> bool:
+    """Return True if a card has its digest, and nobody edited it since.
+
+    >>> is_marked(marked("# gan")), is_marked(marked("# gan") + "by me"), is_marked(marked("# gan").replace("g", "c"))
+    (True, False, False)
+    """
+    return marked(unmarked(card)) == card
 
 
 def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> str:

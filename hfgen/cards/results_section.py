@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult
 
 from hfgen.results.metrics import COSTS, FACTS, LIKELIHOOD, METRICS, QUALITY
 from hfgen.results.records import Result
-from hfgen.results.words import shown
+from hfgen.results.words import extractor_in_words, shown
 
 TASK = "unconditional-image-generation"
 
@@ -59,7 +59,7 @@ def section(result: Result) -> str:
         "images": _images(result),
         "reference": f"the {result.reference['images']:,} images of {_dataset(result)}",
         "dataset": _dataset(result),
-        "extractor": result.extractor["name"] if result.extractor else "",
+        "extractor": extractor_in_words(result.extractor) if result.extractor else "",
         "sampler": _sampler(result),
         "hardware": _hardware(result),
         "floor": FLOOR,

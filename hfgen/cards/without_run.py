@@ -1,6 +1,5 @@
 """Cards of models without a run: a converted one, and one whose history is not recorded."""
 
-import hashlib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import __version__
-from hfgen.cards.parts import addressed, component_rows, how_to_load, python_snippet
+from hfgen.cards.parts import MARKED, addressed, component_rows, how_to_load, is_marked, marked, python_snippet
 from hfgen.cards.results_section import TASK
 from hfgen.files import write_text
 from hfgen.registry import family_of
@@ -108,14 +107,7 @@ def converted_card(
     return marked(text)
 
 
-MARK = "\n<!-- Written by hfgen; SHA-256 of the text above: {} -->\n"
-MARKED = re.compile(r"(.*)\n<!-- Written by hfgen; SHA-256 of the text above: [0-9a-f]{64} -->\n", re.DOTALL)
 PLACE = "\n\n## What it is\n"  # the section on the bundled code stands before it, as on the card of a run
-
-
-def marked(text: str) -> str:
-    """A card with the digest of its text at the end, where a reader does not see it."""
-    return text + MARK.format(hashlib.sha256(text.encode()).hexdigest())
 
 
 def with_code(card: str, bundled: bool) -> str | None:
@@ -126,7 +118,7 @@ def with_code(card: str, bundled: bool) -> str | None:
     """
     found = MARKED.fullmatch(card)
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
-    if found is None or title is None or marked(found[1]) != card:
+    if found is None or title is None or not is_marked(card):
         return None
     text, section = found[1], how_to_load(title[1])
     before, place, after = text.replace(section + PLACE, PLACE, 1).partition(PLACE)
@@ -139,7 +131,7 @@ def with_address(card: str, repo_id: str) -> str:
     if title is None:
         return card
     found = MARKED.fullmatch(card)
-    if found is None or marked(found[1]) != card:
+    if found is None or not is_marked(card):
         return addressed(card, title[1], repo_id)
     text = addressed(found[1], title[1], repo_id)
     return marked(text.replace(title[0], f"# {repo_id}", 1))

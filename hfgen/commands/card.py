@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from hfgen.commands.options import refuse_given
 from hfgen.errors import CheckError, UsageError
 
 
-@click.command("card")
+@click.command("card", short_help="Render or check the card of a run.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; check the card, and exit with 3 if it is not true.")
 @click.option(
@@ -28,6 +29,7 @@ def command(run: Path, check: bool, num_redrawn: int, snippets: bool) -> None:
     if not run.is_dir():
         raise UsageError(f"{run} is not a folder; a card is rendered from the folder of a finished run.")
     if not check:
+        refuse_given(["num_redrawn", "snippets"], "without --check")
         return click.echo(write_card(run))
     logging.disable_progress_bar()
     failed = report(check_card(run, num_redrawn, snippets), click.echo)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hfgen.commands.options import refuse_given
 from hfgen.errors import HFGenError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ SIGNS = {"best": " *", "not separable": " ~", None: ""}
 LEGEND = {"best": "* best: separable from every other", "not separable": "~ not separable from the best"}
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare measured models side by side.")
 @click.argument("targets", metavar="TARGET ...", nargs=-1, required=True)
 @click.option("--protocol", help="The protocol whose results are compared.  [default: the one that all targets have]")
 @click.option(
@@ -39,6 +40,8 @@ def command(
 
     if output is not None:
         check_output(output, overwrite)
+    else:
+        refuse_given(["overwrite"], "without --output")
     comparison = compare(targets, protocol, _fetch)
     if output is not None:
         write(output, comparison)

@@ -9,7 +9,7 @@ import click
 from hfgen.commands.options import DottedCommand
 
 
-@click.command("convert", cls=DottedCommand)
+@click.command("convert", short_help="Convert a model of another library.", cls=DottedCommand)
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--format", "format_name", help="Format of SOURCE, if it is not recognized: `hfgen list formats`.")

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hfgen.commands.options import OwnOptionsCommand, loading_options, parse_numbers, refuse_dotted, scheduler_option
+from hfgen.commands.options import (
+    OwnOptionsCommand,
+    loading_options,
+    parse_numbers,
+    refuse_dotted,
+    refuse_given,
+    scheduler_option,
+)
 from hfgen.commands.own_options import Chosen, chosen_options
 from hfgen.commands.pipelines import load, refuse_steps
 from hfgen.commands.targets import check_target
 from hfgen.data.sources import check_name
 from hfgen.errors import CheckError, HFGenError, UsageError
-from hfgen.results.metrics import LIKELIHOOD, METRICS
+from hfgen.results.metrics import COSTS, LIKELIHOOD, METRICS, QUALITY
 from hfgen.results.records import folder_of
 
 if TYPE_CHECKING:
@@ -37,7 +44,12 @@ class Words(OwnOptionsCommand):
         return parsed
 
 
-@click.command("evaluate", cls=Words, options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...")
+@click.command(
+    "evaluate",
+    cls=Words,
+    short_help="Measure a model by a protocol.",
+    options_metavar="[OPTIONS] [--OPTION_OF_THE_MODEL VALUE] ...",
+)
 @click.argument("target")
 @click.option("--protocol", help="A name of `hfgen list protocols`, or a file.  [default: the dataset's own]")
 @click.option("--dataset_name", help="The real images.  [default: what TARGET was trained on]")
@@ -162,6 +174,13 @@ def refuse_unmeasured(metrics: Sequence[str], limits: Iterable[str], likelihood:
         name = limit.partition("_")[2]
         if name not in metrics:
             raise UsageError(f"--{limit} limits {name}, which is not measured; --metrics must name it.")
+    drawn = {*QUALITY, *COSTS} & set(metrics)
+    if not drawn:
+        refuse_given(["num_images", "seed"], f"on {', '.join(metrics)}: no image is sampled")
+    if not drawn and "reconstruction_fid" not in metrics:
+        refuse_given(["extractor", "extractor_weights"], f"on {', '.join(metrics)}: no features are compared")
+    if not set(LIKELIHOOD) & set(metrics):
+        refuse_given(["num_likelihood_images"], "where no likelihood is measured")
     for option in likelihood if not set(LIKELIHOOD) & set(metrics) else ():
         raise UsageError(
             f"--likelihood.{option}: no likelihood is measured; --metrics must name one of {', '.join(LIKELIHOOD)}."

@@ -2,17 +2,19 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from hfgen.commands.pipelines import refuse_local_revision
 from hfgen.commands.recipes import list_recipes
 from hfgen.commands.targets import check_target
 from hfgen.data.builtin import BUILT_IN_DATASETS
-from hfgen.errors import LoadError
-from hfgen.files import read_config_file
+from hfgen.errors import LoadError, UsageError
+from hfgen.files import read_config_file, read_json
 from hfgen.registry import get_family, list_families
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.optimizers import OptimizerOptions
@@ -28,12 +30,13 @@ from hfgen.settings.options import (
 from hfgen.settings.signatures import declared, described
 
 
-@click.command("info")
+@click.command("info", short_help="Describe a model, a recipe, a run or a dataset.")
 @click.argument("target")
 @click.option("--revision", help="Branch, tag or commit of a repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, revision: str | None, as_json: bool) -> None:
     """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository."""
+    refuse_local_revision(target, revision)
     facts = pipeline_facts(target, revision) if revision else describe(target)
     text = (
         json.dumps(facts, indent=2)
@@ -50,9 +53,9 @@ def describe(target: str) -> dict[str, Any]:
     recipes = list_recipes()
     if target in recipes:
         return {"recipe": target, **yaml.safe_load(recipes[target].read_text(encoding="utf-8"))}
-    if (Path(target) / "model_index.json").is_file():
+    if (Path(target) / "model_index.json").is_file() and not _is_photos(Path(target)):
         return pipeline_facts(target)
-    if (Path(target) / "config.yaml").is_file():
+    if (Path(target) / "config.yaml").is_file() and not _is_photos(Path(target)):
         return unfinished_facts(Path(target))
     if target in BUILT_IN_DATASETS or Path(target).exists():
         return dataset_facts(target)
@@ -61,6 +64,26 @@ def describe(target: str) -> dict[str, Any]:
         return pipeline_facts(target)
     except LoadError as error:
         raise LoadError(f"{error}\nThere is no family, recipe or dataset {target!r} either.") from error
+
+
+def _is_photos(folder: Path) -> bool:
+    """Return True for images among which some tool left a file that is called like a model's or a run's."""
+    from hfgen import run_folder
+    from hfgen.data.walk import walk
+
+    try:
+        names_class = "_class_name" in read_json(folder / "model_index.json")
+    except (OSError, ValueError, TypeError):
+        names_class = False
+    try:
+        config = read_config_file(folder / run_folder.CONFIG)
+    except UsageError:
+        config = {}
+    is_run = "model" in config and ("dataset_name" in config or "train_data_dir" in config)
+    if names_class or is_run or any((folder / n).is_file() for n in (run_folder.METRICS, run_folder.ENVIRONMENT)):
+        return False
+    found = walk(folder)
+    return bool(found.images) and not any(path.endswith(".safetensors") for path in found.others)
 
 
 def family_facts(name: str) -> dict[str, Any]:
@@ -123,7 +146,8 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     folder = Path(local_folder(target, revision=revision))
     pipeline = HFGenPipeline.from_pretrained(folder)
     rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in component_rows(pipeline.models())}
-    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, "components": rows, **_calls(type(pipeline))}
+    facts: dict[str, Any] = {"pipeline": type(pipeline).__name__, **_place(folder), "components": rows}
+    facts |= _calls(type(pipeline))
     if getattr(pipeline, "scheduler", None) is not None:
         facts["scheduler_options"] = _scheduler_options(pipeline.scheduler)
     metrics = run_folder.read_metrics(folder)
@@ -132,6 +156,16 @@ def pipeline_facts(target: str, revision: str | None = None) -> dict[str, Any]:
     if (folder / run_folder.CONFIG).is_file():
         facts["config"] = read_config_file(folder / run_folder.CONFIG)
     return facts
+
+
+def _place(folder: Path) -> dict[str, Any]:
+    """Return the commit of a repository's snapshot, and the variants of the weights that are here."""
+    from hfgen.repository.weights import WEIGHTS, variant_of
+
+    names = [path.name for path in folder.glob("*/*") if WEIGHTS.fullmatch(path.name)]
+    variants = sorted(filter(None, {variant_of(name) for name in names}))
+    commit = {"commit": folder.name} if re.fullmatch(r"[0-9a-f]{40}", folder.name) else {}
+    return {**commit, **({"variants": variants} if variants else {})}
 
 
 def unfinished_facts(folder: Path) -> dict[str, Any]:

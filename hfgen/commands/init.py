@@ -20,7 +20,7 @@ WIDTH = 119
 SIDE, CHANNELS = 32, 3  # shape of the images for which options that follow from the data are shown
 
 
-@click.command("init")
+@click.command("init", short_help="Write a recipe to edit.")
 @click.argument("target", metavar="RECIPE|MODEL")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file to write.  [default: RECIPE.yaml]")
 def command(target: str, output: Path | None) -> None:

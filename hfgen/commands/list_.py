@@ -1,7 +1,9 @@
 """hfgen list"""
 
 import fnmatch
+import itertools
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,10 @@ def registered(group: Group) -> list[Row]:
 
 
 def recipes() -> list[Row]:
-    return [{"name": name, "package": file.parent.parent.name} for name, file in sorted(list_recipes().items())]
+    return [
+        {"name": name, "package": file.parent.parent.name, "what": _first_sentence(file)}
+        for name, file in sorted(list_recipes().items())
+    ]
 
 
 def datasets() -> list[Row]:
@@ -56,6 +61,13 @@ def protocols() -> list[Row]:
     return [{"name": name, "what": _first_comment(path)} for name, path in list_protocols().items()]
 
 
+def _first_sentence(path: Path) -> str:
+    """Return the beginning of the comment that a recipe begins with, up to a colon or the end of its sentence."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in lines)
+    return re.split(r"(?<!al)(?<!appendix)[.:;](?: |$)", text)[0]
+
+
 def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
@@ -72,7 +84,7 @@ WHAT: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-@click.command("list")
+@click.command("list", short_help="List models, recipes, datasets, metrics ...")
 @click.argument("what", type=click.Choice(list(WHAT)), default="models")
 @click.argument("pattern", metavar="[GLOB]", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -12,6 +12,7 @@ from hfgen.commands import card, compare, convert, evaluate, info, init, list_, 
 from hfgen.errors import CheckError, HFGenError, Interrupted, PluginError, UsageError
 from hfgen.processes.child import leave_error, tell_error
 from hfgen.settings.arguments import canonical
+from hfgen.terminal import keep_output
 from hfgen.tokens import without_secrets
 
 AGREED = (UsageError, PluginError, CheckError, Interrupted)
@@ -24,8 +25,8 @@ AGREED = (UsageError, PluginError, CheckError, Interrupted)
 def cli(debug: bool) -> None:
     """Train, sample and share generative models: GANs, VAEs, flows, diffusion, and what plugins add.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, for example a loss is NaN; 130 and 143 stopped
-    by a signal, after a checkpoint.
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check did not hold, for example a loss is NaN; 128 and the
+    number of the signal that stopped it, after a checkpoint: 130 of Ctrl-C, 143 of SIGTERM.
     """
     if debug:
         os.environ["HFGEN_DEBUG"] = "1"
@@ -36,7 +37,8 @@ for verb in (train, init, sample, evaluate, compare, convert, card, push, list_,
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 a check did not hold, 130/143 stopped."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 a check did not hold, 128 + a signal."""
+    keep_output()
     try:
         code = cli.main(args=argv, prog_name="hfgen", standalone_mode=False)
     except click.exceptions.Exit as error:

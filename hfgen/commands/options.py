@@ -5,7 +5,8 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -13,6 +14,7 @@ import yaml
 
 from hfgen.settings.arguments import HINTS, TrainingArguments
 
+TARGET = "hfgen.target"  # of a command line whose help is asked for
 Decorator = Callable[[Any], Any]
 
 
@@ -67,11 +69,20 @@ class DottedCommand(click.Command):
 class OwnOptionsCommand(DottedCommand):
     """A command that also takes options of the model's own, which are known once its family is.
 
-    They arrive as the parameter `own`: name -> text, None for one without a value; dotted ones as `dotted`.
+    They arrive as the parameter `own`: name -> text, None for one without a value; dotted ones as `dotted`. With
+    `VERB FOLDER --help`, those of the model in that folder are listed.
     """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        rows = [] if (target := ctx.meta.get(TARGET)) is None else _own_rows(target)
+        if rows:
+            with formatter.section(f"Options of {target}"):
+                formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {word for p in self.get_params(ctx) for word in [*p.opts, *p.secondary_opts]}
+        ctx.meta[TARGET] = next((word for word in args if not word.startswith("-") and Path(word).is_dir()), None)
         rest, own = split_own(args, known)
         try:
             parsed = super().parse_args(ctx, rest)
@@ -81,6 +92,23 @@ class OwnOptionsCommand(DottedCommand):
             raise
         ctx.params["own"] = own
         return parsed
+
+
+def _own_rows(target: str) -> list[tuple[str, str]]:
+    """Return the options of a local model's own, and of its scheduler, with their types, defaults and help."""
+    from hfgen.errors import HFGenError
+    from hfgen.evaluation.any_pipeline import classes_at
+    from hfgen.settings.options import signature_of
+    from hfgen.settings.signatures import declared, described
+
+    try:
+        pipeline_class, scheduler_class = classes_at(target)
+    except HFGenError:
+        return []  # whatever is wrong with it, the command itself will say
+    found = described(pipeline_class, "sample") if hasattr(pipeline_class, "sample") else {}
+    of_scheduler = {} if scheduler_class is None else signature_of(scheduler_class)
+    rows = [(f"--{name}", words) for name, words in found.items()]
+    return rows + [(f"--scheduler.{name}", declared(p)) for name, p in of_scheduler.items()]
 
 
 def _near(word: str, known: set[str]) -> list[str]:
@@ -140,6 +168,37 @@ def refuse_dotted(dotted: Mapping[str, Mapping[str, Any]], known: Collection[str
     for name, options in dotted.items():
         if name not in known:
             raise click.NoSuchOption(f"--{name}.{next(iter(options))}")
+
+
+def is_given(parameter: str) -> bool:
+    """Return True if the command line itself holds an option of the command that runs."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_given(parameters: Iterable[str], why: str) -> None:
+    """Raise a usage error of options that were given and would have no effect.
+
+    Args:
+        parameters: their names in the command's function.
+        why: ends the sentence `--num_frames has no effect ...`.
+    """
+    for parameter in filter(is_given, parameters):
+        raise click.UsageError(f"{_word(parameter)} has no effect {why}. Leave it out.")
+
+
+def refuse_beside(parameter: str, others: Iterable[str]) -> None:
+    """Raise a usage error of options that have no effect beside another one, if that was given."""
+    if is_given(parameter):
+        refuse_given(others, f"beside {_word(parameter)}")
+
+
+def _word(parameter: str) -> str:
+    """Return an option as it is written; of a pair that a flag switches, the word for its value."""
+    context = click.get_current_context()
+    option = next(p for p in context.command.params if p.name == parameter)
+    words = option.secondary_opts if context.params.get(parameter) is False else option.opts
+    return next(word for word in words or option.opts if word.startswith("--"))
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hfgen.commands.targets import check_target
@@ -16,14 +17,17 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
         settings: of the scheduler.
         any_pipeline: load pipelines of diffusers' own too, which belong to no family.
     """
+    refuse_local_revision(target, o["revision"])
     check_target(target)
     import torch
     from diffusers.utils import logging
 
     from hfgen import HFGenPipeline
     from hfgen.evaluation.any_pipeline import load_any
+    from hfgen.processes.world import keep_to_quota
 
     logging.disable_progress_bar()
+    keep_to_quota()
     kwargs = {name: o[name] for name in ("variant", "revision") if o[name]}
     if o["dtype"]:
         kwargs["dtype"] = getattr(torch, o["dtype"])
@@ -41,6 +45,12 @@ def load(target: str, o: Mapping[str, Any], settings: Mapping[str, Any], any_pip
     if settings:
         set_scheduler(pipeline, settings)
     return pipeline
+
+
+def refuse_local_revision(target: str, revision: str | None) -> None:
+    """Raise a UsageError for a revision of what is on this machine, which has none."""
+    if revision is not None and Path(target).exists():
+        raise UsageError(f"--revision {revision}: {target} is local; only a repository on the Hub has revisions.")
 
 
 def swap_scheduler(pipeline: Any, name: str) -> None:
@@ -90,6 +100,6 @@ def set_scheduler(pipeline: Any, settings: Mapping[str, Any]) -> None:
 
 def refuse_steps(pipeline: Any, num_inference_steps: int) -> None:
     """Raise a UsageError for several steps of a model that samples in one, before anything else is done."""
-    scheduler: Any = getattr(pipeline, "scheduler", None)
-    if hasattr(scheduler, "sample_prior") and len(getattr(scheduler, "timesteps", ())) == 1:
-        scheduler.set_timesteps(num_inference_steps)
+    from hfgen.scheduler import require_steps
+
+    require_steps(getattr(pipeline, "scheduler", None), num_inference_steps)

@@ -5,12 +5,13 @@ import json
 import click
 
 from hfgen.commands import new_plugin
+from hfgen.commands.options import refuse_given
 from hfgen.errors import CheckError, HFGenError, first_line
 from hfgen.registry import GROUPS, Entry, conflict, installed, misspelled_plugins
 from hfgen.results.words import table
 
 
-@click.group("plugins", invoke_without_command=True)
+@click.group("plugins", short_help="List what plugins register, or write one.", invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Import each of them; exit code 3 if one fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -20,7 +21,7 @@ def command(context: click.Context, check: bool, as_json: bool) -> None:
     HFGEN_PLUGINS chooses among the installed distributions. `hfgen plugins new` writes another.
     """
     if context.invoked_subcommand is not None:
-        return
+        return refuse_given(["check", "as_json"], f"before {context.invoked_subcommand}")
     for line in misspelled_plugins():
         click.echo(line, err=True)
     rows = [_row(entry, entries, check) for entries in map(installed, GROUPS) for entry in entries]
@@ -28,6 +29,7 @@ def command(context: click.Context, check: bool, as_json: bool) -> None:
     broken = [row["name"] for row in rows if row["state"] not in ("ok", "not imported")]
     if check and broken:
         raise CheckError(f"{len(broken)} of {len(rows)} entries cannot be used: {', '.join(broken)}.")
+    return None
 
 
 command.add_command(new_plugin.command)

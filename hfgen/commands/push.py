@@ -10,7 +10,7 @@ from hfgen.errors import UsageError
 from hfgen.tokens import clean_token
 
 
-@click.command("push")
+@click.command("push", short_help="Publish a run on the Hub.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="ORG/NAME")
 @click.option(
@@ -24,6 +24,7 @@ from hfgen.tokens import clean_token
 @click.option(
     "--bundle_code", is_flag=True, help="Add code with which plain diffusers loads the model, without hfgen."
 )
+@click.option("--overwrite_card", is_flag=True, help="Replace a card that somebody edited on the Hub.")
 @click.option("--token", help="Token of the Hub. Others may read a command line: prefer HF_TOKEN, or `hf auth login`.")
 @click.option("--dry_run", is_flag=True, help="Check everything and print what would be sent; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
@@ -52,7 +53,7 @@ def command(
 
     logging.disable_progress_bar()
     message = o["commit_message"] or default_message()
-    place = Place(repo_id, o["private"], o["revision"], o["create_pr"], message)
+    place = Place(repo_id, o["private"] or None, o["revision"], o["create_pr"], message, o["overwrite_card"])
     if not dry_run:
         pushed = publish(run, place, o["variant"], o["max_shard_size"], token, bundle_code=bundle_code)
         if bundle_code and not any(bundle.NAME.fullmatch(name) for name in pushed.files):

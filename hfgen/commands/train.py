@@ -9,13 +9,24 @@ import click
 import yaml
 
 from hfgen import run_folder
-from hfgen.commands.options import DottedCommand, dataclass_options
+from hfgen.commands.options import DottedCommand, dataclass_options, refuse_beside
 from hfgen.commands.recipes import is_family, list_recipes, resolve_run
 from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
+from hfgen.settings.ignored import refuse_ignored
 from hfgen.settings.resolve import RunConfig
 from hfgen.tokens import without_secrets
+
+GROUPS = {  # the first option of each group of the help
+    "dataset_name": "Data",
+    "pretrained_model_name_or_path": "Run",
+    "learning_rate": "Optimizers",
+    "mixed_precision": "Precision and speed",
+    "use_ema": "Averages of the weights",
+    "logging_steps": "Metrics, validation and checkpoints",
+    "license": "Publishing",
+}
 
 
 class TrainCommand(DottedCommand):
@@ -24,17 +35,41 @@ class TrainCommand(DottedCommand):
     They arrive as the parameters `script` and `beyond`; `words` is the command line without the latter.
     """
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups, each begun by one of `GROUPS`."""
+        title, rows = "Command", list[tuple[str, str]]()
+        for parameter in [*self.get_params(ctx), None]:
+            begins = "" if parameter is None else GROUPS.get(str(parameter.name), "")
+            if rows and (parameter is None or begins):
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+                rows = []
+            title = begins or title
+            record = None if parameter is None else parameter.get_help_record(ctx)
+            rows += [] if record is None else [record]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words, beyond = args[:end], args[end + 1 :]
         known = {option.lstrip("-") for p in self.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
         rest, script = take_out(words, known)
-        parsed = super().parse_args(ctx, rest)
+        try:
+            parsed = super().parse_args(ctx, rest)
+        except click.UsageError as error:
+            if "unexpected extra argument" not in error.message:
+                raise
+            said = f"{error.message}. The data are named by an option: --dataset_name NAME, such as mnist-mini."
+            raise click.UsageError(said, ctx) from None
         ctx.params |= {"words": words, "beyond": beyond, "script": script}
         return parsed
 
 
-@click.command("train", cls=TrainCommand, options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]")
+@click.command(
+    "train",
+    cls=TrainCommand,
+    short_help="Train a model; leave a run folder.",
+    options_metavar="[OPTIONS] [--COMPONENT.KEY VALUE] ... [-- OPTIONS]",
+)
 @click.argument("model", required=False, metavar="[MODEL|RECIPE]")
 @click.option("--model", "model_option", help="The same as the argument.")
 @click.option("--stand_in", hidden=True, help="Recipe to use if no model is named.")
@@ -81,13 +116,18 @@ def command(
     if model and model_option:
         raise UsageError("Give the model once: as the argument or as --model.")
     target = model or model_option or (stand_in if _names_no_model(config) else None)
-    settings, given, notes = translate(_script_options(target), script, given)
+    refuse_beside("print_config", ["dry_run", "as_json"])
+    refuse_beside("dry_run", ["as_json"])
+    of_script = _script_options(target)
+    settings, given, notes = translate(of_script, script, given)
     from hfgen.processes.launcher import Wanted, launch
 
     wanted = Wanted(num_processes, accelerate_config, beyond)
     if not print_config and not wanted.here():
         return launch(words, wanted)
     resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
+    if not of_script:  # whose own options may have no effect here, as its notes say
+        refuse_ignored([name for name, value in given.items() if value is not None], resolved.arguments)
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen.training import dry_run as rehearsal, run

@@ -4,6 +4,7 @@ A plugin registers a `Converter` by an entry point of the group `hfgen.converter
 the pipeline they belong to.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from hfgen import registry
 from hfgen.conversion.foreign_files import ForeignFiles
-from hfgen.errors import PluginError, UsageError, first_line
+from hfgen.errors import HFGenError, PluginError, UsageError, first_line
 from hfgen.pipeline import HFGenPipeline
 
 TEXTS = ["*.json", "*/*.json"]
 TENSORS = ["*.safetensors", "*/*.safetensors"]
 PICKLED = ["*.pt", "*.pth", "*.bin", "*/diffusion_pytorch_model*.bin"]
 BATCH_NORM_COUNTER = "num_batches_tracked"  # torch before 0.4.1 did not save it, and nothing depends on it
+MOST_FOLDERS = 20  # that are looked into for what can be converted
 SHOWN = 4
 
 ConverterOptions = Mapping[str, Mapping[str, Any]]
@@ -94,7 +96,13 @@ def recognize(source: ForeignFiles) -> type[Converter]:
             known.append(converter_of(name))
         except PluginError as error:  # a broken plugin fails only if its format is asked for
             broken.append(first_line(error))
-    found = [converter for converter in known if converter.recognizes(source)]
+    try:
+        found = [converter for converter in known if converter.recognizes(source)]
+    except HFGenError as error:  # a pickle, such as the optimizer's of a checkpoint
+        inside = _inside(source, known)
+        if not inside:
+            raise
+        raise UsageError("\n".join([first_line(error), *inside])) from error
     if len(found) == 1:
         return found[0]
     if found:
@@ -102,7 +110,25 @@ def recognize(source: ForeignFiles) -> type[Converter]:
         raise UsageError(f"{source.name} can be read in several ways: {names}. Choose one with --format.")
     lines = [f"{source.name} cannot be converted: {_what_it_holds(source)}."]
     lines += [f"Known formats: {', '.join(converter.name for converter in known)}."]
+    lines += _inside(source, known)
     raise UsageError("\n".join(lines + broken[:2]))
+
+
+def _inside(source: ForeignFiles, known: Sequence[type[Converter]]) -> list[str]:
+    """A line that names the folders inside that can be converted, such as those of a checkpoint of diffusers."""
+    folders = sorted(path for path in source.path.iterdir() if path.is_dir()) if source.path.is_dir() else []
+    parts = [ForeignFiles(path, path.name, source.allow_pickle) for path in folders[:MOST_FOLDERS]]
+    found = [part.name for part in parts if _is_recognized(part, known)]
+    averages = [name for name in found if name.endswith("_ema")]
+    of_average = f" {averages[0]} holds the averaged weights." if averages else ""
+    paths = ", ".join(f"{source.name}/{name}" for name in found[:SHOWN])
+    return [f"A folder inside can be converted by itself: {paths}.{of_average}"] if found else []
+
+
+def _is_recognized(source: ForeignFiles, known: Sequence[type[Converter]]) -> bool:
+    with contextlib.suppress(HFGenError):
+        return any(converter.recognizes(source) for converter in known)
+    return False
 
 
 def _what_it_holds(source: ForeignFiles) -> str:

@@ -5,6 +5,7 @@
 - Images without sub-folders are one split, whatever they are called.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -44,13 +45,14 @@ class Arrangement:
     splits: list[str] = field(default_factory=lambda: ["train"])
 
 
-def arranged(name: str, files: Sequence[str], folders: Sequence[str] = (), split: str = "train") -> Arrangement:
+def arranged(name: str, files: Sequence[str], folders: Sequence[str] | None = (), split: str = "train") -> Arrangement:
     """Choose the files of a split, and name their classes.
 
     Args:
         name: of the dataset, for messages.
         files: relative paths of images, with `/`, sorted.
-        folders: relative paths of folders, for a note on those without images.
+        folders: relative paths of folders, for a note on those without images; None leaves sub-folders without
+            meaning, so that all files of the split are chosen and have no classes.
 
     Raises:
         NoSplitError: there is no such split.
@@ -63,25 +65,30 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] = (), split
     if not splits:
         if wanted != "train":
             raise NoSplitError(_no_split(name, split, ["train"]))
-        return _with_classes(top, inside, _within(top, folders), None, notes)
+        if others := _splits(inside, "validation") or _splits(inside, "test"):
+            listed = shown(folder for folders_ in others.values() for folder in folders_)
+            notes.append(
+                f"{listed}: read as classes, for want of a folder train; --dataset_split reads them as splits"
+            )
+        return _with_classes(top, inside, _folders(top, folders), None, notes)
     if wanted not in splits:
         raise NoSplitError(_no_split(name, split, splits))
     counts = {kind: sum(len(_within(f"{folder}/", inside)) for folder in splits[kind]) for kind in splits}
     notes.append(f"splits: {', '.join(f'{kind} ({count:,})' for kind, count in counts.items())}; this is {wanted}")
     if outside := [path for path in inside if "/" not in path]:
         notes.append(f"left out: {counted(len(outside), 'image')} outside of the splits: {shown(outside)}")
-    return replace(_of_split(top, inside, _within(top, folders), splits, wanted, notes), splits=[*splits])
+    return replace(_of_split(top, inside, _folders(top, folders), splits, wanted, notes), splits=[*splits])
 
 
 def _of_split(
-    top: str, files: list[str], folders: list[str], splits: dict[str, list[str]], wanted: str, notes: list[str]
+    top: str, files: list[str], folders: list[str] | None, splits: dict[str, list[str]], wanted: str, notes: list[str]
 ) -> Arrangement:
     trained = None
     if wanted != "train" and "train" in splits:
         train = _of_split(top, files, folders, splits, "train", [])
         trained = train.names
     parts = [
-        _with_classes(f"{top}{folder}/", _within(f"{folder}/", files), _within(f"{folder}/", folders), trained, [])
+        _with_classes(f"{top}{folder}/", _within(f"{folder}/", files), _folders(f"{folder}/", folders), trained, [])
         for folder in splits[wanted]
     ]
     if len(parts) == 1:
@@ -96,7 +103,7 @@ def _of_split(
 
 
 def _with_classes(
-    top: str, files: list[str], folders: list[str], trained: list[str] | None, notes: list[str]
+    top: str, files: list[str], folders: list[str] | None, trained: list[str] | None, notes: list[str]
 ) -> Arrangement:
     """Name the classes of files in one folder: their first sub-folders.
 
@@ -105,7 +112,7 @@ def _with_classes(
     """
     outside = [path for path in files if "/" not in path]
     below = [path for path in files if "/" in path]
-    if not below:
+    if not below or folders is None:
         return Arrangement([top + path for path in files], notes=notes)
     if len(outside) > len(below):
         why = (
@@ -133,9 +140,9 @@ def _about_classes(
         notes.append(f"deeper folders ({shown(deeper)}) belong to the class around them")
     if new := [name for name in names if trained is not None and name not in trained]:
         notes.append(f"classes that the split train has not: {shown(new)}")
-    if absent := [name for name in trained or [] if name not in {first_folder(path) for path in files}]:
-        notes.append(f"no images of {shown(absent)} in this split")
     with_images = {path.partition("/")[0] for path in files}
+    if absent := sorted({*(trained or [])} - {display(folder) for folder in with_images}, key=natural):
+        notes.append(f"no images of {shown(absent)} in this split")
     if empty := [path for path in folders if "/" not in path and path not in with_images]:
         notes.append(f"left out: sub-folders without images: {shown(map(display, empty))}")
     return notes
@@ -145,6 +152,7 @@ def first_folder(path: str) -> str:
     return display(path.partition("/")[0])
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def display(name: str) -> str:
     """Return a file's name as text: one form of accents, and no byte that is not UTF-8."""
     if not name.isascii():
@@ -171,11 +179,15 @@ def split_of(name: str) -> str | None:
     >>> split_of("Val"), split_of("training_set"), split_of("train2017"), split_of("test-a"), split_of("trains")
     ('validation', 'train', 'train', None, None)
     """
-    words = [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[12][0-9]{3}$)", name.lower()) if word]
+    words = split_words(name)
     rest = [word for word in words if word not in NEUTRAL and not re.fullmatch("[12][0-9]{3}", word)]
     if len(rest) != 1:
         return None
     return next((split for split, aliases in ALIASES.items() if rest[0] in aliases), None)
+
+
+def split_words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[12][0-9]{3}$)", name.lower()) if word]
 
 
 def _splits(files: list[str], wanted: str) -> dict[str, list[str]]:
@@ -198,6 +210,10 @@ def _container(files: Sequence[str], wanted: str) -> str:
         if len(folders) != 1 or folders == {""} or _splits(inside, wanted):
             return top if top and _splits(inside, wanted) else ""
         top += f"{folders.pop()}/"
+
+
+def _folders(top: str, folders: Sequence[str] | None) -> list[str] | None:
+    return None if folders is None else _within(top, folders)
 
 
 def _within(top: str, paths: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from hfgen.data.columns import classes_among
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.labels import Classes
+from hfgen.data.pixel_columns import side_of
 from hfgen.data.pixels import eight_bit
 from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.data.splits import SPLITS, chosen_split
@@ -121,16 +122,16 @@ def images_from_arrays(source: DataSource) -> Images:
     pixels, notes = _pixels(f"{source.name}: {name}", arrays.read(name))
     labels, class_notes, problem = _classes(source, arrays, name, len(pixels))
     open_image = functools.partial(_open_array, pixels)
-    mode, sizes, more = inspect_headers(source.name, len(pixels), open_image)
+    seen = inspect_headers(source, len(pixels), open_image)
     if pixels.dtype == np.uint16:
         notes.append(f"16-bit images are scaled to 8 bits; the largest value is {pixels.max()} of 65535")
     return Images(
         name=source.name,
         open_image=open_image,
         count=len(pixels),
-        mode=mode,
-        sizes=sizes,
-        notes=[*notes, *more, *class_notes],
+        mode=seen.mode,
+        sizes=seen.sizes,
+        notes=[*notes, *seen.notes, *class_notes],
         splits=list(arrays.splits),
         labels=None if labels is None else labels.labels,
         label_names=None if labels is None else labels.names,
@@ -163,6 +164,7 @@ def _images_name(source: DataSource, arrays: _Arrays) -> str:
             f"{source.name} {held}; none is called images or x.\nChoose with --image_column and --label_column."
         )
     near = "" if wanted else did_you_mean(source.split, splits)
+    near = "" if "Known" in near else near
     held = ", ".join(f"{split} ({name})" for split, name in splits.items())
     raise NoSplitError(
         f"The dataset {source.name!r} has no split {source.split!r}.{near} It has {held}.\n"
@@ -207,8 +209,9 @@ def _pixels(name: str, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     notes, shape = [], pixels.shape
     channels = (1, 3, 4)
-    if pixels.ndim == 2 and len(pixels) and (flat := _side(shape[1])):
-        raise UsageError(f"{name} has the shape {shape}; give images a height and a width: x.reshape{flat}.")
+    if pixels.ndim == 2 and len(pixels) and (flat := side_of(shape[1])):
+        again = (-1, *flat[2:], *flat[:2])
+        raise UsageError(f"{name} has the shape {shape}; give images a height and a width: x.reshape{again}.")
     if pixels.ndim == 4 and shape[1] in channels and shape[3] in channels:
         notes.append(f"the shape {shape} is read as (N, H, W, C): {shape[2]}x{shape[1]} pixels of {shape[3]} channels")
     elif pixels.ndim == 4 and shape[1] in channels:
@@ -224,15 +227,6 @@ def _pixels(name: str, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     pixels = pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels
     bits, note = _whole_numbers(name, pixels)
     return bits, notes + note
-
-
-def _side(values: int) -> tuple[int, ...] | None:
-    """Return the shape that flattened images may have had: (-1, 28, 28) of 784, (-1, 3, 32, 32) of 3072."""
-    for channels in (1, 3, 4):
-        side = round((values / channels) ** 0.5)
-        if side >= 4 and side * side * channels == values:
-            return (-1, side, side) if channels == 1 else (-1, channels, side, side)
-    return None
 
 
 def _whole_numbers(name: str, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:

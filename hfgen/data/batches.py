@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hfgen.data.decoding import Decoding
-from hfgen.data.headers import evenly_spaced
 from hfgen.data.images import Images, decode_images
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
+from hfgen.data.looks import evenly_spaced
 from hfgen.data.workers import decoded
 from hfgen.errors import UsageError
 from hfgen.noise import key

@@ -1,139 +1,16 @@
-"""Columns of a table: which one holds the images, and which one their labels."""
+"""The column of a table that holds the labels, and its classes."""
 
-import io
-import itertools
-import mimetypes
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hfgen.data.labels import Classes, classes_of, row_number
-from hfgen.data.pixels import UNREADABLE
 from hfgen.data.sources import DataSource
 from hfgen.errors import UsageError, did_you_mean
-from hfgen.files import printable
-from hfgen.modalities.formats import open_picture
 
 LABEL_COLUMNS = ("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "y")
 FEW = 16  # texts that are classes even if all of them differ
-
-
-def with_images(source: DataSource, dataset: Any) -> tuple[Any, str, list[str]]:
-    """Return a dataset whose column of images is of the type `datasets.Image`; that column; and notes.
-
-    The column is the wanted one, or the only one of images: of that type, of the bytes of pictures as pandas and
-    polars write them, or, in a local table, of paths of files below its folder.
-
-    Raises:
-        UsageError: there is no such column, there are several, or files that it names are not there.
-    """
-    import datasets
-
-    wanted, columns = source.image_column, ", ".join(dataset.features)
-    if wanted is not None and wanted not in dataset.features:
-        near = did_you_mean(wanted, dataset.features)
-        raise UsageError(f"{source.name}: {wanted!r} is not a column of images.{near} Columns: {columns}.")
-    found = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    if wanted in found or (wanted is None and len(found) == 1):
-        return dataset, wanted or found[0], []
-    if wanted is not None or not found:
-        first = _first_rows(dataset)
-        kinds = {name: kind for name in dataset.features if (kind := _kind(source, first, name, name == wanted))}
-        found = [name for name in kinds if wanted in (None, name)]
-    if wanted is not None and not found:
-        what = _told(next((row[wanted] for row in first if row[wanted] is not None), None))
-        raise UsageError(f"{source.name}: {wanted!r} is not a column of images; it holds {what}. Columns: {columns}.")
-    if len(found) != 1:
-        what = "no column of images" if not found else f"several columns of images ({', '.join(found)})"
-        raise UsageError(f"{source.name}: {what}. Columns: {columns}. Choose with --image_column.")
-    column, notes = found[0], list[str]()
-    if kinds[column] == "paths":
-        dataset, notes = _with_paths(source, dataset, column)
-    return dataset.cast_column(column, datasets.Image(decode=False)), column, notes
-
-
-def _first_rows(dataset: Any) -> list[dict[str, Any]]:
-    table = next(iter(dataset.with_format("arrow").iter(batch_size=8)), None)
-    return [] if table is None else table.to_pylist()
-
-
-def _kind(source: DataSource, rows: list[dict[str, Any]], column: str, is_wanted: bool) -> str | None:
-    """Return `bytes` or `paths` for a column that holds pictures so, by its first value; else None."""
-    value = next((row[column] for row in rows if row[column] is not None), None)
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return "bytes" if is_wanted or _opens(value) else None
-    if isinstance(value, str) and source.path.exists():
-        guessed, _ = mimetypes.guess_type(value.replace("\\", "/"))
-        return "paths" if is_wanted or (guessed or "").startswith("image/") else None
-    return None
-
-
-def _opens(content: bytes) -> bool:
-    try:
-        with open_picture(io.BytesIO(content)):
-            return True
-    except UNREADABLE:
-        return False
-
-
-def _told(value: Any) -> str:
-    text = repr(value)
-    return str(printable(text if len(text) <= 60 else f"{text[:57]}..."))
-
-
-def _with_paths(source: DataSource, dataset: Any, column: str) -> tuple[Any, list[str]]:
-    """Write the paths of a local table as they are below its folder, whichever way they were written.
-
-    Raises:
-        UsageError: files are not there; the dataset is streamed.
-    """
-    if not hasattr(dataset, "add_column"):
-        raise UsageError(f"{source.name} names files in {column!r}, which are not streamed; leave out --streaming.")
-    root = source.path if source.path.is_dir() else source.path.parent
-    values = [value.get("path") if isinstance(value, dict) else value for value in dataset[column][:]]
-    first = next(value for value in values if value)
-    below = next((f for f in ["", *_folders(root)] if _is_file(root / f, _relative(first, root))), "")
-    paths = [None if not value else os.path.join(below, _relative(str(value), root)) for value in values]
-    missing = [row for row, path in enumerate(paths) if path and not _is_outside(path) and not _is_file(root, path)]
-    if missing:
-        listed = ", ".join(f"{row_number(row)} ({printable(str(values[row])[-60:])})" for row in missing[:4])
-        raise UsageError(
-            f"{source.name}: {len(missing)} of {len(paths)} files in {column!r} are not there: {listed}"
-            f"{' ...' if len(missing) > 4 else ''}.\nPaths are looked for from the table's folder, {root}."
-        )
-    note = [f"files of {column!r} are looked for in {below}/"] if below else []
-    new = "_".join(["paths", *dataset.features])  # no column's name
-    return dataset.add_column(new, paths).remove_columns(column).rename_column(new, column), note
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in itertools.islice(os.scandir(root), 200) if entry.is_dir())
-
-
-def _relative(path: str, root: Path) -> str:
-    """Return a path from the table's folder: of one with backslashes, an absolute one, one with the folder's name."""
-    path = path.strip()
-    if "\\" in path and not _is_file(root, path):
-        path = path.replace("\\", "/")
-    if os.path.isabs(path):
-        return os.path.relpath(path, root.absolute()) if Path(path).is_relative_to(root.absolute()) else path
-    path = path.removeprefix("./")
-    below = path.removeprefix(f"{root.absolute().name}/")
-    return below if below != path and not _is_file(root, path) else path
-
-
-def _is_file(root: Path, path: str) -> bool:
-    return not _is_outside(path) and (root / path).is_file()
-
-
-def _is_outside(path: str) -> bool:
-    """Return whether a path may lead out of the folder, so that nothing is asked about it."""
-    return os.path.isabs(path) or ".." in Path(path).parts or "://" in path
 
 
 def class_columns_of(source: DataSource, dataset: Any) -> list[str]:
@@ -178,7 +55,8 @@ def labels_of(
     column, notes = label_column_of(source, dataset)
     if column is None:
         return None, notes, None
-    names = getattr(dataset.features[column], "names", None)
+    feature = dataset.features[column]
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     classes, more, problem = classes_among(source, _values(dataset, column), names, column, row)
     return classes, [*notes, *more], problem
 

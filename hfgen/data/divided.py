@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.data.headers import evenly_spaced
 from hfgen.data.images import Images
+from hfgen.data.looks import evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.noise import key
 

@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class ImageFacts:
         mode: the PIL mode that fits every image seen: L, RGB or RGBA.
         sizes: (width, height) -> the number of images seen of that size.
         count: number of images; None for a stream of unknown length.
+        value_range: the values of images of more than 8 bits that stand for black and white; None where all have 8.
         notes: lines for the user.
         label_names: name of each class; None where there are no classes, or they are numbers.
         label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
@@ -34,6 +36,7 @@ class ImageFacts:
     mode: str
     sizes: Counter[tuple[int, int]]
     count: int | None
+    value_range: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
     label_names: list[str] | None = None
     label_problem: str | None = None
@@ -57,6 +60,15 @@ class ImageFacts:
     def how_to_label(self) -> str:
         """The advice to a user who wants labels where there are none."""
         return "Put the images in one sub-folder per class, or name a column: --label_column."
+
+    def read_as(self, channels: int, value_range: tuple[float, float] | None) -> Self:
+        """Return the images as others of the same data were read: with alpha or not, in the same range of values."""
+        modes = {number: mode for mode, number in CHANNELS.items()}
+        wanted = modes.get(channels, self.mode)
+        mode = wanted if {self.mode, wanted} <= {"RGB", "RGBA"} else self.mode
+        return replace(
+            self, mode=mode, value_range=value_range if self.value_range and value_range else self.value_range
+        )
 
     def resolution(self) -> int:
         """Return the side of the images, where they are square and of one size.
@@ -138,9 +150,17 @@ class Images(ImageFacts):
         Raises:
             HFGenError: it cannot be read.
         """
-        row = index if self.rows is None else int(self.rows[index])
+        row = self.row(index)
         with naming(self.name, functools.partial(self.name_image, row)), self.open_image(row) as image:
-            return to_pixels(image, self.mode, resolution, center_crop)
+            return to_pixels(image, self.mode, resolution, center_crop, self.value_range)
+
+    def name_of(self, index: int) -> str:
+        """Return how the user finds image `index`: its path in the dataset, or its row."""
+        return self.name_image(self.row(index))
+
+    def row(self, index: int) -> int:
+        """Return the number in the whole dataset of image `index` of this part."""
+        return index if self.rows is None else int(self.rows[index])
 
 
 def _power_of_two(side: int) -> int:

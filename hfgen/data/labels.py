@@ -217,11 +217,12 @@ def _number(value: Any) -> int | None:
 def table(names: Sequence[str]) -> str:
     """List classes with their numbers, the first of many.
 
-    >>> table(["cat", "dog"])
-    '0 cat, 1 dog'
+    >>> table(["cat", "dog"]), table(["-1", "1"])
+    ('0 cat, 1 dog', '0 = -1, 1 = 1')
     """
-    listed = ", ".join(f"{number} {name[:40]}" for number, name in enumerate(names[:SHOWN]))
-    return f"{listed} ... {len(names) - 1} {names[-1][:40]}" if len(names) > SHOWN else listed
+    sign = " = " if any(name[:1].isdecimal() or name[:1] == "-" for name in names) else " "
+    listed = ", ".join(f"{number}{sign}{name[:40]}" for number, name in enumerate(names[:SHOWN]))
+    return f"{listed} ... {len(names) - 1}{sign}{names[-1][:40]}" if len(names) > SHOWN else listed
 
 
 def _among_declared(

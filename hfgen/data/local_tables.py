@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.csv_files import MOST_BYTES, read_csv
+from hfgen.data.csv_files import DELIMITERS, MOST_BYTES, read_csv
+from hfgen.data.pixel_columns import LISTED, listed_pixels, pixel_table
 from hfgen.data.splits import SPLITS
 from hfgen.errors import UsageError, one_line
 from hfgen.files import parse_json, read_json
@@ -44,7 +45,7 @@ def local_tables(path: Path) -> Splits | None:
     if not {"train", "training"} & named.keys() or any(name not in SPLITS for name in named):
         listed = ", ".join(table.name for table in tables[:8])
         raise UsageError(f"{path} holds several tables: {listed}.\nGive one of them as --dataset_name.")
-    read = {SPLITS[name]: _columns(table) for name, table in named.items()}
+    read = {SPLITS[name]: _table_of_images(table) for name, table in named.items()}
     notes = [note for _, notes in read.values() for note in notes]
     return {split: _dataset(columns) for split, (columns, _) in read.items()}, notes
 
@@ -84,7 +85,7 @@ def _is_plain(name: str) -> bool:
 
 def _splits_of(path: Path) -> Splits:
     """Read a text table; a column of splits' names, `train` among them, divides it."""
-    columns, notes = _columns(path)
+    columns, notes = _table_of_images(path)
     named = {name.casefold().replace(" ", "_"): name for name in columns}
     name = next((named[known] for known in SPLIT_COLUMNS if known in named), None)
     values = [] if name is None else [SPLITS.get(str(value).casefold()) for value in columns[name]]
@@ -98,7 +99,13 @@ def _splits_of(path: Path) -> Splits:
     return found, notes
 
 
-def _columns(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+def _table_of_images(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+    is_text = path.suffix.lower() in (".csv", ".tsv")
+    return (pixel_table(path, DELIMITERS) if is_text else None) or columns_of(path)
+
+
+def columns_of(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
+    """Read a text table: column -> values, and notes for the user."""
     if path.suffix.lower() not in (".csv", ".tsv"):
         return _json_lines(path), []
     texts, notes = read_csv(path)
@@ -137,7 +144,7 @@ def _dataset(columns: dict[str, list[Any]]) -> Any:
 
 
 def _pictures(values: list[Any]) -> list[Any]:
-    """Turn texts that are bytes of pictures into bytes: base64, or b'...' as pandas writes bytes."""
+    """Turn texts that are pictures into bytes: base64, b'...' as pandas writes bytes, or pixels as numbers."""
     first = next((value for value in values if value), None)
     if not isinstance(first, str):
         return values
@@ -146,6 +153,8 @@ def _pictures(values: list[Any]) -> list[Any]:
         turn = _literal
     elif len(first) > 60 and first.startswith(AS_BASE64):
         turn = _base64
+    elif LISTED.fullmatch(first):
+        turn = listed_pixels
     if turn is None:
         return values
     try:

@@ -150,7 +150,8 @@ class Records:
     """The images of a table's rows, opened and named by their numbers.
 
     Attributes:
-        rows: anything that gives a row by its number, as {column: undecoded image}.
+        rows: anything that gives a row by its number, as {column: undecoded image}: its bytes, its path, or both as
+            `datasets` gives them.
     """
 
     rows: Any
@@ -162,11 +163,17 @@ class Records:
 
     def open(self, index: int) -> Image.Image:
         """Open the image of a row; the errors are those of `Home.open`."""
-        return self.home.open(self.rows[index][self.column])
+        return self.home.open(self._record(index))
 
     def name(self, index: int) -> str:
         """Return how the user finds an image again: its path in the dataset, or its row and the path in that."""
-        return named(self.rows[index][self.column], index, self.home)
+        return named(self._record(index), index, self.home)
+
+    def _record(self, index: int) -> Mapping[str, Any] | None:
+        value = self.rows[index][self.column]
+        if isinstance(value, bytes | str):
+            return {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
+        return value
 
 
 def named(record: Mapping[str, Any] | None, index: int, home: Home, row: str = "row {}") -> str:

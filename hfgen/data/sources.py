@@ -5,11 +5,12 @@ folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 """
 
 import ast
+import errno
 import glob
 import re
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,22 @@ from hfgen.files import looks_local, parse_yaml, read_text
 from hfgen.settings.arguments import TrainingArguments
 
 PARQUET = (".parquet", ".pq")
-KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy"
+KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy, .zip, .tar"
 CONVERTED = {  # kinds of files that others write -> what to do
     ".xlsx .xls .ods .numbers": "Save the sheet as CSV",
     ".pkl .pickle .pt .pth .joblib": "A pickle runs code when it is read: save parquet or .npz",
     ".mat .h5 .hdf5 .bin .idx": "Save its arrays as .npz",
-    ".zip .gz .tgz .7z .rar .xz .bz2": "Unpack it, and give what it holds",
     ".feather .arrow .orc .avro .db .sqlite": "Save it as parquet",
     ".json": "Write one row a line, as .jsonl",
     ".txt .xml .yaml": "Save a table as CSV",
 }
 TIMEOUT = 10.0  # seconds, for a question to the Hub
+MOST_IN_MEMORY = 2**28  # bytes of parquet files that are read without a copy in the cache of `datasets`
+UNWRITABLE = (  # errors of a cache: of its rights, its room, its locks, its place
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.ENOSYS),
+    errno.ENOTSUP,
+)
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)  # of a cache, if they are of its place
 PLACES = ("dataset_name", "train_data_dir")  # options that may hold a path
 
 
@@ -48,6 +54,10 @@ class DataSource:
         config_name: the configuration of a dataset on the Hub.
         image_column, label_column: None takes the only one of its kind.
         cache_dir: where datasets of the Hub are cached.
+        on_error: "skip" leaves out images that cannot be read.
+        all_frames: take every picture of a file, not the first alone.
+        image_mode: the mode that images are converted to; None chooses by the images.
+        value_range: the values of images of more than 8 bits that stand for black and white; None looks at them.
     """
 
     name: str
@@ -56,6 +66,19 @@ class DataSource:
     image_column: str | None = None
     label_column: str | None = None
     cache_dir: str | None = None
+    on_error: str = "fail"
+    all_frames: bool = False
+    image_mode: str | None = None
+    value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name in BUILT_IN or self.path.is_file():
+            self.refuse_configuration()
+
+    def refuse_configuration(self) -> None:
+        """Raise a UsageError if a configuration is named, where the data can have none."""
+        if self.config_name is not None:
+            raise UsageError(f"--dataset_config_name {self.config_name}: {self.name} has no configurations.")
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> "DataSource":
@@ -68,7 +91,9 @@ class DataSource:
         name = a.dataset_name or a.train_data_dir
         if not name:
             raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
-        return cls(name, a.dataset_split, a.dataset_config_name, a.image_column, a.label_column, a.cache_dir)
+        columns = a.image_column, a.label_column
+        found = cls(name, a.dataset_split, a.dataset_config_name, *columns, a.cache_dir, a.on_error)
+        return replace(found, all_frames=a.all_frames, image_mode=a.image_mode, value_range=a.value_limits)
 
     @property
     def path(self) -> Path:
@@ -192,10 +217,13 @@ def load_table(source: DataSource, streaming: bool = False) -> Table:
 
 
 def _loaded(source: DataSource, streaming: bool) -> Any:
-    """Let `datasets` load parquet files, or what is on the Hub: split -> dataset."""
+    """Read parquet files, or let `datasets` load them, or what is on the Hub: split -> dataset."""
     import datasets
 
     names, options = arguments_of(source)
+    files = options.get("data_files") if names == ["parquet"] else None
+    if files is not None and not streaming and _bytes_of(files) <= MOST_IN_MEMORY:
+        return {split: _in_memory(source, found) for split, found in _by_split(files).items()}
     if source.dataset_id is not None and "/" not in source.name:
         _ask_once(source)
     if not sys.stderr.isatty():
@@ -205,9 +233,89 @@ def _loaded(source: DataSource, streaming: bool) -> Any:
             *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
         )
     except datasets.exceptions.DatasetGenerationError as error:
-        raise UsageError(f"The dataset {source.name!r} cannot be read: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        refused = _cache_refused(source, cause)
+        raise UsageError(refused or f"The dataset {source.name!r} cannot be read: {cause}") from error
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_why_not_found(source, error)) from error
+        raise UsageError(_cache_refused(source, error) or _why_not_found(source, error)) from error
+
+
+def _by_split(files: str | dict[str, Any]) -> dict[str, list[Path]]:
+    """Return split -> files, from what `datasets` takes as `data_files`."""
+    named = {"train": files} if isinstance(files, str) else files
+    lists = {split: [found] if isinstance(found, str) else found for split, found in named.items()}
+    return {split: [Path(path) for one in found for path in sorted(glob.glob(one))] for split, found in lists.items()}
+
+
+def _bytes_of(files: str | dict[str, Any]) -> int:
+    """Return the bytes of parquet files in memory, as far as their headers tell; of many files those on the disk."""
+    import pyarrow
+    import pyarrow.parquet
+
+    paths = [path for found in _by_split(files).values() for path in found]
+    on_disk = sum(path.stat().st_size for path in paths)
+    if on_disk > MOST_IN_MEMORY:
+        return on_disk
+    try:
+        headers = [pyarrow.parquet.read_metadata(path) for path in paths]
+    except (pyarrow.ArrowException, OSError):
+        return on_disk  # it fails when it is read
+    groups = [header.row_group(number) for header in headers for number in range(header.num_row_groups)]
+    return max(on_disk, sum(group.total_byte_size for group in groups))
+
+
+def data_bytes(source: DataSource, streaming: bool) -> tuple[int, Path | None]:
+    """Return the bytes of local data, and the cache to which `datasets` copies them; None where it does not.
+
+    Of a dataset on the Hub the bytes in the cache are returned.
+    """
+    import datasets
+
+    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    if source.dataset_id is not None:
+        copied = 0 if streaming else _size(cache / source.name.replace("/", "___"))
+        return (copied, cache) if copied else (0, None)
+    size = _size(source.path)
+    if streaming or source.is_array or (source.path.is_file() and source.path.suffix.lower() not in PARQUET):
+        return size, None
+    tables = [source.path] if source.path.is_file() else list(source.path.rglob("*.parquet"))
+    return size, None if _bytes_of({"all": [glob.escape(str(table)) for table in tables]}) <= MOST_IN_MEMORY else cache
+
+
+def _size(place: Path) -> int:
+    return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
+
+
+def _in_memory(source: DataSource, files: list[Path]) -> Any:
+    """Read parquet files as `datasets` would, without a copy in its cache."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        tables = [pyarrow.parquet.read_table(file, partitioning=None) for file in files]
+        table = pyarrow.concat_tables(tables, promote_options="default")
+        features = datasets.Features.from_arrow_schema(table.schema)
+        return datasets.Dataset(datasets.table.InMemoryTable(table).cast(features.arrow_schema))
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+        raise UsageError(f"The dataset {source.name!r} cannot be read: {first_line(error)}") from error
+
+
+def _cache_refused(source: DataSource, error: BaseException) -> str | None:
+    """Return a message on the cache of `datasets`, if an error says that it cannot be written; else None."""
+    import datasets
+
+    if not isinstance(error, OSError) or error.errno not in (*UNWRITABLE, *MISSING):
+        return None
+    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    if error.errno in MISSING and not str(error.filename or "").startswith(str(cache)):
+        return None
+    size = _size(source.path)
+    needed = f" A copy of {size / 1e6:,.0f} MB is written there." if size else ""
+    return (
+        f"The cache of datasets, {cache}, cannot be used: {first_line(error)}.{needed}\n"
+        "Name another folder by --cache_dir, or by the variable HF_HOME; --streaming needs none."
+    )
 
 
 def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hfgen.data.decoding import Decoding
 from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
 from hfgen.data.pixels import naming, to_pixels
-from hfgen.data.records import Home, named
+from hfgen.data.records import named
 from hfgen.data.stream_order import Block, EpochEnd, Place, Start, Stream, read_ahead
 from hfgen.data.streams import StreamedImages, first_records
 from hfgen.data.workers import decoded
@@ -68,7 +68,7 @@ class StreamBatches:
         self.images, self.decoding, self.layout, self.note = images, decoding, layout, note
         self.device = torch.device(device)
         self.stream = Stream(images, seed, shuffle_buffer_size, decoding.class_conditional)
-        self.decoder = functools.partial(_decode, images.name, images.home, images.mode, decoding)
+        self.decoder = functools.partial(_decode, images, decoding)
         self.place = Place()
         self._examples: dict[str, Tensor] | None = None
 
@@ -197,10 +197,9 @@ class StreamBatches:
         self.place = Place(**{**place, "start": Start(**place["start"])})
 
 
-def _decode(
-    name: str, home: Home, mode: str, how: Decoding, record: tuple[int, Mapping[str, Any] | None]
-) -> np.ndarray:
+def _decode(images: StreamedImages, how: Decoding, record: tuple[int, Mapping[str, Any] | None]) -> np.ndarray:
     """Decode (number in the epoch's stream, image) to pixels; runs in the workers."""
     number, image = record
-    with naming(name, lambda: named(image, number, home, "image {} of the stream")), home.open(image) as opened:
-        return to_pixels(opened, mode, how.resolution, how.center_crop)
+    name = functools.partial(named, image, number, images.home, "image {} of the stream")
+    with naming(images.name, name), images.home.open(image) as opened:
+        return to_pixels(opened, images.mode, how.resolution, how.center_crop, images.value_range)

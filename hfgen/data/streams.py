@@ -1,14 +1,18 @@
 """Streamed datasets, too large for the disk or not worth a copy on it: find them and inspect their first images."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.columns import class_columns_of, with_images
-from hfgen.data.folders import Folder, WalkedHome, found_in, stream_of_folder
-from hfgen.data.headers import evenly_spaced, inspect_headers
+from hfgen.data.columns import class_columns_of
+from hfgen.data.folder_streams import FolderStream, WalkedHome
+from hfgen.data.folders import Folder, choose, found_in
+from hfgen.data.headers import inspect_headers
+from hfgen.data.image_column import with_images
 from hfgen.data.images import ImageFacts
+from hfgen.data.looks import evenly_spaced
 from hfgen.data.records import Home, Records
 from hfgen.data.sources import PARQUET, DataSource, Table, arguments_of, load_table
 from hfgen.data.walk import Found
@@ -51,6 +55,7 @@ def stream_images(source: DataSource) -> StreamedImages:
     name = source.name
     if source.is_array:
         raise UsageError(f"{name} is an array, which is read whole; leave out --streaming.")
+    _refuse_what_reads_all(source)
     if (folder := found_in(source)) is not None:
         return _stream_folder(source, folder)
     table = load_table(source, streaming=True)
@@ -64,9 +69,9 @@ def stream_images(source: DataSource) -> StreamedImages:
     seen = first_records(name, records, LOOKED_AT)
     home = Home.of(source, dataset)
     found = Records(seen.select([column]).to_pylist(), column, home)
-    mode, sizes, notes = inspect_headers(name, len(found), found.open, found.name)
+    headers = inspect_headers(source, len(found), found.open, found.name)
     complete = len(seen) < LOOKED_AT
-    notes = [*table.notes, *column_notes, *notes]
+    notes = [*table.notes, *column_notes, *headers.notes]
     names = dataset.features[label].names if label else None
     if not complete:
         notes.append(f"streamed: mode and sizes are those of the first {LOOKED_AT} images")
@@ -74,8 +79,9 @@ def stream_images(source: DataSource) -> StreamedImages:
             notes.append(SORTED)
     return StreamedImages(
         name=name,
-        mode=mode,
-        sizes=sizes,
+        mode=headers.mode,
+        sizes=headers.sizes,
+        value_range=headers.value_range,
         count=len(seen) if complete else _count(source, table),
         notes=notes,
         label_names=names,
@@ -88,30 +94,50 @@ def stream_images(source: DataSource) -> StreamedImages:
     )
 
 
+def renumbered(images: StreamedImages, names: Sequence[str]) -> StreamedImages:
+    """Give the classes of a local folder the numbers that they have in a run, if they are the same classes."""
+    folder, ours = images.dataset, images.label_names or []
+    if not isinstance(folder, FolderStream) or folder.labels is None or sorted(names) != sorted(ours):
+        return images
+    numbers = {place: names.index(name) for place, name in enumerate(ours)} | {-1: -1}
+    labels = [numbers[label] for label in folder.labels]
+    return replace(images, label_names=[*names], dataset=replace(folder, labels=labels))
+
+
+def _refuse_what_reads_all(source: DataSource) -> None:
+    for option, asked in (("--on_error skip", source.on_error == "skip"), ("--all_frames", source.all_frames)):
+        if asked:
+            raise UsageError(
+                f"{option} reads every file before the training, and a stream is read once: leave out one."
+            )
+
+
 def _stream_folder(source: DataSource, found: Found) -> StreamedImages:
     """Stream the images that `images_from` would read, in their order; some headers, evenly spaced, are read."""
-    dataset, chosen = stream_of_folder(source, found)
-    count, names = len(chosen.files), chosen.names
-    seen = [dataset.files[row] for row in evenly_spaced(count, LOOKED_AT)]
-    looked_at = Folder(str(found.root), seen)
-    mode, sizes, more = inspect_headers(source.name, len(seen), looked_at.open, looked_at.name)
+    chosen = choose(source, found)
+    count, labels, names = len(chosen.files), chosen.labels, chosen.label_names
+    if labels is not None and names is None:
+        names = [*map(str, range(int(labels.max()) + 1))]
+    seen = Folder(found, [chosen.files[row] for row in evenly_spaced(count, LOOKED_AT)])
+    headers = inspect_headers(source, len(seen.files), seen.open, seen.name)
     if count > LOOKED_AT:
-        more.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
-    if names and len(names) > 1 and len(set((dataset.labels or [])[:LOOKED_AT])) == 1:
-        more.append(f"the first {LOOKED_AT}: {SORTED}")
+        headers.notes.append(f"streamed: mode and sizes are those of {LOOKED_AT} images, evenly spaced")
+    if labels is not None and count > LOOKED_AT and len(labels.unique()) > 1 == len(labels[:LOOKED_AT].unique()):
+        headers.notes.append(f"the first {LOOKED_AT}: {SORTED}")
     return StreamedImages(
         name=source.name,
-        mode=mode,
-        sizes=sizes,
+        mode=headers.mode,
+        sizes=headers.sizes,
+        value_range=headers.value_range,
         count=count,
-        notes=chosen.notes + more,
+        notes=[*chosen.notes, *headers.notes],
         label_names=names,
-        label_problem=chosen.no_classes,
+        label_problem=chosen.label_problem,
         splits=chosen.splits,
-        dataset=dataset,
+        dataset=FolderStream(found, chosen.files, None if labels is None else labels.tolist()),
         home=WalkedHome((str(found.root),), absolute=True),
         image_column="image",
-        label_column="label" if names else None,
+        label_column=None if labels is None else "label",
     )
 
 

@@ -2,9 +2,12 @@
 
 import atexit
 import os
+import shutil
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -14,8 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hfgen import signals
+from hfgen.cores import usable_cores
 from hfgen.errors import HFGenError, UsageError, first_line
 
+SHARED = Path("/dev/shm")  # where Linux keeps shared memory
+AHEAD = 2  # batches that each worker makes ahead, of torch's DataLoader
 GRACE = 300  # seconds that a training has, after a signal to stop, for its last step and its checkpoint
 
 Rest = TypeVar("Rest")
@@ -70,7 +76,7 @@ def decoded(
         for pixels in batches:
             if isinstance(pixels, HFGenError):
                 raise pixels
-            yield pixels.to(device, non_blocking=True), belongings.popleft()
+            yield torch.as_tensor(pixels).to(device, non_blocking=True), belongings.popleft()
     except RuntimeError as error:
         raise HFGenError(_died(error)) from error
     finally:
@@ -84,8 +90,7 @@ def decoded(
 
 def workers_here() -> int:
     """Return the cores that this process may use, its share of this machine's, minus one; from 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(1, min(8, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 class _Items(Dataset[Any]):
@@ -94,12 +99,28 @@ class _Items(Dataset[Any]):
     def __init__(self, decode: Callable[[Any], np.ndarray]) -> None:
         self.decode = decode
 
-    def __getitems__(self, items: Sequence[Any]) -> Tensor | HFGenError:
+    def __getitems__(self, items: Sequence[Any]) -> Tensor | np.ndarray | HFGenError:
         try:
-            return torch.from_numpy(np.stack([self.decode(item) for item in items]))
+            pixels = np.stack([self.decode(item) for item in items])
+            worker = torch.utils.data.get_worker_info()
+            fits = worker is None or fits_shared_memory(pixels.nbytes, worker.num_workers)
+            return torch.from_numpy(pixels) if fits else pixels
         except HFGenError as error:
             kind = UsageError if isinstance(error, UsageError) else HFGenError
             return kind(str(error))  # without its cause, which may not be picklable
+
+
+def fits_shared_memory(num_bytes: int, num_workers: int) -> bool:
+    """Return True if a batch may be handed over in shared memory; a container's may be small, or missing.
+
+    There must be room for what all workers hand over at once. A batch that does not fit goes through a pipe.
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        return shutil.disk_usage(SHARED).free > num_bytes * (AHEAD * num_workers + 1)
+    except OSError:
+        return False
 
 
 def _as_it_is(batch: Any) -> Any:

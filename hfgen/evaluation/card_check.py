@@ -12,6 +12,7 @@ import numpy as np
 
 from hfgen import run_folder
 from hfgen.cards import card
+from hfgen.cards.parts import unmarked
 from hfgen.components import weights_sha256
 from hfgen.errors import UsageError, counted
 from hfgen.files import printable
@@ -48,7 +49,8 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
 
 def differing_lines(folder: Path) -> list[str]:
     """Lines in which the card differs from what its files make."""
-    written, rendered = (folder / card.CARD).read_text(encoding="utf-8"), card.render(folder, card.name_on(folder))
+    written = unmarked((folder / card.CARD).read_text(encoding="utf-8"))
+    rendered = card.render(folder, card.name_on(folder))
     if written == rendered:
         return []
     found = list(difflib.unified_diff(rendered.splitlines(), written.splitlines(), lineterm="", n=0))[2:]

@@ -76,7 +76,7 @@ def refuse_other_images(images: Images, trained_on: ImageFacts, resolution: int 
     if images.mode != trained_on.mode:
         raise UsageError(
             f"--validation_split has images of mode {images.mode}, and the training images are of {trained_on.mode}.\n"
-            "Convert the images of one of them, or leave --validation_split out."
+            f"Convert both: --image_mode {trained_on.mode}; or leave --validation_split out."
         )
     if resolution is None and images.resolution() != trained_on.resolution():
         raise UsageError(

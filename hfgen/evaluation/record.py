@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hfgen import run_folder
 from hfgen.components import components, published_networks, weights_sha256
+from hfgen.evaluation.extractors import rule_of
 from hfgen.evaluation.measure import Real
 from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
 from hfgen.files import looks_local
@@ -64,7 +65,7 @@ def record(
             "sha256": real.pixels.sha256,
             "train_sha256": real.train_sha256,
         },
-        extractor=real.extractor.declaration() if real.extractor is not None else None,
+        extractor=_declaration(real),
         model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(published_networks(pipeline))},
         sampler=sampler(pipeline, options),
         versions={library: version(library) for library in LIBRARIES},
@@ -74,6 +75,14 @@ def record(
         changed=dict(changed),
         command=command,
     )
+
+
+def _declaration(real: Real) -> dict[str, Any] | None:
+    """The extractor's own facts, and how images of other channels came to those that it takes."""
+    if real.extractor is None:
+        return None
+    rule = rule_of(real.pixels.pixels.shape[1], real.extractor.in_channels)
+    return {**real.extractor.declaration(), **({"channels": rule} if rule else {})}
 
 
 def _public(protocol: Protocol) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The real images that a model is compared with: a split of a dataset, or what its training held out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.errors import UsageError
 from hfgen.files import looks_local, read_config_file
 from hfgen.results.protocol import Protocol
+from hfgen.settings.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,16 @@ class Data:
         """Return the images of a split, read as the training did."""
         of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
         columns = (of.get("image_column"), of.get("label_column"))
-        images = images_from(DataSource(self.name, split, self.config_name, *columns))
+        source = DataSource(self.name, split, self.config_name, *columns)
+        if of:
+            limits = TrainingArguments(value_range=of.get("value_range")).value_limits
+            same = {name: of[name] for name in ("on_error", "all_frames", "image_mode") if name in of}
+            source = replace(source, **same, value_range=limits)
+        images = images_from(source)
+        if self.trained is not None:
+            then = self.trained.facts
+            limits = then.get("value_range")
+            images = images.read_as(then.get("channels", images.channels), (limits[0], limits[1]) if limits else None)
         if self.trained is None or not of.get("class_conditional"):
             return images
         names = self.trained.facts.get("class_names")

@@ -1,6 +1,7 @@
 """Choosing the files of a folder that are published, and the files of a repository that they replace."""
 
 import contextlib
+import os
 import re
 import shlex
 import tempfile
@@ -13,9 +14,10 @@ import yaml
 
 from hfgen import run_folder
 from hfgen.cards import card, without_run
+from hfgen.cards.parts import marked, unmarked
 from hfgen.cards.without_run import makeshift_card
 from hfgen.components import MOST_LEVELS
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, clear
 from hfgen.files import read_config_file, size_of
 from hfgen.hub.screening import refuse
 from hfgen.hub.upload import Files, Place
@@ -57,6 +59,7 @@ def prepared(
     """
     model = ModelFolder(folder)
     check_model(model, again)
+    refuse_not_finite(folder)
     refuse_odd_name(variant)
     if max_shard_size and not re.fullmatch(r"\d+[KMGT]B", max_shard_size):
         raise UsageError(f"--max_shard_size {max_shard_size} is not a size such as 500MB or 5GB.")
@@ -71,31 +74,44 @@ def prepared(
     refuse({**code, **files}, place.repo_id, again, token, code)
     with contextlib.ExitStack() as stack:
         if max_shard_size or (variant and not is_variant(folder, variant)):
-            fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-            files = saved_anew(model, fresh, files, variant, max_shard_size)
+            with put_together():
+                fresh = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+                files = saved_anew(model, fresh, files, variant, max_shard_size)
         yield Prepared({**files, **code}, variant, makeshift)
+
+
+def put_together() -> contextlib.AbstractContextManager[None]:
+    """Raise one error where the files of a push cannot be put together: the folder for that is often a small disk."""
+    place = tempfile.tempdir or os.environ.get("TMPDIR", "the system's folder for temporary files")
+    return clear(
+        (OSError,),
+        lambda found: (
+            f"The files to push are put together in {place}, which failed: {found}\n"
+            "Nothing was pushed. Name a folder on a larger disk by the variable TMPDIR."
+        ),
+    )
 
 
 def _card(
     folder: Path, place: Place, own: Path | bytes | None, makeshift: bool, bundled: bool = False
 ) -> Path | bytes:
-    """The card to publish, whose snippets name the repository.
+    """The card to publish, whose snippets name the repository, with the digest by which the next push knows it.
 
     Args:
         own: a card that somebody edited, or that of a converted model; only its snippets are changed.
         bundled: tell of the code beside the weights, except on a card that was edited.
     """
     if makeshift:
-        return makeshift_card(folder, place.repo_id, bundled).encode()
+        return marked(makeshift_card(folder, place.repo_id, bundled)).encode()
     if own is None:
-        return card.render(folder, place.repo_id, bundled).encode()
+        return marked(card.render(folder, place.repo_id, bundled)).encode()
     if not isinstance(own, Path) or own.is_symlink() or not own.is_file():
         return own  # to be refused
     try:
         text = without_run.with_address(own.read_text(encoding="utf-8"), place.repo_id)
     except ValueError:  # not text
         return own
-    return ((without_run.with_code(text, bundled=True) if bundled else None) or text).encode()
+    return marked(unmarked((without_run.with_code(text, bundled=True) if bundled else None) or text)).encode()
 
 
 def contents(folder: Path) -> Files:
@@ -145,6 +161,24 @@ def check_model(model: ModelFolder, again: str) -> None:
             f"Finish it with --resume_from_checkpoint latest, or repeat it: hfgen train --config {config}"
         )
     _check_components(model)
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """Raise a UsageError for a weight that is NaN or infinite: nobody can sample from such a model."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    for path in [path for path in _in_components(folder) if WEIGHTS.fullmatch(path.name)]:
+        try:
+            with safe_open(path, "pt") as tensors:
+                names = [name for name in tensors.keys() if not torch.isfinite(tensors.get_tensor(name)).all()]
+        except (SafetensorError, OSError, RuntimeError):
+            continue  # damaged, which the screening says; or of a type whose numbers torch cannot compare
+        if names:
+            raise UsageError(
+                f"{path.relative_to(folder)}: {names[0]} holds NaN or infinite weights; nothing was sent.\n"
+                "The training diverged, or the file is damaged: push another checkpoint's model."
+            )
 
 
 def _check_components(model: ModelFolder) -> None:

@@ -20,7 +20,7 @@ from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import complete, require_token
 from hfgen.hub.client import bars_on_a_terminal_only, hint, patiently
-from hfgen.hub.contents import OF_A_RUN, changes, prepared
+from hfgen.hub.contents import OF_A_RUN, changes, prepared, put_together
 from hfgen.hub.upload import Place, Pushed, upload
 from hfgen.settings.licenses import LICENSES, unknown_license
 
@@ -41,14 +41,16 @@ def push_pipeline(
     max_shard_size: int | str | None = None,
     safe_serialization: bool = True,
     bundle_code: bool = False,
+    overwrite_card: bool = False,
 ) -> Pushed:
     """Save a pipeline into a fresh folder and push that. Raises as `publish`, and as `save_pretrained`."""
-    place = Place(repo_id, bool(private), revision, create_pr, commit_message or default_message())
+    place = Place(repo_id, private, revision, create_pr, commit_message or default_message(), overwrite_card)
     options = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
     options |= {"bundle_code": bundle_code}
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / repo_id.rpartition("/")[2]
-        pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
+        with put_together():
+            pipeline.save_pretrained(fresh, **{name: value for name, value in options.items() if value is not None})
         pushed = publish(fresh, place, variant, token=token, again=_call(repo_id, private, place, options))
     if any(OF_A_RUN.fullmatch(name) for name in pushed.removed):
         warnings.warn(
@@ -134,6 +136,7 @@ def retry_command(
         values["--commit_message"] = place.commit_message
     words = [word for name, value in values.items() if value for word in (name, value)]
     switches = {"--private": place.private, "--create_pr": place.create_pr, "--bundle_code": bundle_code}
+    switches |= {"--overwrite_card": place.overwrite_card}
     flags = [flag for flag, on in switches.items() if on]
     return shlex.join(["hfgen", "push", str(folder), place.repo_id, *flags, *words])
 

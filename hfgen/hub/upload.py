@@ -7,9 +7,11 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
+from hfgen.cards.card import CARD
 from hfgen.errors import HFGenError, UsageError
 from hfgen.files import digest, size_of
 from hfgen.hub.client import WAITS, is_transient, patiently, pause, status_of
+from hfgen.hub.edited_card import refuse_edited_card
 
 Files = Mapping[str, Path | bytes]  # name in the repository -> where it lies, or what it holds
 Changes = Callable[[set[str]], tuple[Files, Sequence[str]]]  # names in the repository -> files to add, names to remove
@@ -23,10 +25,11 @@ class Place:
     """The repository and branch to upload to, and the commit's message."""
 
     repo_id: str
-    private: bool = False
+    private: bool | None = None
     revision: str | None = None
     create_pr: bool = False
     commit_message: str = "Upload with hfgen"
+    overwrite_card: bool = False
 
     @property
     def branch(self) -> str:
@@ -50,18 +53,27 @@ def upload(api: HfApi, place: Place, changes: Changes) -> Pushed:
     """Create the repository and the branch if they do not exist, and commit.
 
     Raises:
-        UsageError: `private` was asked for, and the repository is public.
+        UsageError: `private` was asked for, and the repository is public; or somebody edited the card there.
         HFGenError: somebody else changed the branch meanwhile.
         Exception: the error of huggingface_hub; a transient one only after five tries.
     """
     url = patiently(lambda: api.create_repo(place.repo_id, private=place.private or None, exist_ok=True))
     repo_id = url.repo_id
-    if place.private and patiently(lambda: api.repo_info(repo_id, timeout=TIMEOUT)).private is False:
+    is_private = None if place.private is None else patiently(lambda: api.repo_info(repo_id, timeout=TIMEOUT)).private
+    if place.private and is_private is False:
         raise UsageError(f"{repo_id} exists and is public; nothing was sent. Leave out --private, or choose another.")
+    if place.private is False and is_private:
+        raise UsageError(
+            f"{repo_id} exists and is private; nothing was sent. Leave out private=False, or change its visibility on "
+            "the Hub."
+        )
     if place.branch != "main" and not place.branch.startswith("refs/pr/"):
         patiently(lambda: api.create_branch(repo_id, branch=place.branch, exist_ok=True))
     head: Any = patiently(lambda: api.repo_info(repo_id, revision=place.branch, timeout=TIMEOUT))
-    files, removed = changes({sibling.rfilename for sibling in head.siblings or ()})
+    there = {sibling.rfilename for sibling in head.siblings or ()}
+    files, removed = changes(there)
+    if CARD in files and CARD in there and not (place.create_pr or place.overwrite_card):
+        refuse_edited_card(api, repo_id, head.sha, files[CARD])
     oid, pr_url = _commit(api, place, repo_id, head.sha, files, removed)
     tree = "" if place.branch == "main" else f"/tree/{place.branch}"
     return Pushed(repo_id, oid, pr_url or f"{url}{tree}", pr_url, oid == head.sha, sorted(files), removed)

@@ -5,7 +5,9 @@ handler to draw (WMF, EMF, BUFR, GRIB, HDF5), that unpack without a bound (FITS)
 picture (PSD, FPX, MIC, PDF), video (FLI, MPEG), and rare ones that widen what a stranger's file may reach for nobody.
 """
 
+import io
 import os
+import struct
 import threading
 import warnings
 from typing import IO
@@ -32,7 +34,16 @@ REFUSED = {  # how a file begins -> what it is
     b"\x00\x00\x01\xb3": "a video",
     b"\x00\x00\x01\xba": "a video",
 }
+KNOWN = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+TEXT = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks of a PNG that say nothing of its pixels
 MOST_MEMORY = 1 << 30  # bytes of a picture's pixels in pillow's memory
 CONVERT = "convert it to PNG or JPEG"
 
@@ -50,6 +61,11 @@ def open_picture(source: str | os.PathLike[str] | IO[bytes], name: str = "") -> 
     targa = os.path.splitext(path)[1].lower() in TARGA
     try:
         image = _opened(source, (*FORMATS, "TGA") if targa else FORMATS)
+    except ValueError:  # a PNG has a longer text than pillow reads
+        rest = without_text(_beginning(source, -1))
+        if rest == b"":
+            raise
+        return _opened(io.BytesIO(rest), ("PNG",))
     except Image.UnidentifiedImageError as error:
         raise OSError(f"it is {kind_of(_beginning(source))}") from error
     if image.format == "TIFF" and image.tag_v2.get(254, 0) & 1:  # type: ignore[attr-defined]
@@ -72,10 +88,15 @@ def _opened(source: str | os.PathLike[str] | IO[bytes], formats: tuple[str, ...]
             Image.MAX_IMAGE_PIXELS = most
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Put an image with alpha on white; the result is RGBA, and opaque."""
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
 def memory_of(image: Image.Image) -> int:
-    """Return the bytes that pillow takes for the pixels once they are decoded."""
-    each = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    return image.width * image.height * each
+    """Return the bytes that the pixels take once they are decoded, and a palette or 16 bits are converted."""
+    return image.width * image.height * (1 if image.mode in ("1", "L") else 4)
 
 
 def check_memory(image: Image.Image) -> None:
@@ -87,12 +108,30 @@ def check_memory(image: Image.Image) -> None:
         )
 
 
-def _beginning(source: str | os.PathLike[str] | IO[bytes]) -> bytes:
+def _beginning(source: str | os.PathLike[str] | IO[bytes], length: int = 64) -> bytes:
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            return file.read(64)
+            return file.read(length)
     source.seek(0)
-    return source.read(64)
+    return source.read(length)
+
+
+def without_text(png: bytes) -> bytes:
+    """Return a PNG without its texts and color profile, which may be of any length; nothing where it has none.
+
+    >>> without_text(b"some words")
+    b''
+    """
+    if not png.startswith(b"\x89PNG"):
+        return b""
+    kept, start = [png[:8]], 8
+    while start + 8 <= len(png):
+        length, kind = struct.unpack(">I4s", png[start : start + 8])
+        if kind not in TEXT:
+            kept.append(png[start : start + 12 + length])
+        start += 12 + length
+    rest = b"".join([*kept, png[start:]])
+    return rest if len(rest) < len(png) else b""
 
 
 def kind_of(beginning: bytes) -> str:
@@ -107,5 +146,8 @@ def kind_of(beginning: bytes) -> str:
         if beginning[8:12] in HEIF:
             return f"HEIC, which pillow does not decode; {CONVERT}"
         return "a video, or a kind of picture that pillow does not decode"
+    damaged = next((what for start, what in KNOWN.items() if beginning.startswith(start)), None)
+    if damaged is not None:
+        return f"a damaged {damaged} file"
     found = next((what for start, what in REFUSED.items() if beginning.startswith(start)), None)
     return "not an image that can be identified" if found is None else f"{found}, which hfgen does not open; {CONVERT}"

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfgen.errors import UsageError
-from hfgen.modalities.formats import check_memory, open_picture
+from hfgen.modalities.formats import check_memory, on_white, open_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -87,12 +87,19 @@ def read_image(path: Path) -> Image.Image:
         return image.copy()
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write an image under another name, then rename it, so that no half-written file has the real name."""
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write an image under another name, then rename it, so that no half-written file has the real name.
+
+    Args:
+        options: of pillow's `Image.save`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    if kind == "JPEG" and image.mode in ("RGBA", "LA"):  # which has no alpha
+        image = on_white(image).convert("RGB")
     try:
-        image.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        image.save(temporary, format=kind, **options)
         os.replace(temporary, path)
     except BaseException:  # a signal, too
         temporary.unlink(missing_ok=True)

@@ -5,11 +5,15 @@ torch's `SyncBatchNorm` runs on accelerators only. This one runs wherever gradie
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+# torch's replacement for `all_reduce` is a private module
+warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.", FutureWarning)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from hfgen import signals
+from hfgen.cores import usable_cores
 from hfgen.errors import HFGenError, UsageError, did_you_mean
 from hfgen.processes.child import CONFIG, ERRORS, LAUNCHER, PRECISION, SCRIPT, is_launched
 
@@ -174,7 +175,7 @@ def _shares(count: int, on_cpu: bool) -> dict[str, str]:
     import torch
 
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    found = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
+    found = {"OMP_NUM_THREADS": str(max(1, min(torch.get_num_threads(), usable_cores()) // count))}
     if loopback and on_cpu:
         found["GLOO_SOCKET_IFNAME"] = loopback[0]
     return {name: os.environ.get(name, value) for name, value in found.items()}
@@ -274,7 +275,7 @@ class HandedOn:
         for process in started:
             with contextlib.suppress(psutil.Error, ProcessLookupError):
                 # A terminal's Ctrl-C has already reached this process's group; torchrun's processes have their own.
-                if number != signal.SIGINT or os.getpgid(process.pid) != os.getpgrp():
+                if number != signal.SIGINT or not _is_in_this_group(process.pid):
                     process.send_signal(number)
 
     def __exit__(self, *error: object) -> None:
@@ -284,6 +285,10 @@ class HandedOn:
             del os.environ["PET_SIGNALS_TO_HANDLE"]
         else:
             os.environ["PET_SIGNALS_TO_HANDLE"] = self._theirs
+
+
+def _is_in_this_group(process: int) -> bool:
+    return hasattr(os, "getpgid") and os.getpgid(process) == os.getpgrp()  # Windows has no groups
 
 
 def _raise_as_one(ended: Mapping[int, int], folder: Path, stopped_by: int | None) -> None:

@@ -19,6 +19,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from hfgen.cores import usable_cores
 from hfgen.errors import HFGenError, UsageError
 from hfgen.processes import zero
 from hfgen.settings.arguments import TrainingArguments
@@ -35,10 +36,20 @@ def join_processes() -> PartialState:
     Raises:
         HFGenError: fewer processes came than were launched.
     """
+    keep_to_quota()
     zero.is_wanted()  # raises a clearer error than Accelerate where DeepSpeed is missing
     state = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     check_world_size(state.num_processes)
     return state
+
+
+def keep_to_quota() -> None:
+    """Give torch no more threads than this process may have cores: those above a container's quota only wait.
+
+    Where OMP_NUM_THREADS is set, it decides.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def on_cpu() -> bool:

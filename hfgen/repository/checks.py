@@ -83,7 +83,7 @@ def check_component(folder: ModelFolder, name: str, class_: type, variant: str |
     if not (place / config).exists():
         raise LoadError(f"The component {name!r} is incomplete: {where} is missing.")
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
-    settings = read_config(place / config)
+    settings = read_config(place / config, class_)
     if issubclass(class_, torch.nn.Module):
         saved = folder.shapes(name, class_, variant)
         check_names(place, variant)
@@ -101,8 +101,8 @@ def check_files(folder: ModelFolder, name: str) -> None:
             raise LoadError(f"{place.name}/{path.name} is damaged: {first_line(error)}\n{AGAIN}") from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a component's config, and check its sizes.
+def read_config(path: Path, class_: type | None = None) -> dict[str, Any]:
+    """Read a component's config, and check the sizes that its class takes; without a class, all numbers.
 
     Raises:
         LoadError: it is damaged, or asks for sizes that no model has.
@@ -114,7 +114,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise LoadError(f"{where} is damaged: {first_line(error)}\n{AGAIN}") from error
     if not isinstance(config, dict):
         raise LoadError(f"{where} is damaged: it does not hold a dictionary.")
-    check_config(config, where)
+    check_config(config, where, class_)
     return config
 
 

@@ -20,6 +20,7 @@ from torch.nn.modules import module as hooks
 from hfgen.errors import LoadError
 from hfgen.repository.weights import Shapes
 from hfgen.settings.model_configs import config_class_of
+from hfgen.settings.options import signature_of
 
 LARGEST = 1 << 20  # any integer in a config, except those that are not sizes:
 NOT_SIZES = ("seed", "theta", "warmup_steps", "cycle_steps")
@@ -33,21 +34,25 @@ WHAT_NOW = "The model is damaged, or meant to harm: do not load it, and report i
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
-def check_config(config: Mapping[str, Any], where: str) -> None:
+def check_config(config: Mapping[str, Any], where: str, class_: type | None = None) -> None:
     """Raise a LoadError if a component's config has a size that no model has.
 
     Args:
         where: the name of the file, for the message.
+        class_: what it is loaded as, where that is known: keys that it does not take, such as those of an EMA, are
+            no sizes.
     """
+    taken = None if class_ is None or config_class_of(class_) is not None else signature_of(class_)
     for key, value in config.items():
-        if any(word in key for word in NOT_SIZES):
+        if any(word in key for word in NOT_SIZES) or (taken is not None and key not in taken):
             continue
         largest = max((abs(number) for number in _whole_numbers(value)), default=0)
         _check(largest, LARGEST, f"{where}: {key} is {_shown(value)}")
         if key == "num_train_timesteps":
             _check(largest, MOST_TIMESTEPS, f"{where}: {key} is {_shown(value)}")
         if key == "sample_size":
-            _check(_product(value, largest**2), MOST_PIXELS, f"{where}: {key} is {_shown(value)}, in pixels")
+            size = largest if "1D" in str(config.get("_class_name")) else largest**2  # of a sound, its length
+            _check(_product(value, size), MOST_PIXELS, f"{where}: {key} is {_shown(value)}, in pixels")
         if key == "latent_shape":
             _check(_product(value, largest), MOST_ELEMENTS, f"{where}: {key} is {_shown(value)}, in elements")
 

@@ -50,7 +50,7 @@ def _check_files(folder: ModelFolder, class_: type) -> None:
             f"  {class_.__name__}.from_pretrained(..., use_safetensors=False).save_pretrained(...)"
         )
     refuse_links_out(folder, folder.path / CONFIG)
-    config = read_config(folder.path / CONFIG)
+    config = read_config(folder.path / CONFIG, class_)
     architectures = config.get("architectures")  # of transformers
     named = architectures[0] if isinstance(architectures, list) and architectures else None
     class_name = config.get("_class_name", named)

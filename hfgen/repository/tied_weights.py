@@ -1,7 +1,8 @@
-"""Tied weights: one tensor of a network under two names, which a file of safetensors holds once."""
+"""Tied weights: tensors of a network that share memory under two names, which a file of safetensors holds once."""
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import nn
 
 from hfgen.errors import UsageError
@@ -23,10 +24,29 @@ def require_untied(models: Mapping[str, nn.Module]) -> None:
 
 
 def tied(model: nn.Module) -> Iterable[list[str]]:
-    """Return the names of each tensor that has several, without those that transformers knows to be tied."""
+    """Return the names of tensors that share memory, without those that transformers knows to be tied."""
     declared = getattr(model, "all_tied_weights_keys", {})
-    names: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+    places: dict[int, list[tuple[int, int, str]]] = {}
     for name, tensor in model.state_dict().items():
-        if name not in declared and tensor.numel() and not tensor.is_meta:
-            names.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
-    return [found for found in names.values() if len(found) > 1]
+        if name not in declared and tensor.numel() and not tensor.is_meta and tensor.layout == torch.strided:
+            start = tensor.data_ptr()
+            length = 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.stride(), strict=True))
+            place = start, start + length * tensor.element_size(), name
+            places.setdefault(tensor.untyped_storage().data_ptr(), []).append(place)
+    return [found for parts in places.values() for found in _overlapping(sorted(parts, key=_start)) if len(found) > 1]
+
+
+def _overlapping(parts: list[tuple[int, int, str]]) -> Iterable[list[str]]:
+    """Group (start, end, name) in the order of their starts; a group's parts overlap."""
+    groups: list[list[str]] = []
+    reached = 0
+    for start, end, name in parts:
+        if not groups or start >= reached:
+            groups.append([])
+        groups[-1].append(name)
+        reached = max(reached, end)
+    return groups
+
+
+def _start(part: tuple[int, int, str]) -> int:
+    return part[0]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hfgen.results.comparison import Comparison, letter
 from hfgen.results.metrics import FACTS, LIKELIHOOD, METRICS, QUALITY, RECONSTRUCTION
 from hfgen.results.rows import Mark, Row
-from hfgen.results.words import kind_of, markdown_row, marked, plain_text, shown
+from hfgen.results.words import extractor_in_words, kind_of, markdown_row, marked, plain_text, shown
 
 
 class Cell(NamedTuple):
@@ -29,7 +29,7 @@ def subject(c: Comparison) -> str:
     models = len({row.result.key for row in c.rows})
     parts = [f"{c.protocol['num_images']:,} images of seed {c.protocol['seed']} on"] if c.extractor else []
     parts += [f"{c.reference['images']:,} real ones of {c.reference['name']}"]
-    parts += [f"features of {c.extractor['name']}"] if c.extractor else []
+    parts += [f"features of {extractor_in_words(c.extractor)}"] if c.extractor else []
     return f"{models} {'model' if models == 1 else 'models'} by {c.protocol['name']}: {'; '.join(parts)}"
 
 

@@ -147,6 +147,7 @@ def _wrong(record: Mapping[str, Any]) -> list[str]:
         wrong += _wrong_values(kind, entries) if isinstance(entries, dict) else [kind]
     if record.get("extractor") is not None:
         wrong += [n for n in ("extractor.name", "extractor.weights_sha256") if not _is(_at(record, n), str)]
+        wrong += ["extractor.channels"] if not _is(_at(record, "extractor.channels") or "", str) else []
     values = record["values"] if isinstance(record.get("values"), dict) else {}
     if set(LIKELIHOOD) & set(values) and not _is(_at(record, "likelihood.kind"), str):
         wrong.append("likelihood.kind")

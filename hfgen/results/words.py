@@ -52,10 +52,19 @@ def under(result: Result) -> str:
     parts = [protocol["name"]]
     if result.extractor:
         first, count = protocol["seed"], protocol["num_images"]
-        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", result.extractor["name"]]
+        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", extractor_in_words(result.extractor)]
     parts += [result.sampler["scheduler"]]
     parts += [f"{name} {value}" for name, value in result.choices.items() if name != "scheduler"]
     return ", ".join(parts)
+
+
+def extractor_in_words(extractor: Mapping[str, Any]) -> str:
+    """Return an extractor's name, and how images came to its channels where they had others.
+
+    >>> extractor_in_words({"name": "scattering", "channels": "gray repeated to 3 channels"})
+    'scattering (gray repeated to 3 channels)'
+    """
+    return extractor["name"] + (f" ({extractor['channels']})" if extractor.get("channels") else "")
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgen.errors import UsageError
+from hfgen.settings.data_arguments import DataArguments
 from hfgen.settings.ema_profiles import EMAProfile, parse_profiles
 from hfgen.settings.fields import check_bounds, option
 from hfgen.settings.licenses import known_license
@@ -19,71 +20,12 @@ from hfgen.tokens import clean_token
 
 
 @dataclass(kw_only=True)
-class TrainingArguments:
+class TrainingArguments(DataArguments):
     """Everything about a run that is not the model. Each field is an option of `hfgen train` of the same name.
 
     Raises:
         UsageError: a number is out of its range, or two options contradict each other.
     """
-
-    dataset_name: str | None = option(
-        None,
-        "Dataset: a built-in name, a local folder or file (images, parquet, npz, npy), or an id on the Hub.",
-        resume="reported",
-    )
-    dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.", resume="reported")
-    dataset_split: str = option("train", "Split to train on.", resume="reported")
-    train_data_dir: str | None = option(
-        None, "Local folder of images; the same as giving it as --dataset_name.", resume="free"
-    )
-    image_column: str | None = option(None, "Column of the images (default: the only one).", resume="fixed")
-    label_column: str | None = option(None, "Column of the class labels (default: the only one).", resume="fixed")
-    cache_dir: str | None = option(None, "Where Hub datasets are cached.", resume="free", saved=False)
-    resolution: int | None = option(
-        None,
-        "Side of the square images, in pixels (default: the side of the data's images).",
-        resume="fixed",
-        at_least=1,
-        aliases=("image_size",),
-    )
-    center_crop: bool = option(
-        True,
-        "Resize the shorter side, then crop the center. Without it, both sides are resized to the square.",
-        resume="fixed",
-    )
-    random_flip: bool = option(False, "Flip half of the images horizontally, a new half each epoch.", resume="fixed")
-    class_conditional: bool = option(False, "Train on the class labels too.", resume="fixed")
-    unlabeled: Literal["fail", "skip"] = option(
-        "fail",
-        "Images without a class, where --class_conditional needs one: end with their number, or leave them out.",
-        resume="fixed",
-    )
-    streaming: bool = option(
-        False,
-        "Read the dataset from the Hub or from files as it is needed, without a copy on the disk. Its length "
-        "must be known, or --max_train_steps given. Its first 200 images decide size and mode.",
-        resume="fixed",
-    )
-    shuffle_buffer_size: int = option(
-        1000,
-        "Of a streamed dataset: the number of undecoded images that are held in memory and mixed. Files are "
-        "read in a new order each epoch; images that are sorted within a file are mixed only within this "
-        "number.",
-        resume="free",
-        at_least=1,
-    )
-    data_memory_limit: float = option(
-        2.0,
-        "GiB up to which decoded images stay in memory. Larger or streamed data are decoded when they are needed.",
-        resume="free",
-        at_least=0,
-    )
-    dataloader_num_workers: int | None = option(
-        None,
-        "Worker processes that decode images when they are needed (default: cores - 1, at most 8).",
-        resume="free",
-        at_least=0,
-    )
 
     pretrained_model_name_or_path: str | None = option(
         None, "Run folder or repository to train further, instead of a new model.", resume="free"
@@ -309,9 +251,13 @@ class TrainingArguments:
         self._check_optimizers()
         self._check_averages()
         self._check_validation()
-        _ = self.seconds_limit
+        _ = self.seconds_limit, self.value_limits
         if self.dataset_name and self.train_data_dir:
             raise UsageError("Give either --dataset_name or --train_data_dir, not both.")
+        if self.unlabeled == "skip" and not self.class_conditional:
+            raise UsageError("--unlabeled skip is of --class_conditional; without classes all images are used.")
+        if self.unlabeled == "skip" and self.streaming:
+            raise UsageError("--unlabeled skip needs all labels in advance, which --streaming does not read.")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise UsageError("--overwrite_output_dir starts a new run, --resume_from_checkpoint goes on; give one.")
 
@@ -332,6 +278,11 @@ class TrainingArguments:
     def _check_validation(self) -> None:
         if self.validation_split and self.validation_fraction:
             raise UsageError("Validation images are those of --validation_split or --validation_fraction; give one.")
+        if self.validation_fraction and self.all_frames:
+            raise UsageError(
+                "--validation_fraction would hold out some pictures of a file whose others are trained on, with "
+                "--all_frames.\nName a split of its own: --validation_split."
+            )
         if self.validation_fraction and self.streaming:
             raise UsageError(
                 "--validation_fraction chooses images by number, which a stream does not have.\n"

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -39,13 +39,19 @@ def _signature(method: Any) -> inspect.Signature:
         return inspect.signature(method)
 
 
-def refuse_options(pipeline: Any, options: Mapping[str, Any], *methods: str) -> None:
-    """Raise a UsageError for an option that one of these methods of the pipeline does not take."""
+def refuse_options(pipeline: Any, options: Mapping[str, Any], *methods: str, also: Collection[str] = ()) -> None:
+    """Raise a UsageError for an option that one of these methods of the pipeline does not take.
+
+    Args:
+        also: arguments that every pipeline takes there, for the message.
+    """
     for name in options:
         for method in methods:
             known = own_options(type(pipeline), method)
             if name not in known:
                 hint = did_you_mean(name, known) if known else " It takes no options of its own."
+                if also:
+                    hint = did_you_mean(name, [*known, *also])
                 raise UsageError(f"{type(pipeline).__name__}.{method} takes no {name}.{hint}")
 
 

@@ -13,7 +13,6 @@ A folder whose name begins with a dot is being written (.saving), deleted (.dele
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfgen.errors import HFGenError, UsageError, clear, first_line
-from hfgen.files import write_text
+from hfgen.files import sync, write_text
 from hfgen.pipeline import HFGenPipeline
 from hfgen.training import resume_settings
 from hfgen.training.networks import Networks
@@ -170,7 +169,7 @@ def save_checkpoint(
 def complete(place: Path, changes: Mapping[str, Any]) -> None:
     """Change entries of a checkpoint's state, in one piece."""
     _write_state(place, {**read_state(place), **changes})
-    _flush_file(place / STATE)
+    sync(place / STATE)
 
 
 def _write_state(place: Path, state: Mapping[str, Any]) -> None:
@@ -184,7 +183,7 @@ def _move_into_place(temporary: Path, place: Path) -> None:
     if place.exists():
         place.rename(former)
     temporary.rename(place)
-    _flush_file(place.parent)
+    sync(place.parent)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -212,16 +211,7 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 def _flush(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _flush_file(path)
-
-
-def _flush_file(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        sync(path)
 
 
 def load_checkpoint(place: Path, networks: Networks, now: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -1,21 +1,20 @@
 """A rehearsal of a training run, which reports its time, memory and disk space and writes nothing."""
 
-import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from hfgen.components import published_networks
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process
 from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
 from hfgen.training.pushing import require_place
+from hfgen.training.room import describe_data, disk_bytes, megabytes
 from hfgen.training.start import build, describe, find_held_out, find_images, full_config
 from hfgen.training.trainer import Trainer
 
@@ -53,8 +52,11 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
         f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
         f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
-    say(f"memory: {_peak_memory(trainer.accelerator.device)} at most up to here, in each process")
-    say(f"disk: {_megabytes(_disk(trainer))} for the model and its checkpoints. Nothing was written.")
+    memory = _peak_memory(trainer.accelerator.device)
+    if memory is not None:
+        say(f"memory: {memory} at most up to here, in each process")
+    whole, _ = disk_bytes(trainer)
+    say(f"disk: {megabytes(whole)} for the model and its checkpoints{describe_data(trainer)}. Nothing was written.")
     return resolved
 
 
@@ -63,27 +65,12 @@ def _wait(device: torch.device) -> None:
         torch.get_device_module(device).synchronize()
 
 
-def _peak_memory(device: torch.device) -> str:
+def _peak_memory(device: torch.device) -> str | None:
     if device.type != "cpu":
-        return _megabytes(torch.get_device_module(device).max_memory_allocated())
+        return megabytes(torch.get_device_module(device).max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
-    return _megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def _disk(trainer: Trainer) -> int:
-    """Return the bytes of the model and of all checkpoints that exist at once: one more while the next is saved."""
-    a = trainer.arguments
-    weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
-    others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
-    written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
-    kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
-    profiles = max(len(trainer.networks.profiles), 1)  # each is a model
-    return weights * profiles + kept * (weights + others)
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

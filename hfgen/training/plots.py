@@ -6,6 +6,7 @@ from typing import Any
 
 from hfgen.run_folder import listed, scalars
 
+MOST_IN_A_COLUMN = 3  # panels; more are in two columns
 NO_CURVE = {"step", "epoch", "learning_rate", "images_per_second", "seconds", "diagnosis"}
 
 
@@ -27,9 +28,11 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels = [*alike, *([name] for name in diagnosed)]
     if not panels:
         return
-    figure = _figure(3.2 * len(panels))
-    for row, panel in enumerate(panels):
-        axes = figure.add_subplot(len(panels), 1, row + 1)
+    columns = 1 if len(panels) <= MOST_IN_A_COLUMN else 2
+    rows = -(-len(panels) // columns)
+    figure = _figure(3.2 * rows if columns == 1 else 2.4 * rows, 8 if columns == 1 else 12)
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, place + 1)
         for name in panel:
             points = [(line["step"], line[name]) for line in lines if name in line]
             marker = "." if len(points) < 20 else None
@@ -47,6 +50,7 @@ def plot_bars(name: str, values: Sequence[float], path: Path) -> None:
     axes = figure.add_subplot()
     axes.bar(range(len(values)), values, width=0.8)
     axes.set_ylabel(_label(name))
+    axes.set_xlabel(_counted_by(name))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3, axis="y")
     _save(figure, path)
@@ -62,15 +66,24 @@ def plot_curve(name: str, x: Sequence[float], y: Sequence[float], path: Path) ->
     _save(figure, path)
 
 
+def _counted_by(name: str) -> str:
+    """Return what the numbers of a list are counted by.
+
+    >>> _counted_by("kl_per_dimension"), _counted_by("norms")
+    ('dimension', 'index')
+    """
+    return name.rpartition("_per_")[2].replace("_", " ") if "_per_" in name else "index"
+
+
 def _label(name: str) -> str:
     return (name.removesuffix("_loss") or name).replace("_", " ")
 
 
-def _figure(height: float) -> Any:
+def _figure(height: float, width: float = 8) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -10,7 +10,7 @@ from hfgen import __version__, run_folder
 from hfgen.cards import card
 from hfgen.errors import HFGenError, UsageError, first_line
 from hfgen.hub.access import check_access, require_token
-from hfgen.hub.contents import KEPT_HERE
+from hfgen.hub.contents import KEPT_HERE, put_together
 from hfgen.hub.publish import check_place, publish
 from hfgen.hub.upload import Place
 from hfgen.pipeline import HFGenPipeline
@@ -55,7 +55,7 @@ def require_place(arguments: TrainingArguments, folder: Path, say: Callable[[str
 def push(folder: Path, arguments: TrainingArguments) -> str:
     """Push a run as its training's arguments say; return the address. Raises what `publish` raises."""
     name = arguments.hub_model_id or folder.resolve().name
-    place = Place(name, arguments.hub_private_repo, commit_message=f"Trained with hfgen {__version__}")
+    place = Place(name, arguments.hub_private_repo or None, commit_message=f"Trained with hfgen {__version__}")
     return publish(folder, place, token=arguments.hub_token).commit_url
 
 
@@ -67,12 +67,13 @@ def push_step(folder: Path, pipeline: HFGenPipeline, arguments: TrainingArgument
     """
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary) / folder.resolve().name
-        shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
-        pipeline.save_pretrained(fresh)
+        with put_together():
+            shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns(*KEPT_HERE, ".*"))
+            pipeline.save_pretrained(fresh)
         plot_run(run_folder.read_metrics(fresh), fresh / "plots")
         card.write_card(fresh)
         name = arguments.hub_model_id or folder.resolve().name
         place = Place(
-            name, arguments.hub_private_repo, commit_message=f"Step {step}, trained with hfgen {__version__}"
+            name, arguments.hub_private_repo or None, commit_message=f"Step {step}, trained with hfgen {__version__}"
         )
         return publish(fresh, place, token=arguments.hub_token).commit_url

@@ -28,7 +28,8 @@ FIXED, REPORTED = (
 FIXED_FACTS = ("model", "global_batch_size", "images", "objective", "components")
 REPORTED_FACTS = ("num_processes", "scheduled_steps", "hfgen", "torch")
 # Older versions did not keep these, and trained by the defaults that they have now.
-NEWER = ("component_steps", "ema_profiles", "pending", "unlabeled", "validation_fraction")
+NEWER: tuple[str, ...] = ("component_steps", "ema_profiles", "pending", "unlabeled", "validation_fraction")
+NEWER += ("image_mode", "value_range", "all_frames", "on_error")
 
 
 def settings_of(

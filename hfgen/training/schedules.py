@@ -121,10 +121,11 @@ class Schedules:
         return len(self._constant) < len(self._lr_schedulers)
 
     def rates(self) -> dict[str, float]:
-        """Return the learning rates by their names in metrics: one, and of each component where they differ."""
+        """Return the learning rates by their names in metrics: one for all, or of each component where they differ."""
         found = {name: it.optimizer.param_groups[0]["lr"] for name, it in self._lr_schedulers.items()}
-        each = {f"{name}_learning_rate": rate for name, rate in found.items()} if len({*found.values()}) > 1 else {}
-        return {"learning_rate": next(iter(found.values())), **each}
+        if len({*found.values()}) == 1:
+            return {"learning_rate": next(iter(found.values()))}
+        return {f"{name}_learning_rate": rate for name, rate in found.items()}
 
     def load(self, counts: Mapping[str, int], step: int) -> None:
         """Go on after so many steps; a component that `counts` lacks was stepped in each of them."""

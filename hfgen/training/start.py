@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,17 +14,20 @@ from hfgen.components import absent, declared, inner_pipelines, published_networ
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
 from hfgen.data.images import ImageFacts, Images
-from hfgen.data.layout import no_labels
+from hfgen.data.layout import Layout, no_labels, too_large
 from hfgen.data.load import images_from
+from hfgen.data.pixels import CHANNELS
 from hfgen.data.sources import DataSource
-from hfgen.data.streams import stream_images
+from hfgen.data.streams import renumbered, stream_images
 from hfgen.errors import UsageError, counted
 from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.processes.world import join_processes
 from hfgen.registry import family_of
 from hfgen.results.metrics import METRICS
+from hfgen.scheduler import require_steps
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.options import (
@@ -43,6 +46,7 @@ from hfgen.training.validation import drawing_options
 SHOWN = 10  # names of classes in a line
 
 Facts = dict[str, Any]
+Found = TypeVar("Found", bound=ImageFacts)
 
 
 def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
@@ -52,14 +56,25 @@ def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
         folder: of the run; if it is resumed, classes keep the numbers that they have there.
     """
     a, source = config.arguments, DataSource.of(config.arguments)
+    resumed = run_folder.class_names(folder) if a.class_conditional and a.resume_from_checkpoint and folder else None
+    before = run_folder.data_facts(folder) if a.resume_from_checkpoint and folder else {}
     if a.streaming:
-        return stream_images(source)
-    images = wanted_images(source, a)
+        streamed = _read_before(stream_images(source), before)
+        return renumbered(streamed, resumed) if resumed else streamed
+    images = _read_before(wanted_images(source, a), before)
     if a.class_conditional and a.pretrained_model_name_or_path:
         images = _numbered_as(a.pretrained_model_name_or_path, images)
-    if a.class_conditional and a.resume_from_checkpoint and folder and (names := run_folder.class_names(folder)):
-        images = aligned(images, names, len(names))
+    if resumed:
+        images = aligned(images, resumed, len(resumed))
     return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+
+
+def _read_before(images: Found, before: Facts) -> Found:
+    """Read images as the run did before: older versions kept unused alpha, and took all wide values for 16 bits."""
+    if "channels" not in before:
+        return images
+    low, high = before.get("value_range", (0, 65535))
+    return images.read_as(before["channels"], (low, high))
 
 
 def _numbered_as(model: str, images: Images) -> Images:
@@ -88,6 +103,7 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     if part is not None:
         return HeldOut(part, a, metrics)
     images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
+    images = images.read_as(trained_on.channels, trained_on.value_range)
     refuse_other_images(images, trained_on, a.resolution)
     if a.class_conditional:
         images = aligned(images, trained_on.label_names, trained_on.num_classes)
@@ -95,10 +111,26 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """Build the untrained pipeline for these images, with the same weights in every process."""
+    """Build the untrained pipeline for these images, with the same weights in every process.
+
+    Raises:
+        UsageError: the data lack labels that are wanted, or hold fewer images than a batch; the model does not draw in
+            as many steps as its grids are to be drawn in; or its options are not those of its components.
+    """
     a = config.arguments
     if a.class_conditional and not images.all_labeled:
         raise UsageError(no_labels(images))
+    layout = Layout(a.train_batch_size, join_processes().num_processes, accumulation=a.gradient_accumulation_steps)
+    if images.count is not None and layout.global_batch_size > images.count:
+        raise UsageError(too_large(layout, images.name, images.count))
+    pipeline = _build(config, pipeline_class, images)
+    if a.num_inference_steps is not None:
+        require_steps(getattr(pipeline, "scheduler", None), a.num_inference_steps)
+    return pipeline
+
+
+def _build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
+    a = config.arguments
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
     size, channels, num_classes = data_shape(config, images)
     if a.pretrained_model_name_or_path:
@@ -147,8 +179,21 @@ def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], 
         raise UsageError(
             f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
             f"the data have {_shape_words(shape, num_classes)}.\n"
-            "Try --resolution, or (not) --class_conditional."
+            f"{_advice(found, shape, pipeline.num_classes, num_classes)}"
         )
+
+
+def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
+    """Return the options that bring the data to a model's channels, side and classes."""
+    options = []
+    if found[0] != shape[0]:
+        mode = next((mode for mode, channels in CHANNELS.items() if channels == found[0]), None)
+        options += [f"--image_mode {mode}"] if mode else []
+    if found[1] != shape[1]:
+        options.append(f"--resolution {found[1]}")
+    if (found_classes is None) != (num_classes is None):
+        options.append("--class_conditional" if num_classes is None else "no --class_conditional")
+    return f"Try {', '.join(options)}." if options else "Data of the same classes are needed."
 
 
 def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
@@ -296,6 +341,7 @@ def facts(trainer: Trainer) -> Facts:
             "resolution": trainer.batches.decoding.resolution,
             "class_names": images.label_names,
             **_held_out(images),
+            **({"value_range": list(images.value_range)} if images.value_range else {}),
         },
     }
 

@@ -1,5 +1,6 @@
 """Signals or a time limit ask the training to stop after the current step; a second signal stops at once."""
 
+import _thread
 import contextlib
 import signal
 import threading
@@ -25,6 +26,10 @@ class Stopped(BaseException):
         self.number = number
 
 
+class TimeUp(BaseException):
+    """The end of the seconds of `StopSignal.within`."""
+
+
 class StopSignal:
     """A context in which signals are noted: `number` is the signal that came, or None.
 
@@ -38,6 +43,7 @@ class StopSignal:
     def __init__(self, seconds: float | None = None) -> None:
         self.number: int | None = None
         self.deadline = None if seconds is None else time.monotonic() + seconds
+        self.reserve = 0.0  # seconds that the run will take after its last step, as far as that is known
         self._previous: dict[int, Any] = {}
         self._came: dict[int, float] = {}
         self._at_once = False
@@ -50,7 +56,7 @@ class StopSignal:
 
     @property
     def time_is_up(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and time.monotonic() + self.reserve >= self.deadline
 
     def agreed(self, step: int, num_processes: int, device: torch.device) -> tuple[int | None, bool] | None:
         """Return the signal that came to any process, and whether the time is up in any; collective.
@@ -78,6 +84,26 @@ class StopSignal:
             yield
         finally:
             self._at_once = False
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Raise TimeUp inside the context after so many seconds, where the system has such an alarm."""
+        if not self._previous or not hasattr(signal, "SIGALRM"):
+            yield
+            return
+
+        def up(number: int, frame: FrameType | None) -> None:
+            raise TimeUp
+
+        before = signal.signal(signal.SIGALRM, up)
+        timer = threading.Timer(seconds, _thread.interrupt_main, [signal.SIGALRM])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            signal.signal(signal.SIGALRM, before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         now, by_hand = time.monotonic(), signals.present(*signals.BY_HAND)

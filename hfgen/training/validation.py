@@ -1,15 +1,16 @@
 """Validation during a training: sample grid, reconstructions, the family's diagnosis, and what is measured."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from hfgen.data.headers import evenly_spaced
+from hfgen.data.looks import evenly_spaced
 from hfgen.errors import CheckError
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.evaluation.measure import reconstruction_options
@@ -22,10 +23,12 @@ from hfgen.settings.arguments import TrainingArguments
 from hfgen.training.best import Best
 from hfgen.training.progress import Progress
 from hfgen.training.shown import line_of, write_pictures
-from hfgen.training.stop_signal import Stopped, StopSignal
+from hfgen.training.stop_signal import Stopped, StopSignal, TimeUp
 from hfgen.training.trackers import Trackers
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
+SHARE, LEAST = 0.1, 30.0  # of the training's time, and seconds, for reconstructions and diagnosis
+Found = TypeVar("Found")
 ROWS, COLUMNS = 4, 8  # of a sheet of reconstructions
 
 
@@ -54,6 +57,10 @@ class Validation:
     ) -> None:
         self.arguments, self.folder, self.stop, self.best = arguments, folder, stop, best
         self.held_out, self.trackers, self.progress = held_out, trackers, progress
+        limit = arguments.seconds_limit
+        self.began, self.spent = time.monotonic(), 0.0
+        self.least = LEAST if limit is None else min(LEAST, SHARE * limit)
+        self.cut: dict[str, float] = {}  # part -> the seconds that were too few for it
 
     @torch.no_grad()
     def look(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any] | int:
@@ -65,10 +72,13 @@ class Validation:
         Returns:
             what was found, as a line of metrics holds it; or the signal that came before the end.
         """
+        began = time.monotonic()
         try:
             return self._look(pipeline, examples, step)
         except Stopped as stopped:
             return stopped.number
+        finally:
+            self.stop.reserve = max(self.stop.reserve, time.monotonic() - began)
 
     def _look(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any]:
         with eval_mode(pipeline.models().values()):
@@ -93,15 +103,37 @@ class Validation:
             with self._part("sampling a grid", step):
                 self._draw_grid(pipeline, samples, step)
             if reconstructs(pipeline):
-                with self._part("reconstructing images", step):
-                    self._draw_reconstructions(pipeline, examples, samples, step)
-            with self._part("diagnosing", step):
-                found = pipeline.objective_class.diagnose(pipeline, examples)
-                line = line_of(found, objective)
+                self._bounded(
+                    "reconstructing images",
+                    step,
+                    lambda: self._draw_reconstructions(pipeline, examples, samples, step),
+                )
+            found = self._bounded("diagnosing", step, lambda: pipeline.objective_class.diagnose(pipeline, examples))
+            line = {} if found is None else line_of(found, objective)
+            if found is not None:
                 write_pictures(found, samples, step, objective)
         except CheckError as error:  # a sampled image is invalid; losses and weights are checked elsewhere
             return {"warnings": [str(error)]}
         return line
+
+    def _bounded(self, what: str, step: int, act: Callable[[], Found]) -> Found | None:
+        """Do what nobody asked for in a small part of the training's time, or leave it out and say so."""
+        began = time.monotonic()
+        allowed = max(self.least, SHARE * (began - self.began) - self.spent)
+        if allowed < 2 * self.cut.get(what, 0.0):
+            return None  # it would be cut again
+        try:
+            with self._part(what, step), self.stop.within(allowed):
+                return act()
+        except TimeUp:
+            self.cut[what] = allowed
+            self.progress.note(
+                f"{what} of step {step} took more than {allowed:.3g} s and was left out; it is tried again when a "
+                "tenth of the training's time is enough for twice as long"
+            )
+            return None
+        finally:
+            self.spent += time.monotonic() - began
 
     @contextlib.contextmanager
     def _part(self, what: str, step: int) -> Iterator[None]:

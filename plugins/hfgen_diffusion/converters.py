@@ -33,6 +33,9 @@ from hfgen import (
 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.(safetensors|bin)")
 CONFIGS = ("config.json", "scheduler_config.json")
+AVERAGING = {  # which diffusers' EMAModel writes into the config of the network that it averaged
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.15
 
 
@@ -131,7 +134,10 @@ def _copy_component(source: ForeignFiles, folder: Path, place: Path, name: str) 
     is_scheduler = name == "scheduler"
     for config in CONFIGS[1:] if is_scheduler else CONFIGS[:1]:
         if (folder / config).is_file():
-            (place / config).write_text(json.dumps(source.json(prefix + config)), encoding="utf-8")
+            settings = source.json(prefix + config)
+            if "optimization_step" in settings:  # weights that diffusers' EMAModel averaged
+                settings = {key: value for key, value in settings.items() if key not in AVERAGING}
+            (place / config).write_text(json.dumps(settings), encoding="utf-8")
     if is_scheduler or not (folder / CONFIGS[0]).is_file():
         return {}
     tensors = _tensors(source, folder, prefix)

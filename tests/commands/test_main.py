@@ -145,7 +145,8 @@ def test_sample_a_grid_and_redraw_a_tile(hfgen, trained, tmp_path):
 
 def test_sample_a_folder_an_array_and_a_walk(hfgen, trained, tmp_path):
     hfgen("sample", trained, "--seeds", "3,5-6", "--output", tmp_path / "folder")
-    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [f"seed_00000{i}.png" for i in (3, 5, 6)]
+    seeds = [f"seed_00000{i}.png" for i in (3, 5, 6)]
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["samples.json", *seeds]
     hfgen("sample", trained, "-n", 4, "--class_labels", "0,2", "--output", tmp_path / "a.npz")
     arrays = np.load(tmp_path / "a.npz")
     assert (arrays["images"].shape, arrays["images"].dtype) == ((4, 16, 16), np.uint8)

@@ -1,7 +1,5 @@
 """Names of folders say which images are of which split and class."""
 
-import random
-
 import pytest
 
 from hfgen.data.arrangement import arranged, in_order
@@ -63,6 +61,10 @@ def test_folders_are_splits_where_all_have_their_names(folders, split):
 def test_a_split_that_is_asked_for_needs_no_train_beside_it():
     assert of(images("test/a", "test/b"), "test")[2] == ["a", "b"]
     assert of(images("test", "val"), "test")[0] == images("test")
+    _, _, names, notes = of(images("test", "val"))
+    assert names == ["test", "val"]
+    line = "val, test: read as classes, for want of a folder train; --dataset_split reads them as splits"
+    assert line in notes
 
 
 @pytest.mark.parametrize("names", [["train_0.png", "test_1.png"], ["val/../x.png"[7:], "dev.png"]])
@@ -142,54 +144,3 @@ def test_classes_have_the_order_that_a_person_expects():
 def test_names_of_classes_are_text_in_one_form():
     assert of(images("cafe\u0301", "caf\u00e9", "x"))[2] == ["caf\u00e9", "x"]
     assert of(images("caf\udce9", "a\nb"))[2] == ["a?b", "caf\u00e9"]
-
-
-WORDS = ["cat", "dog", "Class 2", "class10", "train", "test", "dev", "trainers", "\u00e9t\u00e9", "a.b", "eval x"]
-SPLITS = {"train": ["train", "Training"], "validation": ["val", "valid", "dev"], "test": ["test", "eval"]}
-
-
-def tree(rng):
-    """A random tree of files, and what is in it: {split: {path: class}}, and the images outside of it."""
-    splits = ["train", *rng.sample(["validation", "test"], rng.randrange(3))] if rng.random() < 0.5 else [None]
-    top = rng.choice(["", "", "one/", "one/two/"]) if splits != [None] else ""
-    classes = rng.sample(WORDS, rng.randrange(2, 6)) if rng.random() < 0.7 else [None]
-    if splits == [None] and "train" in classes and {*classes} <= {"train", "test", "dev"}:
-        classes.append("fish")
-    truth, outside = {}, []
-    for split in splits:
-        place = top + (f"{rng.choice(SPLITS[split])}/" if split else "")
-        truth[split or "train"] = {
-            f"{place}{f'{name}/' if name else ''}{deeper}{rng.choice(['train', 'test', 'img'])}_{i}.png": name
-            for name in classes
-            for i, deeper in enumerate([""] + [rng.choice(["", "old/", "a/test/"]) for _ in range(3)])
-            if name or not deeper
-        }
-        if classes != [None] and rng.random() < 0.5:
-            outside.append(f"{place}stray.png")
-    return truth, outside, classes
-
-
-def test_random_trees_are_read_as_they_were_made():
-    for seed in range(500):
-        check(*tree(random.Random(seed)))
-
-
-def check(truth, outside, classes):
-    files = [path for split in truth.values() for path in split] + outside
-    for split in ("train", "validation", "test"):
-        if split not in truth:
-            with pytest.raises(NoSplitError):
-                of(files, split)
-            continue
-        found, of_each, names, notes = of(files, split)
-        assert found == sorted(truth[split])
-        assert of_each == (None if classes == [None] else [truth[split][path] for path in found])
-        assert names == (None if classes == [None] else in_order(classes))
-        told = " ".join(note for note in notes if "outside" in note)
-        assert told.count("stray.png") == sum(1 for p in outside if p.rpartition("/")[0] in _places(truth[split], p))
-
-
-def _places(paths, stray):
-    """The folder of a stray image, if the images of this split lie below it."""
-    folder = stray.rpartition("/")[0]
-    return {folder} if any(path.startswith(f"{folder}/" if folder else "") for path in paths) else set()

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from stream_data import drawn, found, png, stream
 
-from hfgen.data.folders import FolderStream
+from hfgen.data.folder_streams import FolderStream
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
-from hfgen.data.walk import walk
+from hfgen.data.streams import renumbered
+from hfgen.data.walk import Found, walk
 from hfgen.errors import UsageError
 
 
@@ -120,13 +121,22 @@ def test_a_stream_has_the_same_images_classes_and_splits(tmp_path, split):
             assert record["path"] == image.filename
 
 
+def test_a_stream_keeps_the_numbers_of_classes_that_a_run_has(tmp_path):
+    """Runs of before have them in the order of sorted words: c10 before c2."""
+    streamed = found(tree(tmp_path))
+    older = renumbered(streamed, ["B", "c10", "c2"])
+    [table] = older.dataset.shard(1, 0).iter(100)
+    assert (older.label_names, table["label"].to_pylist()) == (["B", "c10", "c2"], [0] * 3 + [1] * 3 + [2] * 3)
+    assert renumbered(streamed, ["B", "other"]) is streamed
+
+
 def test_a_stream_goes_on_where_older_checkpoints_were(tmp_path):
     """Their places are those of the `datasets` by which folders were streamed, one row to a chunk."""
     files = [f"{i}.png" for i in range(10)]
     for read, skipped in ((3, 0), (6, 2), (10, 10)):
         inner = {"shard_idx": 0, "shard_example_idx": skipped, "type": "ExamplesIterable"}
         outer = {"previous_state": inner, "num_chunks_since_previous_state": read - skipped, "batch_idx": 1}
-        dataset = FolderStream(tmp_path, files, None)
+        dataset = FolderStream(Found(tmp_path), files, None)
         dataset.load_state_dict({"examples_iterable": outer, "epoch": 0})
         tables = list(dataset.iter(4))
         assert [r["path"] for t in tables for r in t["image"].to_pylist()] == [str(tmp_path / f) for f in files[read:]]
@@ -148,6 +158,12 @@ def test_columns_of_a_folder(tmp_path):
 def test_a_folder_without_images_says_what_there_is(tmp_path):
     write(tmp_path, "a.heic", "b.heic", "notes.md", content=b"?")
     with pytest.raises(UsageError, match="holds no images that hfgen reads; left out: 2 .heic, 1 .md"):
+        load_images(str(tmp_path))
+
+
+def test_an_array_in_a_folder_is_named(tmp_path):
+    write(tmp_path, "a.npz", "b.txt", content=b"?")
+    with pytest.raises(UsageError, match="left out: 1 .npz, 1 .txt. Give the file itself: .*a.npz"):
         load_images(str(tmp_path))
 
 

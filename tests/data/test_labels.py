@@ -66,7 +66,7 @@ def test_what_was_mapped_and_what_is_missing_is_told():
     found = classes_of(["dog", "cat", None], column="kind", row=lambda i: f"row {i} (img_{i}.png)")
     assert found.notes == ["classes of 'kind': 0 cat, 1 dog"]
     assert found.missing == "1 of 3 images have no label in 'kind': row 2 (img_2.png)"
-    assert classes_of([str(i % 20) + "x" for i in range(20)]).notes[0].endswith("7 7x ... 19 19x")
+    assert classes_of([str(i % 20) + "x" for i in range(20)]).notes[0].endswith("7 = 7x ... 19 = 19x")
     assert classes_of(["Cat", "cat"]).notes[1] == "the classes Cat and cat differ only in case"
     assert classes_of([0, 1, 2]).notes == []
 

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -129,3 +130,23 @@ def test_files_of_a_folder_are_named_by_their_path_in_it(tmp_path):
     images = load_images(str(tmp_path / "data"))
     with pytest.raises(HFGenError, match=r"data: b/0.png cannot be read: .*truncated"):
         images.decode(1, 64)
+
+
+def test_files_of_a_dataset_on_the_hub_lie_in_its_own_cache(tmp_path, monkeypatch):
+    """As `huggingface_hub` keeps them: links of a snapshot lead to blobs of the same repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for repository in ("datasets--org--own", "datasets--org--other"):
+        snapshot = tmp_path / repository / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        (tmp_path / repository / "blobs").mkdir()
+        (tmp_path / repository / "blobs" / "1").write_bytes(encoded())
+        (snapshot / "a.png").symlink_to("../../blobs/1")
+    found = SimpleNamespace(info=SimpleNamespace(builder_name="imagefolder"))
+    walked, table_of = Home.of(DataSource("org/own"), found), Home.of(DataSource("org/own"))
+    own = str(tmp_path / "datasets--org--own" / "snapshots" / "abc" / "a.png")
+    with walked.open({"bytes": None, "path": own}) as image:
+        assert image.size == (4, 4)
+    with pytest.raises(OutsideError, match="must be relative"):
+        table_of.open({"bytes": None, "path": own})
+    with pytest.raises(OutsideError, match="outside of the dataset"):
+        walked.open({"bytes": None, "path": own.replace("--own", "--other")})

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -166,7 +167,7 @@ def test_columns_of_a_table_each_have_a_name(tmp_path):
     assert read_csv(tmp_path / "a.csv") == ({"a": ["1"], "a_1": ["2"], "column_2": ["3"]}, [])
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary()})])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.struct({"bytes": pa.binary()})])
 def test_parquet_of_pictures_without_features(tmp_path, kind):
     values = [{"bytes": png(10 * n)} if pa.types.is_struct(kind) else png(10 * n) for n in range(3)]
     columns = {"picture": pa.array(values, kind), "blob": pa.array([b"x"] * 3), "label": pa.array([5, 9, 5])}
@@ -174,7 +175,11 @@ def test_parquet_of_pictures_without_features(tmp_path, kind):
     images = load_images(str(tmp_path / "a.parquet"))
     assert (grays(images), images.labels.tolist(), images.label_names) == ([0, 10, 20], [0, 1, 0], ["5", "9"])
     assert grays(load_images(str(tmp_path / "a.parquet"), image_column="picture")) == [0, 10, 20]
-    assert stream_images(DataSource(str(tmp_path / "a.parquet"))).count == 3
+    if kind == pa.binary_view():
+        with pytest.raises(UsageError, match="not streamed"):
+            stream_images(DataSource(str(tmp_path / "a.parquet")))
+    else:
+        assert stream_images(DataSource(str(tmp_path / "a.parquet"))).count == 3
     with pytest.raises(HFGenError, match="cannot be read"):
         load_images(str(tmp_path / "a.parquet"), image_column="blob")
     with pytest.raises(UsageError, match="'label' is not a column of images; it holds 5. Columns"):
@@ -264,9 +269,72 @@ def test_a_dataset_that_is_a_program_is_told_as_such():
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("a.xlsx", "sheet as CSV"), ("a.pkl", "runs code"), ("a.zip", "Unpack"), ("a.mat", "as .npz")]
+    ("name", "way"), [("a.xlsx", "as CSV"), ("a.pkl", "runs code"), ("a.orc", "as parquet"), ("a.mat", "as .npz")]
 )
 def test_files_of_other_kinds_are_refused_with_what_to_do(tmp_path, name, way):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=f"unknown kind; known: .parquet, .csv.*{way}"):
         load_images(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("form", ["named", "by place", "without names", "semicolons"])
+def test_a_column_for_each_pixel(photos, form):
+    delimiter = ";" if form == "semicolons" else ","
+    names = [f"{n // 8 + 1}x{n % 8 + 1}" if form == "by place" else f"pixel{n}" for n in range(64)]
+    rows = [[n + 3, *[20 * n] * 64] for n in range(3)]
+    lines = [*([] if form == "without names" else [["label", *names]]), *rows]
+    images = load_images(photos("\n".join(delimiter.join(map(str, line)) for line in lines)))
+    assert [int(images.decode(n, 8).max()) for n in range(3)] == [0, 20, 40]
+    assert (images.label_names, images.labels.tolist(), images.resolution()) == (["3", "4", "5"], [0, 1, 2], 8)
+    assert images.notes[0].startswith("64 columns are read as images of 8x8")
+
+
+def test_pixels_outside_of_bytes_are_refused_and_other_wide_tables_are_no_images(photos):
+    names = ",".join(f"p{n}" for n in range(64))
+    for value in ("256", "0.5", "-1"):
+        with pytest.raises(UsageError, match="p0 ... p63 are not whole numbers from 0 to 255"):
+            load_images(photos(f"{names}\n{','.join([value] * 64)}\n"))
+    with pytest.raises(UsageError, match="no column of images"):
+        load_images(photos(f"{names},p64\n{','.join(['1'] * 65)}\n"))
+
+
+def test_tables_of_paths_are_not_streamed(photos):
+    name = photos("file\npictures/0.png\n")
+    with pytest.raises(UsageError, match="holds paths in 'file', which are not streamed; leave out --streaming"):
+        stream_images(DataSource(name))
+
+
+def test_all_pixels_in_one_text(photos):
+    rows = "".join(f"{n},{' '.join(['7'] * 64)}\n" for n in range(2))
+    images = load_images(photos("emotion,pixels\n" + rows), label_column="emotion")
+    assert (images.decode(1, 8).max(), images.labels.tolist()) == (7, [0, 1])
+
+
+def test_names_of_classes_in_lists_of_one(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, List
+
+    features = Features({"image": ImageFeature(), "label": List(ClassLabel(names=["a", "b"]))})
+    rows = {"image": [Image.new("L", (4, 4))] * 3, "label": [[1], [0], [1]]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert (images.label_names, images.labels.tolist()) == (["a", "b"], [1, 0, 1])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (3, 8, 8), (8, 8, 1)])
+def test_parquet_of_arrays_of_pixels(tmp_path, shape):
+    arrays = [np.full(shape, 10 * n).tolist() for n in range(3)]
+    pq.write_table(pa.table({"digit": arrays, "label": [[1, 0], [0, 1], [1, 0]]}), tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert [int(images.decode(n, 8).max()) for n in range(3)] == [0, 10, 20]
+    assert (images.mode, images.labels.tolist()) == ("RGB" if 3 in shape else "L", [0, 1, 0])
+    with pytest.raises(UsageError, match="holds arrays in 'digit', which are not streamed"):
+        stream_images(DataSource(str(tmp_path / "a.parquet")))
+
+
+def test_arrays_that_are_no_images_are_told_by_row(tmp_path):
+    good, wide, deep = np.zeros((8, 8), int), np.zeros((8, 8), int) + 300, np.zeros((8, 8, 5), int)
+    for bad, why in ((wide, "not whole numbers from 0 to 255"), (deep.tolist(), "shape")):
+        arrays = [good.tolist(), np.asarray(bad).tolist()] if bad is wide else [good[None].tolist(), deep.tolist()]
+        pq.write_table(pa.table({"digit": arrays}), tmp_path / "a.parquet")
+        with pytest.raises(UsageError, match=f"'digit' holds no image in row 1: .*{why}"):
+            load_images(str(tmp_path / "a.parquet"))

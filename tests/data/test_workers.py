@@ -1,6 +1,7 @@
 """Worker processes that decode: in order, with errors that can be read, and gone when the training is."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from hfgen.data.workers import decoded
+from hfgen.data import workers as workers_module
+from hfgen.data.workers import decoded, fits_shared_memory
 from hfgen.errors import HFGenError
 from hfgen.testing import quiet_environment
 
@@ -124,3 +126,25 @@ def test_workers_leave_the_signals_of_a_whole_job_to_the_training():
         next(source)
     source.close()
     assert workers() == []
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10 * 2**20, True), (4 * 2**20, False), (None, False)])
+def test_shared_memory_that_is_small_or_missing_is_left_alone(monkeypatch, free, fits):
+    """Two workers may hand over four batches of 1 MiB at once."""
+
+    def disk_usage(place):
+        if free is None:
+            raise FileNotFoundError
+        return shutil._ntuple_diskusage(2**26, 2**26 - free, free)
+
+    monkeypatch.setattr(workers_module.sys, "platform", "linux")
+    monkeypatch.setattr(workers_module.shutil, "disk_usage", disk_usage)
+    assert fits_shared_memory(2**20, 2) is fits
+
+
+@pytest.mark.whole
+def test_batches_come_without_shared_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers_module, "SHARED", tmp_path / "missing")
+    batches = [[3 * i + j for j in range(i % 3 + 1)] for i in range(4)]
+    found = list(decoded(ask(*batches), decode, 1, CPU))
+    assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in found] == batches

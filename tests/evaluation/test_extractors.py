@@ -137,7 +137,7 @@ def test_dinov2_from_a_folder(tiny_dinov2):
         expected = model((gray / 255 - mean) / std).pooler_output
     torch.testing.assert_close(extractor.extract(gray), expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(UsageError, match="3 channels and any side"):
-        extractor.extract(torch.zeros(1, 1, 32, 32, dtype=torch.uint8))
+        extractor.extract(torch.zeros(1, 2, 32, 32, dtype=torch.uint8))
 
 
 def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, tiny_dinov2):

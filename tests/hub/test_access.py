@@ -2,9 +2,10 @@
 
 import pytest
 from hub_server import READER, TOKEN
-from pushing import training
+from pushing import copied, training
 
-from hfgen.cards.without_run import marked, with_address
+from hfgen.cards.parts import marked, unmarked
+from hfgen.cards.without_run import with_address
 from hfgen.hub.access import why_not
 from hfgen.testing import make_data
 
@@ -80,7 +81,7 @@ def test_the_published_card_names_the_whole_repository(hub, run, copy, hfgen):
     card = hub.files("me/edited")["README.md"].decode()
     assert 'from_pretrained("me/edited")' in card
     assert "hfgen sample me/edited --seed" in card
-    assert card.endswith("No faces.\n")
+    assert unmarked(card).endswith("No faces.\n")
     assert name in card
 
 
@@ -94,3 +95,34 @@ def test_a_card_without_a_run_is_addressed_and_stays_marked():
 def test_the_token_is_asked_of_the_hub_only_where_it_must_be(hfgen, run):
     done = hfgen("push", run, "me/full", "--token", f" {TOKEN}\r")
     assert not [request for request in done["requests"] if "whoami" in request.path]
+
+
+LIMITS = "\n## Limitations\n\nNo faces.\n"
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_lost(hub, run, hfgen, tmp_path):
+    hfgen("push", run, "me/colleague")
+    hfgen("push", run, "me/colleague", "--commit_message", "Again")
+    card = hub.files("me/colleague")["README.md"].decode()
+    edited = card.replace("library_name: hfgen", "library_name: hfgen\nlicense: mit") + LIMITS
+    hub.repositories["me/colleague"].commit("main", "main", hub.new_folder(), {"README.md": edited.encode()}, [])
+    for words in (["push", run, "me/colleague"], ["push_to_hub", run, "me/colleague", "{}"]):
+        done = hfgen(*words, code=2)
+        assert "README.md in me/colleague was edited there" in done["err"]
+        assert "--overwrite_card" in done["err"]
+        assert not done["commits"]
+    assert hub.files("me/colleague")["README.md"].decode() == edited
+    merged = copied(run, tmp_path / "merged")
+    (merged / "README.md").write_text(edited + "\nAnd more.\n")
+    hfgen("push", merged, "me/colleague")
+    assert "No faces." in hub.files("me/colleague")["README.md"].decode()
+    hfgen("push", run, "me/colleague", "--overwrite_card")  # the card there is hfgen's own again
+    assert "No faces." not in hub.files("me/colleague")["README.md"].decode()
+
+
+def test_a_card_of_others_is_replaced_only_if_asked(hub, run, hfgen, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMade on the page.\n")
+    hub.add("me/made", tmp_path)
+    assert "README.md in me/made was edited there, or is not of hfgen" in hfgen("push", run, "me/made", code=2)["err"]
+    hfgen("push", run, "me/made", "--overwrite_card")
+    assert "Made on the page" not in hub.files("me/made")["README.md"].decode()

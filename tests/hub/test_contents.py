@@ -1,16 +1,18 @@
 """The files of a folder that are published, and folders that cannot be."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import Repository
+from safetensors.torch import load_file, save_file
 
 from hfgen import HFGenPipeline
 from hfgen.cards.card import without_folders
 from hfgen.errors import LoadError, UsageError
-from hfgen.hub.contents import check_model
+from hfgen.hub.contents import check_model, refuse_not_finite
 from hfgen.hub.publish import check_place, retry_command
-from hfgen.hub.upload import Place
+from hfgen.hub.upload import Place, upload
 from hfgen.repository.model_folder import ModelFolder
 
 
@@ -88,3 +90,27 @@ def test_the_stand_in_keeps_a_branch_of_its_own(tmp_path):
     second = repository.commit("main", "main", tmp_path / "2", {"b": b"2"}, ["a"])
     assert repository.history["main"] == [second, first]
     assert set(repository.find(first)[1]) == {"a"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_published(copy, value):
+    place = copy / "generator" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(place)
+    refuse_not_finite(copy)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, place, {"format": "pt"})
+    with pytest.raises(UsageError, match=f"{name} holds NaN or infinite weights; nothing was sent"):
+        refuse_not_finite(copy)
+
+
+def test_what_is_private_does_not_become_public_by_an_argument():
+    class Api:
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def repo_info(self, repo_id, **options):
+            return SimpleNamespace(private=True)
+
+    with pytest.raises(UsageError, match="me/x exists and is private; nothing was sent. Leave out private=False"):
+        upload(Api(), Place("me/x", private=False), lambda there: pytest.fail("it was asked for files"))

@@ -7,6 +7,7 @@ from hub_server import READER, TOKEN
 from pushing import commit_requests
 
 from hfgen import HFGenPipeline
+from hfgen.cards.parts import unmarked
 from hfgen.hub.contents import Prepared, changes
 
 # --- a push as it should be -------------------------------------------------------------------------------------
@@ -22,7 +23,7 @@ def test_a_training_pushes_its_run_as_one_commit(hub, trained, run, place):
     for name, data in files.items():
         assert TOKEN.encode() not in data, name
         assert str(place).encode() not in data, name
-    card = files["README.md"].decode()
+    card = unmarked(files["README.md"].decode())
     assert 'from_pretrained("me/my-model")' in card  # the local card names its folder
     assert card.replace("me/my-model", "my-model") == (run / "README.md").read_text()
     for file in run.rglob("*"):
@@ -139,7 +140,7 @@ def test_code_that_hfgen_generates_goes_with_it_and_goes_again(hub, run, hfgen):
     assert json.loads(hub.files("me/bundled")["model_index.json"])["_class_name"] == index["_class_name"]
     hfgen("push", run, "me/bundled")
     assert not [name for name in hub.files("me/bundled") if name.endswith(".py")]
-    card = hub.files("me/bundled")["README.md"].decode()
+    card = unmarked(hub.files("me/bundled")["README.md"].decode())
     assert card.replace("me/bundled", "my-model") == (run / "README.md").read_text()
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from pushing import commit_requests, snapshot, training
 
 from hfgen import HFGenPipeline
+from hfgen.cards.parts import unmarked
 from hfgen.errors import UsageError
 from hfgen.hub import access, publish
 from hfgen.hub.client import is_transient
@@ -118,7 +119,7 @@ def test_a_training_pushes_on_its_way(hub, hfgen, run, place):
     assert "step 1 pushed to" in done["err"]
     files = hub.files("me/on-the-way")
     assert {"samples/step_000001.png", "samples/step_000002.png", "generator/config.json"} <= set(files)
-    published, local = files["README.md"].decode(), (place / "on the way" / "README.md").read_text()
+    published, local = unmarked(files["README.md"].decode()), (place / "on the way" / "README.md").read_text()
     assert published.replace("me/on-the-way", "on the way") == local.replace("'on the way'", "on the way")
     assert 'HFGenPipeline.from_pretrained("me/on-the-way")' in published
     hub.fail(403, "POST", "/preupload/", times=2)  # the token was taken back meanwhile

@@ -12,6 +12,7 @@ from plugin_site import toy_installed
 from hfgen import HFGenPipeline, ModelFolder, UsageError, load_model
 from hfgen.errors import LoadError
 from hfgen.repository import index, weights
+from hfgen.repository.fit import check_config
 
 COMMIT = "c" * 40
 
@@ -110,3 +111,9 @@ def test_a_single_models_config_may_not_be_a_link_out(tmp_path):
     (tmp_path / "model" / "config.json").symlink_to(tmp_path / "config.json")
     with pytest.raises(LoadError, match="config.json is a link out of the folder"):
         load_model(ModelFolder(tmp_path / "model"), AutoencoderKL)
+
+
+def test_the_size_of_a_sound_is_its_length():
+    check_config({"_class_name": "UNet1DModel", "sample_size": 65536}, "unet/config.json")
+    with pytest.raises(LoadError, match="sample_size is 65536, in pixels"):
+        check_config({"_class_name": "UNet2DModel", "sample_size": 65536}, "unet/config.json")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from toy.toy_critic import ToyCriticPipeline
 from toy.toy_transformer import ToyTransformer, ToyTransformerConfig
@@ -43,3 +44,25 @@ def test_what_has_no_memory_is_not_tied():
     with torch.device("meta"):
         require_untied({"network": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))})
     require_untied({"network": nn.ParameterList([torch.zeros(0), torch.zeros(0)])})
+
+
+class Views(nn.Module):
+    """Two buffers of one storage."""
+
+    def __init__(self, first: slice, second: slice) -> None:
+        super().__init__()
+        whole = torch.arange(10.0)
+        self.register_buffer("first", whole[first])
+        self.register_buffer("second", whole[second])
+
+
+def test_views_that_overlap_are_refused_as_safetensors_refuses_them(tmp_path):
+    for first, second in ((slice(0, 6), slice(4, 10)), (slice(0, 10), slice(2, 4)), (slice(0, 10, 3), slice(1, 3))):
+        network = Views(first, second)
+        with pytest.raises(UsageError, match="network's first and second are one tensor"):
+            require_untied({"network": network})
+    with pytest.raises(RuntimeError, match="share memory"):
+        save_file(Views(slice(0, 6), slice(4, 10)).state_dict(), tmp_path / "x.safetensors")
+    apart = Views(slice(0, 5), slice(5, 10))
+    require_untied({"network": apart})
+    save_file(apart.state_dict(), tmp_path / "x.safetensors")

@@ -82,3 +82,9 @@ def test_images_without_a_class_are_left_out_or_refused(place):
     with pytest.raises(UsageError, match="4 of 16 images have no label in 'y_train'.*the model needs one"):
         log_likelihood(pipeline, some)
     assert torch.isfinite(log_likelihood(pipeline, some.labeled()).nats).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_conditional": True, "streaming": True}])
+def test_an_option_that_would_do_nothing_is_refused(settings):
+    with pytest.raises(UsageError, match="--unlabeled skip"):
+        config_of("a.npz", "vae", unlabeled="skip", **settings)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -177,3 +178,30 @@ def test_a_signal_that_came_before_is_seen_at_the_start_of_what_can_be_left():
         with pytest.raises(Stopped) as error, stop.at_once():
             pass
         assert error.value.number == signal.SIGTERM
+
+
+def test_a_diagnosis_that_takes_too_long_is_left_out_and_not_tried_at_once_again(make_vae, tmp_path, capsys):
+    """A tenth of the time limit here; the run goes on, and the next validation does not try."""
+    tried = []
+
+    def slow(*arguments):
+        tried.append(1)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    trainer = make_vae(tmp_path / "run", time_limit="4s", validation_steps=1, max_train_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.pipeline.objective_class, "diagnose", slow)
+        trainer.train()
+    assert len(tried) == 1
+    assert "diagnosing of step 1 took more than 0.4 s and was left out" in capsys.readouterr().err
+    lines = read_metrics(tmp_path / "run")
+    assert [("diagnosis" in line, "validation_nats" in line) for line in lines] == [(False, True)] * len(lines)
+
+
+def test_a_time_limit_counts_what_comes_after_the_last_step():
+    stop = StopSignal(100)
+    assert not stop.time_is_up
+    stop.reserve = 101
+    assert stop.time_is_up

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
-    {"errors", "noise", "signals"},
+    {"cores", "errors", "noise", "signals", "terminal"},
     {"whole_batch", "wrappers"},
     {"components", "files", "inputs", "likelihood", "objective", "scheduler", "tokens"},
     {"modalities", "settings"},

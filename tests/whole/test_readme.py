@@ -229,7 +229,8 @@ def test_a_card_in_the_project_is_whole(card):
     from hfgen.commands.recipes import list_recipes
 
     assert ModelCard.load(card).data.library_name == "hfgen"
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card.read_text())
+    text = card.read_text()
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
     assert len(pictures) >= 2
     assert all((card.parent / picture).is_file() for picture in pictures)
     recipe = yaml.safe_load(list_recipes()[card.parent.name].read_text())
