@@ -65,6 +65,11 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] | None = ()
     if not splits:
         if wanted != "train":
             raise NoSplitError(_no_split(name, split, ["train"]))
+        if others := _splits(inside, "validation") or _splits(inside, "test"):
+            listed = shown(folder for folders_ in others.values() for folder in folders_)
+            notes.append(
+                f"{listed}: read as classes, for want of a folder train; --dataset_split reads them as splits"
+            )
         return _with_classes(top, inside, _folders(top, folders), None, notes)
     if wanted not in splits:
         raise NoSplitError(_no_split(name, split, splits))

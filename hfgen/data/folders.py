@@ -49,7 +49,9 @@ def found_in(source: DataSource) -> Found | None:
         return found
     what = "holds no images that hfgen reads" if found.left_out else "is an empty folder"
     told = "".join(f"; {note}" for note in left_out_note(found.left_out))
-    raise UsageError(f"The dataset {name!r} {what}{told}.")
+    array = next((path for path in found.others if path.lower().endswith((".npz", ".npy"))), None)
+    hint = f" Give the file itself: {found.root / display(array)}" if array else ""
+    raise UsageError(f"The dataset {name!r} {what}{told}.{hint}")
 
 
 def _are_previews(found: Found, packed: list[Path]) -> bool:

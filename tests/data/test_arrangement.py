@@ -61,6 +61,10 @@ def test_folders_are_splits_where_all_have_their_names(folders, split):
 def test_a_split_that_is_asked_for_needs_no_train_beside_it():
     assert of(images("test/a", "test/b"), "test")[2] == ["a", "b"]
     assert of(images("test", "val"), "test")[0] == images("test")
+    _, _, names, notes = of(images("test", "val"))
+    assert names == ["test", "val"]
+    line = "val, test: read as classes, for want of a folder train; --dataset_split reads them as splits"
+    assert line in notes
 
 
 @pytest.mark.parametrize("names", [["train_0.png", "test_1.png"], ["val/../x.png"[7:], "dev.png"]])

@@ -161,6 +161,12 @@ def test_a_folder_without_images_says_what_there_is(tmp_path):
         load_images(str(tmp_path))
 
 
+def test_an_array_in_a_folder_is_named(tmp_path):
+    write(tmp_path, "a.npz", "b.txt", content=b"?")
+    with pytest.raises(UsageError, match="left out: 1 .npz, 1 .txt. Give the file itself: .*a.npz"):
+        load_images(str(tmp_path))
+
+
 def test_a_walk_lists_paths_below_the_folder(tmp_path):
     write(tmp_path / "a.png" / "b.png", "c.png")
     seen = walk(tmp_path)
