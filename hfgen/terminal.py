@@ -17,6 +17,8 @@ class LastingStream:
         is_result: raise other errors, such as that of a full disk; else what is written matters less than the work.
     """
 
+    buffer = None  # click would write there, past this class, where the encoding is ASCII
+
     def __init__(self, stream: Any, is_result: bool = False) -> None:
         self.stream, self.is_result = stream, is_result
 

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 
+import click
 import pytest
 
 from hfgen.terminal import LastingStream, keep_output
@@ -13,7 +14,7 @@ from hfgen.terminal import LastingStream, keep_output
 def broken_pipe():
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w", buffering=1)
+    return os.fdopen(writer, "w", buffering=1, encoding="ascii")  # where click goes its own ways
 
 
 def closed_terminal():
@@ -40,6 +41,9 @@ def test_who_reads_it_may_leave(make, is_result):
         print("a line", file=raw)
     stream = LastingStream(raw, is_result)
     print("step 3/6", file=stream, flush=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        click.echo("run folder x", err=True)
     assert not stream.isatty()
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), raw.fileno())  # for what it has buffered
