@@ -25,9 +25,19 @@ for name in sys.argv[2:]:
 nursery_server.serve(sys.argv[1])
 """
 CALL = """
-import base64, pickle, sys
+import base64, os, pickle, sys, traceback
 sys.path[:], target, args = pickle.loads(base64.b64decode(sys.argv[1]))  # the path as multiprocessing hands it on
-target(*args)
+code = 0
+try:
+    target(*args)
+except SystemExit as stop:
+    code = stop.code if isinstance(stop.code, int) else 1
+except BaseException:
+    traceback.print_exc()
+    code = 1
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)  # as multiprocessing ends: torch's threads may not survive the interpreter's own end
 """
 
 

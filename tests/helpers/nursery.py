@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +17,6 @@ from typing import NamedTuple
 
 from hfgen.testing import quiet_environment
 
-SERVERS: list[subprocess.Popen[bytes]] = []  # of this process; they outlive it while another one is served
 SERVER = Path(__file__).with_name("nursery_server.py")
 TRAIN = "import sys; from hfgen.train import main; main(sys.argv[1:])"
 HFGEN = "import sys; from hfgen.commands.main import main; main(sys.argv[1:])"
@@ -60,7 +58,7 @@ class Nursery:
 
     def serve(self) -> None:
         command = [sys.executable, "-W", "ignore", str(SERVER), self.address]
-        SERVERS.append(subprocess.Popen(command, env=quiet_environment(), start_new_session=True))
+        os.posix_spawn(sys.executable, command, quiet_environment(), setsid=True)  # it outlives this process, perhaps
 
     def connect(self) -> None:
         self.socket, deadline = socket.socket(socket.AF_UNIX), time.monotonic() + 120

@@ -112,6 +112,7 @@ class Server:
             for held in [self.listener, *self.clients]:
                 held.close()
             run(**job)
+        self.ended.pop(child, None)  # the number may have been another one's
         return child
 
 
