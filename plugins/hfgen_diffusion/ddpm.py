@@ -102,7 +102,7 @@ class DDPMPipeline(UNetPipeline):
     def class_for(cls, index: Mapping[str, Any]) -> type[HFGenPipeline]:
         """Return the family of plain diffusers' pipeline: flow matching, if its scheduler is."""
         entry = index.get("scheduler")
-        if isinstance(entry, list) and str(entry[-1]).startswith("FlowMatch"):
+        if isinstance(entry, list) and any(str(word).startswith("FlowMatch") for word in entry):
             from hfgen_diffusion.flow_matching import FlowMatchingPipeline
 
             return FlowMatchingPipeline

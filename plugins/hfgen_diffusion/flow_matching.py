@@ -65,7 +65,7 @@ class FlowMatchingPipeline(UNetPipeline):
     }
     ema_components = ("unet",)
     measured_on_request = ("bits_per_dim", "nats", "reconstruction_mse", "reconstruction_fid")  # many calls each
-    description = "Flow matching (rectified flow) with diffusers' UNet, readable by plain diffusers"
+    description = "Flow matching (rectified flow) with diffusers' UNet, which samples in few steps"
     references = (
         "Lipman, Chen, Ben-Hamu, Nickel & Le (2023), Flow matching for generative modeling, arXiv:2210.02747",
         "Liu, Gong & Liu (2023), Flow straight and fast, arXiv:2209.03003",
@@ -210,7 +210,7 @@ class FlowMatchingPipeline(UNetPipeline):
             raise UsageError(f"solver is {solver!r}.{did_you_mean(str(solver), known)}")
         if solver == "adaptive" and count is not None:
             raise UsageError(
-                "num_inference_steps is not for the adaptive solver, which chooses its steps; give a\ntolerance."
+                "The adaptive solver chooses its steps; give it a --tolerance, and no num_inference_steps."
             )
         if tolerance is not None and solver != "adaptive":
             raise UsageError("tolerance is for the solver adaptive.")

@@ -13,6 +13,7 @@ from hfgen import HFGenPipeline
 from hfgen.errors import UsageError
 from hfgen_diffusion.ddpm import DDPMPipeline
 from hfgen_diffusion.flow_matching import FlowMatchingPipeline
+from hfgen_diffusion.flow_scheduler import times_of
 
 SMALL = {"unet.block_out_channels": [8, 8], "unet.layers_per_block": 1}
 
@@ -71,6 +72,14 @@ def test_the_index_names_diffusers_class_where_that_samples_rightly(tmp_path, nu
     pipeline.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == named
     assert type(HFGenPipeline.from_pretrained(tmp_path)) is FlowMatchingPipeline
+
+
+def test_a_shift_is_that_of_plain_diffusers():
+    plain = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    plain.set_timesteps(4)
+    scheduler = flow(**{"scheduler.shift": 2.0}).scheduler
+    assert type(scheduler) is FlowMatchEulerDiscreteScheduler
+    assert times_of(scheduler, 4) == plain.sigmas.tolist()
 
 
 def test_schedulers_that_are_refused():

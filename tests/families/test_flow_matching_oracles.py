@@ -42,6 +42,13 @@ def test_a_path_and_what_is_predicted_on_it(path):
     torch.testing.assert_close(of_v.time_of((sigma / alpha).detach()), TIMES)
 
 
+def test_a_predicted_image_is_divided_by_no_less_than_a_twentieth():
+    """The velocity near the image would be infinite otherwise: (x_t - x̂) / max(t, 0.05)."""
+    path = Interpolant(prediction="sample")
+    for t, slope in ((0.01, 20.0), (0.05, 20.0), (0.5, 2.0)):
+        assert float(path.velocity_of(2 * ONE, 3 * ONE, torch.tensor(t))) == pytest.approx(slope)
+
+
 def test_t_1_is_noise_and_the_velocity_leads_there():
     """v = ε - x, as diffusers has it; of Gaussian data v*(x)/x at t = 1/4, 1/2, 3/4."""
     path = Interpolant()
