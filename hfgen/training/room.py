@@ -14,23 +14,30 @@ from hfgen.training.trainer import Trainer
 
 
 def disk_bytes(trainer: Trainer) -> tuple[int, int]:
-    """Return the bytes of the model and of all checkpoints that exist at once: with those of the model and two."""
+    """Return the bytes of the model and of all checkpoints that exist at once: with those of the model and two.
+
+    Collective: the states of an optimizer may lie in shards.
+    """
     a = trainer.arguments
-    weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
-    others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
+    with trainer.networks.gathered():
+        weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
+        others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
     model = weights * max(len(trainer.networks.profiles), 1)  # each profile of EMA is a model
     return model + kept * (weights + others), model + min(kept, 2) * (weights + others)
 
 
-def require_room(trainer: Trainer, folder: Path, say: Callable[[str], Any]) -> None:
+def require_room(needed: tuple[int, int], folder: Path, say: Callable[[str], Any]) -> None:
     """Refuse a run whose model and first checkpoints have no room; warn where not all checkpoints have.
+
+    Args:
+        needed: what `disk_bytes` returns.
 
     Raises:
         UsageError: it names the folder, what is free and what is needed.
     """
-    whole, least = disk_bytes(trainer)
+    whole, least = needed
     place = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     free = shutil.disk_usage(place).free
     if free < least:

@@ -16,7 +16,7 @@ from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
 from hfgen.training.plots import plot_run
 from hfgen.training.pushing import push, push_on_the_way, require_place
-from hfgen.training.room import require_room
+from hfgen.training.room import disk_bytes, require_room
 from hfgen.training.run_lock import RunLock
 from hfgen.training.start import Facts, build, describe, facts, find_held_out, find_images, full_config, plan
 from hfgen.training.trainer import Trainer
@@ -62,7 +62,8 @@ def _train(
         say(f"resumed from {place}, step {trainer.step} of {trainer.last_step}{done}")
     elif resume_from:
         say(f"no checkpoint in {folder} yet: starting from the first step")
-    from_main_process(lambda: require_room(trainer, folder, say))
+    needed = disk_bytes(trainer)
+    from_main_process(lambda: require_room(needed, folder, say))
     start = full_config(config, pipeline, images)
     start |= {name: located(start[name]) for name in PLACES}
     from_main_process(lambda: begin(trainer, start, lock, say))
