@@ -202,6 +202,7 @@ def test_a_run_names_what_is_inside_and_can_be_repeated(codec, data, tmp_path):
 def test_a_source_of_other_images_is_refused(codec, tmp_path):
     data = str(make_data(tmp_path / "large.npz", 16, 1))
     settings = {"dataset_name": data, "decoder": {"from_pretrained": str(codec)}, "prior": "one_step"}
+    settings["train_batch_size"] = 8
     cls = registry.get_family("latent").load()
     with pytest.raises(UsageError, match=r"--decoder.from_pretrained .*makes images of 1 channel and 8 pixels"):
         run.train(resolve([("", settings)], "latent", cls), cls, tmp_path / "run", say=lambda line: None)

@@ -38,7 +38,7 @@ def test_it_says_what_it_is():
     nats = torch.tensor([-86.0, -88.0], dtype=torch.float64)
     found = LogLikelihood(nats, "lower bound", 784, 2, 5000)
     how = "lower bound, 5000 importance samples; mean of 2"
-    assert str(found) == f"-87.00 +- 1 nats per image, 0.1601 bits per dimension of 2 values ({how})"
+    assert str(found) == f"-87.0 +- 1.0 nats per image, 0.1601 bits per dimension of 2 values ({how})"
     assert found.standard_error == pytest.approx(1.0)
     assert "a density" in str(LogLikelihood(nats, "exact", 784))
     one = str(LogLikelihood(nats[:1], "lower bound", 784, 256, 1))

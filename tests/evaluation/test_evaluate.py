@@ -239,6 +239,7 @@ def test_results_name_only_options_that_were_used(ddpm, few, tmp_path, capsys):
     assert "--metrics nats" in likelihood.command
     assert "num_inference_steps" not in likelihood.command
     assert re.search(r"ln p\(x\)  >= -[\d,]+ .*\nlikelihood: lower bound, variational bound, .*, 2 images", printed)
+    del words[2:4]  # -n
     with pytest.raises(UsageError, match="--num_inference_steps: no metric uses it"):
         evaluate(ddpm, *words, "--num_inference_steps", 2, "--metrics", "nats", "--output_dir", tmp_path)
 
@@ -278,7 +279,6 @@ def test_every_metric_is_of_the_size_that_was_asked_for(few, tmp_path, capsys):
         (["--protocol", "FEW", "--metrics", "fdi"], "no metric 'fdi'. Did you mean 'fid'"),
         (["--protocol", "FEW", "--metrics", "nats"], "nats cannot be measured of this model"),
         (["--dataset_name", "DATA", "--split", "train", "--metrics", "fid"], "no protocol .* give --extractor"),
-        (["--dataset_name", "DATA", "--extractor", "dinov2-base"], "takes images of 3 channels"),
         (["--protocol", "FEW", "-n", 5], "needs at least 20 images, and --num_images is 5"),
         ([], "Give --dataset_name"),
     ],

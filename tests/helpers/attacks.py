@@ -127,8 +127,7 @@ ATTACKS = {
     "layers_as_a_list": (config(depth=list(range(10**4))), "cannot be loaded"),
     "long_table": (config(table_size=2**20), None),
     "longer_table": (config(table_size=[2**10] * 3), f"tables have 1,073,741,8.*{MUCH}"),
-    "many_timesteps": (config(PRIOR, num_train_timesteps=10**12), f"num_train_timesteps is 1000000000000; {MUCH}"),
-    "some_timesteps": (config(PRIOR, num_train_timesteps=10**6), f"num_train_timesteps is 1000000; {MUCH}"),
+    "many_timesteps": (config(PRIOR, num_train_timesteps=10**12), None),  # this class takes none
     "large_latent": (config(PRIOR, latent_shape=[2**20, 2**20]), f"latent_shape .*in elements; {MUCH}"),
     # weights
     "pickle": (pickled_weights, "is a pickle named as safetensors"),

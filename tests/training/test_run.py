@@ -46,16 +46,16 @@ def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
 def test_a_finished_model_is_trained_further(splits, tmp_path):
     pipeline_class = get_family("vae").load()
     run.train(config_of(splits, "vae"), pipeline_class, tmp_path / "first", say=print)
-    further = resolve(
-        [("", {"dataset_name": splits, "pretrained_model_name_or_path": str(tmp_path / "first")})],
-        "vae",
-        pipeline_class,
-    )
+    settings = {
+        "pretrained_model_name_or_path": str(tmp_path / "first"),
+        "dataset_name": splits,
+        "train_batch_size": 8,
+    }
+    further = resolve([("", settings)], "vae", pipeline_class)
     built = build(further, pipeline_class, load_images(splits))
     expected = HFGenPipeline.from_pretrained(tmp_path / "first").encoder.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in built.encoder.state_dict().items())
-    settings = {"pretrained_model_name_or_path": str(tmp_path / "first"), "dataset_name": splits}
-    settings |= {"max_train_steps": 2, "train_batch_size": 8, "num_validation_images": 4}
+    settings |= {"max_train_steps": 2, "num_validation_images": 4}
     second = resolve([("", settings)], "vae", pipeline_class)
     run.train(second, pipeline_class, tmp_path / "second", say=print)
     assert str(tmp_path) not in (tmp_path / "second" / "README.md").read_text()

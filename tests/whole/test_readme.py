@@ -156,7 +156,7 @@ def test_every_page_with_python_is_run():
     """`publish.md` by test_readme_walk.py, the others above."""
     of_a_test = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("gan", "vae", "flow", "diffusion", "plugins", "publish")),
+        *(f"docs/{name}.md" for name in ("gan", "vae", "flow", "diffusion", "flow-matching", "plugins", "publish")),
     }
     assert {name_of(page) for page in PAGES if blocks(page, "python")} == of_a_test
 
