@@ -1,5 +1,7 @@
 """Flow matching: the laws."""
 
+import pytest
+
 from hfgen.testing import FamilyTests
 
 TINY = {"unet.block_out_channels": [8, 8], "unet.layers_per_block": 1}
@@ -13,6 +15,7 @@ class TestFlowMatching(FamilyTests):
     tolerance = 1e-4
 
 
+@pytest.mark.slow  # half a minute of solving; test_flow_matching_calls.py has labels and the other predictions
 class TestConditionalFlowMatching(FamilyTests):
     family = "flow_matching"
     overrides = {**TINY, "scheduler.prediction_type": "sample", "scheduler.interpolant": "trigonometric"}
