@@ -73,12 +73,6 @@ def hfgen():
     return hfgen
 
 
-@pytest.fixture(autouse=True)
-def _no_tracebacks(monkeypatch):
-    """`--debug` sets a variable, for the processes that a training starts: not for the tests that follow."""
-    monkeypatch.setenv("HFGEN_DEBUG", "0")
-
-
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
     """The current folder, with nothing in it."""

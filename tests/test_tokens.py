@@ -61,6 +61,7 @@ def test_the_token_of_the_environment_is_checked_too(monkeypatch):
 def test_messages_hold_no_token(monkeypatch, hfgen, tmp_path):
     clean_token("a-private-word")
     monkeypatch.setenv("HF_TOKEN", "another-private-word\n")
+    monkeypatch.setenv("HFGEN_DEBUG", "0")  # `--debug` sets it, for the processes that a training starts
     assert without_secrets("a-private-word, another-private-word") == "***, ***"
     assert "another-private-word" not in in_use
     for words in (

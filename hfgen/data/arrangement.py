@@ -13,13 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from hfgen.data.labels import natural
 from hfgen.data.sources import NoSplitError
+from hfgen.data.splits import ORDER, SPLITS
 from hfgen.errors import counted, did_you_mean
 
-ALIASES = {
-    "train": {"train", "training"},
-    "validation": {"validation", "valid", "val", "dev"},
-    "test": {"test", "testing", "eval", "evaluation"},
-}
 NEUTRAL = {"set", "data", "dataset", "images", "imgs", "split"}  # train_set, val-images
 SHOWN = 5  # names in a note
 
@@ -183,7 +179,7 @@ def split_of(name: str) -> str | None:
     rest = [word for word in words if word not in NEUTRAL and not re.fullmatch("[12][0-9]{3}", word)]
     if len(rest) != 1:
         return None
-    return next((split for split, aliases in ALIASES.items() if rest[0] in aliases), None)
+    return SPLITS.get(rest[0])
 
 
 def split_words(name: str) -> list[str]:
@@ -198,7 +194,7 @@ def _splits(files: list[str], wanted: str) -> dict[str, list[str]]:
         if kind is None:
             return {}
         found.setdefault(kind, []).append(folder)
-    return {kind: found[kind] for kind in ALIASES if kind in found} if {"train", wanted} & found.keys() else {}
+    return {kind: found[kind] for kind in ORDER if kind in found} if {"train", wanted} & found.keys() else {}
 
 
 def _container(files: Sequence[str], wanted: str) -> str:

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation"}
-SPLITS |= {"valid": "validation", "validation": "validation", "dev": "validation", "eval": "validation"}
+SPLITS = {"train": "train", "training": "train"}  # a name -> what it stands for, as `datasets` has them
+SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+ORDER = ("train", "validation", "test")
 
 
 def chosen_split(wanted: str, there: Iterable[str]) -> str | None:
@@ -39,5 +41,5 @@ def splits_in(paths: Iterable[str]) -> dict[str, list[str]]:
     found = {file: split_in(file) for file in files}
     if None in found.values() or "train" not in found.values():
         return {"train": files}
-    names = sorted({str(split) for split in found.values()}, key=["train", "validation", "test"].index)
+    names = sorted({str(split) for split in found.values()}, key=ORDER.index)
     return {name: [file for file in files if found[file] == name] for name in names}

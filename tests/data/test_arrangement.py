@@ -2,8 +2,9 @@
 
 import pytest
 
-from hfgen.data.arrangement import arranged, in_order
+from hfgen.data.arrangement import arranged, in_order, split_of
 from hfgen.data.sources import NoSplitError
+from hfgen.data.splits import chosen_split, split_in
 
 
 def of(files, split="train", folders=()):
@@ -144,3 +145,9 @@ def test_classes_have_the_order_that_a_person_expects():
 def test_names_of_classes_are_text_in_one_form():
     assert of(images("cafe\u0301", "caf\u00e9", "x"))[2] == ["caf\u00e9", "x"]
     assert of(images("caf\udce9", "a\nb"))[2] == ["a?b", "caf\u00e9"]
+
+
+@pytest.mark.parametrize(("name", "split"), [("eval", "test"), ("Evaluation", "test"), ("val", "validation")])
+def test_folders_files_and_arrays_name_splits_alike(name, split):
+    assert split_of(name) == split_in(f"{name}.parquet") == split
+    assert chosen_split(name.lower(), ["train", split]) == split
