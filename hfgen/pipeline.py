@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
 from torch import Tensor, nn
+from transformers import FeatureExtractionMixin, PreTrainedTokenizerFast
 
 from hfgen import __version__, registry
 from hfgen.building import Source, build_components, inner_family
@@ -317,7 +318,7 @@ class HFGenPipeline(ComposedPipeline):
         for name, class_ in cls.component_classes().items():
             if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
                 raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kinds = (SchedulerMixin, HFGenPipeline)
+            kinds = (SchedulerMixin, HFGenPipeline, PreTrainedTokenizerFast, FeatureExtractionMixin)
             kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):
