@@ -19,7 +19,8 @@ from hfgen.settings.options import component_choices, is_pipeline
 
 CORE_MODULES = ("hfgen.scheduler",)
 ABSTRACT = (ModelMixin, SchedulerMixin, PreTrainedModel, FeatureExtractionMixin)
-COMPONENT_BASES = (*ABSTRACT, PreTrainedTokenizerFast)  # the last is what most tokenizers are saved as
+PROCESSORS = (PreTrainedTokenizerFast, FeatureExtractionMixin)
+COMPONENT_BASES = (*ABSTRACT, *PROCESSORS)  # most tokenizers are saved as their base class
 STACK = ("diffusers", "transformers")
 _found: dict[str, type] = {}
 
