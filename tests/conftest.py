@@ -28,7 +28,7 @@ def pytest_runtest_setup():
     """Seed what a test and its fixtures draw, so that it does not depend on the tests before."""
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 def pytest_collection_finish():
