@@ -82,6 +82,25 @@ def test_absolute_paths_in_the_folder_and_names_of_classes_of_windows(photos, tm
     assert "is read as Windows-1252" in images.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "words", "told"),
+    [
+        ("gbk", ["\u72d7", "\u732b"], "GB 18030"),
+        ("shift_jis", ["\u3044\u306c", "\u306d\u3053"], "Shift-JIS"),
+        ("big5", ["\u72d7", "\u8c93"], "Big5"),
+        ("euc-kr", ["\uac15\uc544\uc9c0", "\uace0\uc591\uc774"], "EUC-KR"),
+        ("cp1251", ["\u043a\u043e\u0448\u043a\u0430", "\u0441\u043e\u0431\u0430\u043a\u0430"], "Windows-1251"),
+        ("cp1253", ["\u03b3\u03ac\u03c4\u03b1", "\u03c3\u03ba\u03cd\u03bb\u03bf\u03c2"], "Windows-1253"),
+        ("cp1252", ["Gr\xf6\xdfe", "na\xefve"], "Windows-1252"),
+    ],
+)
+def test_words_of_all_countries(photos, encoding, words, told):
+    rows = "".join(f"pictures/{number}.png,{words[number % 2]}\n" for number in range(3))
+    images = load_images(photos("file,label\n" + rows, encoding=encoding))
+    assert images.label_names == words
+    assert f"is read as {told}" in images.notes[0]
+
+
 def test_numbers_of_spreadsheets_are_classes(photos):
     rows = "".join(f"pictures/{number}.png;{number % 2},0\n" for number in range(3))
     images = load_images(photos("file;label\n" + rows))
