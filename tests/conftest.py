@@ -45,6 +45,14 @@ def threads():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """Nothing waits for the disk, which takes longer than what is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def drawn_plots():
     """The real `plot_run`; elsewhere its files are blank, since drawing them is half of a tiny training."""
     from hfgen.training import run
