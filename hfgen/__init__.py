@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     )
     from hfgen.data.arrangement import arranged as arranged
     from hfgen.data.images import decode_images as decode_images
-    from hfgen.data.labels import Classes as Classes, classes_of as classes_of
     from hfgen.data.load import load_images as load_images
     from hfgen.data.sources import DataSource as DataSource, NoSplitError as NoSplitError, load_table as load_table
     from hfgen.data.splits import chosen_split as chosen_split, splits_in as splits_in
@@ -139,8 +138,6 @@ _HOME = {  # name -> the module that defines it
     "arranged": "hfgen.data.arrangement",
     "chosen_split": "hfgen.data.splits",
     "splits_in": "hfgen.data.splits",
-    "classes_of": "hfgen.data.labels",
-    "Classes": "hfgen.data.labels",
     "parse_json": "hfgen.files",
     "read_json": "hfgen.files",
     "check_tokenizer_file": "hfgen.repository.processor_files",

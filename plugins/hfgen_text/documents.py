@@ -51,7 +51,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class Where:
-    """What is read of a dataset.
+    """A split of a dataset, and the columns that are read.
 
     Attributes:
         name: of a built-in dataset, a file, a folder, or an id on the Hub.
@@ -165,7 +165,7 @@ def _of_lines(where: Where, divided: dict[str, list[Path]]) -> Documents:
     def rows() -> Iterator[dict[str, Any]]:
         return itertools.chain.from_iterable(map(json_lines, paths))
 
-    first = next(rows(), None)
+    first: dict[str, Any] | None = next(rows(), None)
     if first is None:
         raise UsageError(f"The dataset {where.name!r} holds no rows.")
     text = _text_column(where, {name: isinstance(value, str) for name, value in first.items()})

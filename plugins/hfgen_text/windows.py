@@ -50,7 +50,7 @@ class IdFile:
             if isinstance(file, io.BytesIO):
                 return np.frombuffer(file.getvalue(), self.dtype)
             file.flush()
-            return np.memmap(file, self.dtype, "r")  # type: ignore[call-overload]
+            return np.memmap(file, self.dtype, "r")
 
 
 @dataclass(frozen=True)
