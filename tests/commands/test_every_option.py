@@ -21,7 +21,6 @@ from hfgen.commands.pipelines import load
 from hfgen.data.load import load_images
 from hfgen.data.sources import DataSource
 from hfgen.errors import CheckError, UsageError
-from hfgen.modalities import image
 from hfgen.processes.world import make_accelerator
 from hfgen.registry import get_family
 from hfgen.settings.arguments import TrainingArguments
@@ -186,7 +185,7 @@ def count(place):
 @example("sample", "batch_size")
 def at_a_time(place):
     sizes = []
-    image.draw(lambda seeds, **o: sizes.append(len(seeds)) or SimpleNamespace(images=list(seeds)), range(5), None, 2)
+    draw(lambda seeds, **o: sizes.append(len(seeds)) or SimpleNamespace(images=list(seeds)), range(5), None, 2)
     assert sizes == [2, 2, 1]
 
 

@@ -20,7 +20,7 @@ from hfgen.training import trainer
 def test_a_network_without_trainable_weights_is_used_as_it_is(make):
     run = make()
     run.pipeline.discriminator.requires_grad_(False)
-    again = trainer.Trainer(run.pipeline, run.batches.images, run.arguments)
+    again = trainer.Trainer(run.pipeline, run.batches.facts, run.arguments)
     assert list(again.networks.optimizers) == ["generator"]
 
 
