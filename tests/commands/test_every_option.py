@@ -21,6 +21,7 @@ from hfgen.commands.pipelines import load
 from hfgen.data.load import load_images
 from hfgen.data.sources import DataSource
 from hfgen.errors import CheckError, UsageError
+from hfgen.evaluation.drawing import draw
 from hfgen.processes.world import make_accelerator
 from hfgen.registry import get_family
 from hfgen.settings.arguments import TrainingArguments
@@ -184,9 +185,15 @@ def count(place):
 
 @example("sample", "batch_size")
 def at_a_time(place):
-    sizes = []
-    draw(lambda seeds, **o: sizes.append(len(seeds)) or SimpleNamespace(images=list(seeds)), range(5), None, 2)
-    assert sizes == [2, 2, 1]
+    class Counting:
+        modality, sizes = "image", []
+
+        def __call__(self, seeds, **options):
+            self.sizes.append(len(seeds))
+            return (list(seeds),)
+
+    assert draw(Counting(), range(5), None, 2) == [*range(5)]
+    assert Counting.sizes == [2, 2, 1]
 
 
 @example("sample", "device")
