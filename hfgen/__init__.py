@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         did_you_mean as did_you_mean,
     )
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
+    from hfgen.files import read_text as read_text
     from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
     from hfgen.likelihood import (
@@ -126,6 +127,8 @@ _HOME = {  # name -> the module that defines it
     # an extractor
     "FeatureExtractor": "hfgen.evaluation.extractors",
     "decode_images": "hfgen.data.images",
+    # a modality
+    "read_text": "hfgen.files",
     # a converter
     "Converter": "hfgen.conversion.converter",
     "Conversion": "hfgen.conversion.converter",

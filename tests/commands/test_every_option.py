@@ -112,8 +112,8 @@ def of_the_hub(place):
 
 @example("train", "data_memory_limit")
 def in_memory(place):
-    assert place.trainer().batches.pixels is not None
-    assert place.trainer(data_memory_limit=0.0).batches.pixels is None
+    assert place.trainer().batches.source.pixels is not None
+    assert place.trainer(data_memory_limit=0.0).batches.source.pixels is None
 
 
 @example("train", "allow_tf32")
