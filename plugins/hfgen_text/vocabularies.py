@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hfgen import UsageError, read_text
+from hfgen import LoadError, UsageError, check_tokenizer_file, read_json
 
 BYTES, CHARACTERS = "bytes", "characters"
 MASK, BEGIN = "<mask>", "<s>"
-MOST_JSON = 1 << 26  # bytes of a tokenizer.json; the largest published ones have 35 MB
 SHOWN = 40  # characters of an excerpt
 NAMED = ("mask_token", "bos_token", "eos_token", "cls_token", "sep_token", "pad_token", "unk_token")
 
@@ -59,22 +58,16 @@ def read_tokenizer(folder: Path, name: str) -> Any:
             f"--tokenizer {name}: there is no tokenizer.json; it is the one form of tokenizers that is read.\n"
             f"Give {BYTES}, {CHARACTERS}, or a folder or an id on the Hub that holds one."
         )
-    text = _bounded(path, name)
     try:
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare exceptions
-        raise UsageError(f"--tokenizer {name}: its tokenizer.json cannot be read: {_line(error)}") from error
+        check_tokenizer_file(path)
+    except LoadError as error:
+        raise UsageError(f"--tokenizer {name}: {error}") from error
+    backend = Tokenizer.from_file(str(path))
+    backend.no_padding()
+    backend.no_truncation()
     tokenizer = _wrapped(backend, _special(folder, name, backend))
     check_ids(tokenizer, name)
     return tokenizer
-
-
-def _bounded(path: Path, name: str) -> str:
-    """Read a JSON text of a stranger within limits."""
-    try:
-        return read_text(path, MOST_JSON)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--tokenizer {name}: {path.name} cannot be read: {_line(error)}") from error
 
 
 def _special(folder: Path, name: str, backend: Any) -> dict[str, str]:
@@ -84,9 +77,9 @@ def _special(folder: Path, name: str, backend: Any) -> dict[str, str]:
         if not (folder / file).is_file():
             continue
         try:
-            config = json.loads(_bounded(folder / file, name))
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"--tokenizer {name}: {file} is not JSON: {_line(error)}") from error
+            config = read_json(folder / file)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"--tokenizer {name}: {file} cannot be read: {_line(error)}") from error
         for role in NAMED:
             value = config.get(role) if isinstance(config, dict) else None
             value = value.get("content") if isinstance(value, dict) else value

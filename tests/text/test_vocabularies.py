@@ -12,7 +12,6 @@ from hfgen import UsageError
 from hfgen_text.vocabularies import (
     BEGIN,
     MASK,
-    MOST_JSON,
     Encoding,
     begin_id,
     byte_tokenizer,
@@ -154,7 +153,7 @@ def deep(folder):
 def long(folder):
     folder.mkdir()
     with (folder / "tokenizer.json").open("wb") as file:
-        file.truncate(MOST_JSON + 1)
+        file.truncate((1 << 26) + 1)
 
 
 def other(folder):
@@ -171,10 +170,10 @@ def config(folder):
     ("make", "said"),
     [
         (hole, "2 symbols have ids up to 2, and none has 1"),
-        (deep, "cannot be read"),
+        (deep, "is damaged: it is nested more than 50 levels deep"),
         (long, "is longer than"),
-        (other, "cannot be read"),
-        (config, "tokenizer_config.json is not JSON"),
+        (other, "is damaged"),
+        (config, "tokenizer_config.json cannot be read: it is nested"),
         (lambda folder: folder.mkdir(), "there is no tokenizer.json"),
     ],
 )
