@@ -1,5 +1,6 @@
 """Room on the disk for the model, its checkpoints and what `datasets` copies: counted before the first step."""
 
+import inspect
 import shutil
 import warnings
 from collections.abc import Callable
@@ -75,7 +76,8 @@ def states_bytes(optimizer: Any, model: torch.nn.Module) -> int:
     empty = [torch.nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in shapes]
     for parameter in empty:
         parameter.grad = torch.empty_like(parameter)
-    options = {name: value for name, value in optimizer.defaults.items() if name not in ("fused", "foreach")}
+    taken = inspect.signature(type(optimizer)).parameters.keys() - {"fused", "foreach"}
+    options = {name: value for name, value in optimizer.defaults.items() if name in taken}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
