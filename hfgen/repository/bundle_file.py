@@ -24,7 +24,7 @@ from hfgen import _HOME
 from hfgen.components import ComposedPipeline
 from hfgen.errors import UsageError
 from hfgen.objective import Objective
-from hfgen.registry import register_family
+from hfgen.registry import modality_of, register_family
 from hfgen.repository.module_source import (
     DATA_FILES,
     FILE_NAMES,
@@ -45,7 +45,12 @@ Key = tuple[str, str]  # a module and a name that it binds
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
 CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
-LEFT_OUT |= {"sources", *(name for name in vars(ComposedPipeline) if not name.startswith("__"))}  # of pipelines inside
+LEFT_OUT |= {
+    "sources",
+    "from_data",
+    "modality",
+    *(name for name in vars(ComposedPipeline) if not name.startswith("__")),
+}  # of pipelines inside
 STAND_INS = (  # for annotations
     (ModelMixin, Import("diffusers", "ModelMixin", "ModelMixin")),
     (PreTrainedModel, Import("transformers", "PreTrainedModel", "PreTrainedModel")),
@@ -54,6 +59,8 @@ STAND_INS = (  # for annotations
     (Objective, Import("typing", "Any", "Any")),
     (nn.Module, Import("typing", "Any", "Any")),  # only in a pipeline's file
 )
+OF_MODALITY = ("to_output", "check_output_type")  # methods for which a function of the modality stands in
+STAND_IN = "    def {method}(self, *arguments):\n        return {function}(*arguments)\n"
 BASE = Import("diffusers", "DiffusionPipeline", "DiffusionPipeline")
 
 
@@ -94,6 +101,7 @@ class _Collected:
         self.members: dict[Key, list[ast.stmt]] = {}
         self.asked: set[str] = set()
         self.edits: dict[int, list[Edit]] = {}
+        self.replaced: dict[int, str] = {}
 
     # --- collecting -------------------------------------------------------------------------------------------------
 
@@ -235,9 +243,25 @@ class _Collected:
         for member in node.body:
             if member not in self.members[key] and self._is_reached(member):
                 self.members[key].append(member)
-                self.scan(source, member, known)
+                if not self._is_replaced(key, member):
+                    self.scan(source, member, known)
                 found = True
         return found
+
+    def _is_replaced(self, key: Key, member: ast.stmt) -> bool:
+        """Collect the function that stands in for a method which asks the modality; tell if there is one."""
+        method = getattr(member, "name", "")
+        if method not in OF_MODALITY or key[0] != "hfgen.pipeline":
+            return False
+        modality: Any = modality_of(self.root)
+        if method not in modality.bundled:
+            raise UsageError(f"{self._cannot()}: code of {modality.noun[1]} cannot be bundled.")
+        module, _, function = modality.bundled[method].partition(":")
+        importlib.import_module(module)
+        self.need(module, function)
+        self.needs.setdefault(key[0], []).append(module)
+        self.replaced[id(member)] = STAND_IN.format(method=method, function=function)
+        return True
 
     def _is_reached(self, member: ast.stmt) -> bool:
         names = names_bound_in(member)
@@ -376,7 +400,8 @@ class _Collected:
         is_root = self.pruned[key] is self.root
         title = (ast.get_docstring(node) or "").strip().partition("\n")[0] if is_root else "What it inherits."
         quoted = title.replace("\\", "\\\\").replace('"', "'")
-        members = [source.text(m, self.edits.get(id(m), ())) for m in node.body if m in self.members[key]]
+        taken = [m for m in node.body if m in self.members[key]]
+        members = [self.replaced.get(id(m)) or source.text(m, self.edits.get(id(m), ())) for m in taken]
         return "\n".join([f'{decorators}class {key[1]}{arguments}:\n    """{quoted}"""\n', *members])
 
 
