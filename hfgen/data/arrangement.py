@@ -7,14 +7,15 @@
 """
 
 import functools
+import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hfgen.data.labels import natural
 from hfgen.data.sources import NoSplitError
-from hfgen.data.splits import ORDER, SPLITS
+from hfgen.data.splits import ORDER, SPLITS, chosen_split
 from hfgen.errors import counted, did_you_mean
 
 NEUTRAL = {"set", "data", "dataset", "images", "imgs", "split"}  # train_set, val-images
@@ -75,6 +76,24 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] | None = ()
     if outside := [path for path in inside if "/" not in path]:
         notes.append(f"left out: {counted(len(outside), 'image')} outside of the splits: {shown(outside)}")
     return replace(_of_split(top, inside, _folders(top, folders), splits, wanted, notes), splits=[*splits])
+
+
+def as_declared(
+    name: str, splits: Mapping[str, list[str]], folders: Sequence[str] | None, split: str, by: str
+) -> Arrangement:
+    """Choose the files of a split that a card or a table declares, and name their classes, as `arranged` does."""
+    wanted = chosen_split(split, splits)
+    if wanted is None:
+        raise NoSplitError(_no_split(name, split, splits))
+    trained = (
+        as_declared(name, splits, folders, "train", by).names if wanted != "train" and "train" in splits else None
+    )
+    files = sorted({*splits[wanted]})
+    top = posixpath.commonpath([posixpath.dirname(path) for path in files])
+    top = f"{top}/" if top else ""
+    counts = ", ".join(f"{kind} ({len({*found}):,})" for kind, found in splits.items())
+    notes = [f"splits are those that {by} declares: {counts}; this is {wanted}"]
+    return replace(_with_classes(top, _within(top, files), _folders(top, folders), trained, notes), splits=[*splits])
 
 
 def _split_like(name: str, top: str, files: list[str]) -> list[str]:
@@ -148,7 +167,8 @@ def _about_classes(
     notes = []
     deeper = in_order({path.split("/")[1] for path in files if path.count("/") > 1})
     if len(names) == 1:
-        inner = f"; for classes of its sub-folders ({shown(deeper)}), give {top}{names[0]}" if deeper else ""
+        place = f"give the folder {top}{names[0]} in it"
+        inner = f"; for classes of its sub-folders ({shown(deeper)}), {place}" if deeper[1:] else ""
         notes.append(f"all images are in one sub-folder, {shown(names)}: one class{inner}")
     elif deeper:
         notes.append(f"deeper folders ({shown(deeper)}) belong to the class around them")

@@ -131,7 +131,7 @@ def test_one_folder_around_class_folders_is_no_class():
 def test_one_class_is_told_with_the_way_to_its_sub_folders(beside):
     _, _, names, notes = of(images("flowers/rose", "flowers/tulip") + beside)
     assert names == ["flowers"]
-    assert "for classes of its sub-folders (rose, tulip), give flowers" in " ".join(notes)
+    assert "for classes of its sub-folders (rose, tulip), give the folder flowers in it" in " ".join(notes)
 
 
 def test_as_many_images_beside_one_folder_as_in_it_are_one_set():

@@ -357,3 +357,16 @@ def test_arrays_that_are_no_images_are_told_by_row(tmp_path):
         pq.write_table(pa.table({"digit": arrays}), tmp_path / "a.parquet")
         with pytest.raises(UsageError, match=f"'digit' holds no image in row 1: .*{why}"):
             load_images(str(tmp_path / "a.parquet"))
+
+
+def test_names_of_files_without_their_endings(photos, tmp_path):
+    images = load_images(photos("id,label\n0,a\n2,b\n", name="pictures.csv"))
+    assert (grays(images), images.label_names) == ([0, 20], ["a", "b"])
+    assert images.notes[0] == "files of 'id' are looked for in pictures/, by their names without an ending"
+    with pytest.raises(UsageError, match="no column of images"):
+        load_images(photos("id,label\n0,a\n99,b\n", name="pictures.csv"))
+
+
+def test_bytes_of_json_lines(photos):
+    rows = [json.dumps({"image": {"bytes": base64.b64encode(png(n)).decode(), "path": None}}) for n in (10, 20)]
+    assert grays(load_images(photos("\n".join(rows), name="a.jsonl"))) == [10, 20]
