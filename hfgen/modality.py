@@ -179,5 +179,5 @@ class Modality(ABC):
     def different(self, items: Sequence[Item], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
         """Compare items that were sampled again with `count` that `write_preview` wrote; say which differ, and how.
 
-        Another machine rounds otherwise: what that explains is no difference.
+        Another machine rounds otherwise: a difference is what that does not explain.
         """

@@ -1,6 +1,5 @@
 """HFGenPipeline: a DiffusionPipeline that loads as its family, builds itself from a config, and saves completely."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from hfgen import __version__, registry
@@ -24,14 +22,15 @@ from hfgen.inputs import CALL, labels_for, noise_of
 from hfgen.likelihood import LogLikelihood
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
-from hfgen.repository.checks import LOADING, check_pipeline, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import PROCESSORS, STACK, classes_in, pipeline_class_of, redirect
+from hfgen.repository.checks import check_given, check_pipeline, check_weights_are_complete, loading_arguments
+from hfgen.repository.components import STACK, classes_in, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
 from hfgen.repository.inner import is_variant_of, load_inner
 from hfgen.repository.save import as_saved, saving
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
+from hfgen.settings.options import chosen_class, component_choices, is_pipeline
 from hfgen.settings.signatures import refuse_options
+from hfgen.wrappers import eval_mode
 
 Config = dict[str, Any]
 
@@ -320,13 +319,12 @@ class HFGenPipeline(ComposedPipeline):
         verify, variant = kwargs.pop("verify", True), kwargs.get("variant")
         with folder.clear_errors():
             family = cls._dispatch(folder.index)
-            family._check_given(kwargs)
+            check_given(family, kwargs)
             classes = check_pipeline(folder, family, kwargs, variant)
             inner = load_inner(folder, classes, {**kwargs, "verify": verify})
             if inner and not is_variant_of(folder, classes.keys() - inner.keys(), variant):
                 kwargs["variant"] = None  # diffusers wants it of a network of its own
             with bars_on_a_terminal_only():
-                # diffusers' method with `family` as its `cls`, where `family.from_pretrained` would begin here again
                 pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs, **inner)
             loaded = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
             loaded = {name: model for name, model in loaded.items() if name not in kwargs}
@@ -337,22 +335,6 @@ class HFGenPipeline(ComposedPipeline):
 
     def verify(self) -> None:
         """Check a loaded model as far as that needs no data; raise a LoadError if a check fails."""
-
-    @classmethod
-    def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
-        """Refuse unknown keywords, which diffusers would ignore, and components of the wrong kind."""
-        known = [*LOADING, *signature_of(cls), *component_choices(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise UsageError(f"{cls.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
-        for name, class_ in cls.component_classes().items():
-            if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
-                raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kinds = (SchedulerMixin, HFGenPipeline, *PROCESSORS)
-            kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
-            given = kwargs.get(name)
-            if given is not None and not isinstance(given, kind):
-                raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")
 
     @classmethod
     def _dispatch(cls, index: Mapping[str, Any]) -> type[Self]:
@@ -430,19 +412,6 @@ class HFGenPipeline(ComposedPipeline):
         from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(self, repo_id, **options)
-
-
-@contextlib.contextmanager
-def eval_mode(models: Any) -> Iterator[None]:
-    """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
-    training = [model for model in models if model.training]
-    for model in training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model in training:
-            model.train()
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

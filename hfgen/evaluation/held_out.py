@@ -9,10 +9,11 @@ from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
-from hfgen.pipeline import HFGenPipeline, eval_mode
+from hfgen.pipeline import HFGenPipeline
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.wrappers import eval_mode
 
 PREFIX = "validation_"
 NAME = "validation"

@@ -14,7 +14,6 @@ from hfgen.data.facts import Facts
 from hfgen.data.layout import Layout
 from hfgen.errors import Interrupted, UsageError
 from hfgen.evaluation.held_out import HeldOut
-from hfgen.modality import Modality
 from hfgen.noise import StepNoise, key, seed_device
 from hfgen.objective import Objective, Update
 from hfgen.pipeline import HFGenPipeline
@@ -74,14 +73,12 @@ class Trainer:
         self.objective_options = objective_options(type(pipeline), options or {})
         tracker_names(arguments.report_to)  # an unknown one is refused before anything is trained
         self.accelerator = make_accelerator(arguments)
-        self.modality: Modality = modality_of(pipeline)
+        self.modality = modality_of(pipeline)
         self.progress = Progress(self.accelerator.is_main_process, self.modality.noun)
         self.layout = Layout.of(self.accelerator, arguments)
         self.progress.items_per_step = self.layout.global_batch_size
-        place, note = self.accelerator.device, self.progress.note
-        self.batches: Any = self.modality.batches(
-            data, self.layout, arguments.options, pipeline, place, note, self.progress.decoding
-        )
+        given, show = (self.layout, arguments.options, pipeline, self.accelerator.device), self.progress
+        self.batches: Any = self.modality.batches(data, *given, show.note, show.decoding)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
         self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps

@@ -17,7 +17,7 @@ from hfgen.evaluation.measure import reconstruction_options
 from hfgen.modalities import image
 from hfgen.modality import Modality
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, eval_mode, reconstructs
+from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.registry import modality_of
 from hfgen.run_folder import pictured
 from hfgen.settings.arguments import TrainingArguments
@@ -26,6 +26,7 @@ from hfgen.training.progress import Progress
 from hfgen.training.shown import line_of, write_pictures
 from hfgen.training.stop_signal import Stopped, StopSignal, TimeUp
 from hfgen.training.trackers import Trackers
+from hfgen.wrappers import eval_mode
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
 SHARE, LEAST = 0.1, 30.0  # of the training's time, and seconds, for reconstructions and diagnosis

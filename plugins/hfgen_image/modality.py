@@ -1,4 +1,4 @@
-"""`ImageModality`: pictures, of which networks take floats in [-1, 1]."""
+"""`ImageModality`: pictures, which networks take as floats in [-1, 1]."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
