@@ -60,6 +60,7 @@ class Modality(ABC):
         data_options: a dataclass of `hfgen.settings.fields.option`, the options of the data that only this modality
             has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
         built_in: name -> one line, of the datasets that come with it.
+        sample_file: what the command on a card writes.
         bundled: methods of `HFGenPipeline` that ask the modality, `to_output` and `check_output_type`, each with the
             function, `module:name`, that stands in for it where code is saved beside the weights; empty where that
             cannot be done.
@@ -73,6 +74,7 @@ class Modality(ABC):
     arguments: ClassVar[frozenset[str]] = frozenset()
     data_options: ClassVar[Any] = None
     built_in: ClassVar[Mapping[str, str]] = {}
+    sample_file: ClassVar[str] = "samples"
     bundled: ClassVar[Mapping[str, str]] = {}
 
     # --- data ---------------------------------------------------------------------------------------------------
@@ -167,13 +169,30 @@ class Modality(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
         """Return the samples of a card in Markdown: `count` of seeds 0, 1, ... as `write_preview` wrote them.
 
         Args:
             data: what the run recorded of its data.
-            stem: relative to the card.
+            folder: the card's.
+            stem: of the samples, relative to the folder.
         """
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        """Return the sentences below the samples of a card.
+
+        Args:
+            weights: ` (EMA weights)` where these were used.
+            options: of the call that sampled them, as `, name=value` in Python.
+        """
+        one = min(37, count - 1)
+        return (
+            f"These are samples of seeds 0 and up{weights}; `seeds=[{one}]{options}` samples that of seed {one} alone."
+        )
+
+    @abstractmethod
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        """Return the form of the samples, by what a run recorded of its data: `1 x 28 x 28`."""
 
     @abstractmethod
     def different(self, items: Sequence[Item], seeds: Sequence[int], count: int, stem: Path) -> list[str]:

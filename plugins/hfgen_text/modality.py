@@ -16,6 +16,8 @@ class TextModality(Modality):
     batch_key = "input_ids"
     output_types = ("text", "seq")
     pipeline_tag = "text-generation"
+    tags = ("text-generation",)
+    sample_file = "texts.txt"
     data_options = TextOptions
     built_in = BUILT_IN_DATASETS
 
@@ -76,7 +78,7 @@ class TextModality(Modality):
 
     def write_preview(self, items: Sequence[str], seeds: Sequence[int], stem: Path) -> None:
         """Write `STEM.txt`, all texts below their seeds, and `STEM.jsonl`, one a line with its seed."""
-        from hfgen_text.output import write_texts
+        from hfgen_text.text_samples import write_texts
 
         for ending in (".txt", ".jsonl"):
             write_texts(items, seeds, Path(f"{stem}{ending}"))
@@ -85,14 +87,24 @@ class TextModality(Modality):
         path = Path(f"{stem}.txt")
         return {"text": path.read_bytes().decode("utf-8", "replace")} if path.is_file() else {}
 
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
-        from hfgen_text.output import card_block, read_texts
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
+        from hfgen_text.text_samples import card_block, read_texts
 
-        return card_block(read_texts(Path(f"{stem}.jsonl")))
+        return card_block(read_texts(folder / f"{stem}.jsonl"))
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        one = min(3, count - 1)
+        return (
+            f"These are texts of the first seeds{weights}, as they come: a text begins and ends anywhere. "
+            f"`seeds=[{one}]{options}` samples\nthat of seed {one} alone."
+        )
+
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        return f"{data['block_size']} symbols, tokenizer: {data['tokenizer']}"
 
     def different(self, items: Sequence[str], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
         """Compare texts with those that were kept; one in eight may differ, where another machine rounds otherwise."""
-        from hfgen_text.output import different, read_texts, rounding_explains
+        from hfgen_text.text_samples import different, read_texts, rounding_explains
 
         path = Path(f"{stem}.jsonl")
         if not path.is_file():

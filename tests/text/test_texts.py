@@ -84,7 +84,7 @@ def test_previews_are_read_and_compared(tmp_path):
     TEXT.write_preview(texts, range(16), stem)
     assert TEXT.previews(stem)["text"].startswith("==== seed 0 ====\ntext 0\n```\n")
     assert TEXT.previews(tmp_path / "other") == {}
-    block = TEXT.card_block(16, {}, str(stem))
+    block = TEXT.card_block(16, {}, tmp_path, stem.name)
     assert block.startswith("Seed 0:\n\n````text\ntext 0\n```\n````")
     assert TEXT.different(texts[:8], range(8), 16, stem) == []
     changed = ["other", *texts[1:8]]
