@@ -77,7 +77,7 @@ path of this folder, or the id of its repository.{{ classes }}{{ without_hfgen }
 {{ diagnosis }}
 ## Limits
 
-The model repeats the gaps and biases of its training data, and no {{ one }} that it samples is a record of anything real.
+The model repeats the gaps and biases of its training data, and {{ no }} that it samples is a record of anything real.
 {{ quality_note }}
 
 ## References
@@ -228,7 +228,7 @@ def _text(
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
         "data": f"{data['count']:,} {several} of {data['name']}" if data["count"] else f"a stream of {data['name']}",
-        "one": one,
+        "no": f"no {one}",
         "several": several,
         "grid": modality.card_block(count, data, folder, f"samples/step_{last['step']:06d}"),
         "words": modality.card_words(

@@ -28,7 +28,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class TextReference:
-    """What sampled texts are compared with.
+    """The texts and the n-gram model that sampled texts are compared with.
 
     Attributes:
         train: the training text, in pieces.

@@ -1,4 +1,4 @@
-"""`TextModality`: texts, of which networks take ids of symbols."""
+"""`TextModality`: texts, which networks take as ids of symbols."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

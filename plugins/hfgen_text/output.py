@@ -1,4 +1,4 @@
-"""What a pipeline of texts returns."""
+"""The output of pipelines of texts."""
 
 from dataclasses import dataclass
 

@@ -76,7 +76,7 @@ def find_texts(where: Where, options: TextOptions) -> Texts:
     """Find the texts of a dataset.
 
     Raises:
-        UsageError: as of `find_documents`; or labels that are no classes.
+        UsageError: as of `find_documents`; or labels that do not stand for classes.
     """
     found = find_documents(where, options.sample_by)
     if found.count is None:
