@@ -57,12 +57,17 @@ class FlowMatchingObjective(Objective):
         """E || v̂ - v ||² over images, times t and noise ε, in float32."""
         x = batch["pixel_values"].float()
         t = self.times()
-        epsilon = self.noise.normal(*x.shape[1:])
-        if self.coupled:
-            epsilon = own_rows(transported(self.gather(x), self.gather(epsilon)), len(x))
+        x, epsilon = self.pairs(x)
         x_t = self.interpolant.noised(x, epsilon, t)
         output = self.unet(x_t, (self.time_scale * t).float(), self._labels(batch), return_dict=False)[0].float()
         yield Update("unet", (self._wanted(x, epsilon, x_t, t) - self._said(output, x_t, t)).square().mean())
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and the noise that each is paired with, (B, C, H, W)."""
+        epsilon = self.noise.normal(*x.shape[1:])
+        if self.coupled:
+            epsilon = own_rows(transported(self.gather(x), self.gather(epsilon)), len(x))
+        return x, epsilon
 
     def times(self) -> Tensor:
         """Draw t of each image, (B,), float64, in (0, 1)."""
