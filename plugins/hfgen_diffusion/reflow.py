@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
@@ -123,7 +122,7 @@ def _check_teacher(pipeline: ReflowPipeline, teacher: FlowMatchingPipeline) -> N
         raise UsageError(
             f"The teacher's images are {shapes[0]}, and these are {shapes[1]}: take another --resolution."
         )
-    if (teacher.num_classes is None) != (pipeline.num_classes is None) or teacher.num_classes != pipeline.num_classes:
+    if teacher.num_classes != pipeline.num_classes:
         raise UsageError(
             f"The teacher has {teacher.num_classes or 'no'} classes, and this model {pipeline.num_classes or 'none'}: "
             "train both with --class_conditional, or neither."

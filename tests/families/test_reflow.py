@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from gaussian_flow import S, Quantiles, velocity
+from gaussian_flow import Quantiles, S, velocity
 from torch import nn
 
 from hfgen import HFGenPipeline
