@@ -22,8 +22,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         is_state_dict as is_state_dict,
         plain_state_dict as plain_state_dict,
     )
+    from hfgen.data.arrangement import arranged as arranged
     from hfgen.data.images import decode_images as decode_images
     from hfgen.data.load import load_images as load_images
+    from hfgen.data.sources import DataSource as DataSource, NoSplitError as NoSplitError, load_table as load_table
+    from hfgen.data.splits import chosen_split as chosen_split, splits_in as splits_in
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         did_you_mean as did_you_mean,
     )
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
+    from hfgen.files import parse_json as parse_json, read_json as read_json
     from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
     from hfgen.likelihood import (
@@ -53,7 +57,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Update as Update,
         frozen as frozen,
     )
-    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, eval_mode as eval_mode
+    from hfgen.pipeline import HFGenPipeline as HFGenPipeline
     from hfgen.registry import (
         find_by_class as find_by_class,
         find_by_component as find_by_component,
@@ -62,6 +66,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         register_family as register_family,
     )
     from hfgen.repository.model_folder import ModelFolder as ModelFolder
+    from hfgen.repository.processor_files import check_tokenizer_file as check_tokenizer_file
     from hfgen.repository.single_model import load_model as load_model
     from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
@@ -70,7 +75,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
     from hfgen.whole_batch import parts as parts
-    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
+    from hfgen.wrappers import (
+        directional_derivative as directional_derivative,
+        eval_mode as eval_mode,
+        unwrapped as unwrapped,
+    )
 
 __version__ = "0.1.0"
 
@@ -109,7 +118,7 @@ _HOME = {  # name -> the module that defines it
     "check_latents": "hfgen.inputs",
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
-    "eval_mode": "hfgen.pipeline",
+    "eval_mode": "hfgen.wrappers",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood
     "LogLikelihood": "hfgen.likelihood",
@@ -126,6 +135,16 @@ _HOME = {  # name -> the module that defines it
     # an extractor
     "FeatureExtractor": "hfgen.evaluation.extractors",
     "decode_images": "hfgen.data.images",
+    # a modality: what it finds data with
+    "DataSource": "hfgen.data.sources",
+    "NoSplitError": "hfgen.data.sources",
+    "load_table": "hfgen.data.sources",
+    "arranged": "hfgen.data.arrangement",
+    "chosen_split": "hfgen.data.splits",
+    "splits_in": "hfgen.data.splits",
+    "parse_json": "hfgen.files",
+    "read_json": "hfgen.files",
+    "check_tokenizer_file": "hfgen.repository.processor_files",
     # a converter
     "Converter": "hfgen.conversion.converter",
     "Conversion": "hfgen.conversion.converter",

@@ -5,16 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import nn
 
 from hfgen.components import MOST_LEVELS
-from hfgen.errors import LoadError, UsageError, first_line
+from hfgen.errors import LoadError, UsageError, did_you_mean, first_line
 from hfgen.files import MOST_TABLE, read_json, refuse_links_out
-from hfgen.repository.components import classes_in
+from hfgen.repository.components import PROCESSORS, classes_in
 from hfgen.repository.fit import check_config, check_fit, incomplete, missing_tensors, renamed
 from hfgen.repository.index import CONFIG, SCHEDULER_CONFIG, class_name_of
 from hfgen.repository.model_folder import ModelFolder
+from hfgen.repository.processor_files import (
+    FEATURE_EXTRACTOR_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    check_feature_extractor,
+    check_tokenizer,
+    check_tokenizer_file,
+)
 from hfgen.repository.weights import AGAIN, check_names, variant_of
-from hfgen.settings.options import is_pipeline
+from hfgen.settings.options import component_choices, is_pipeline, signature_of
 
 # Keywords of diffusers' `from_pretrained` that hfgen supports; the first say what to fetch from the Hub.
 RUNS_CODE = ("trust_remote_code", "custom_pipeline")
@@ -74,14 +84,16 @@ def check_pipeline(
 
 def check_component(folder: ModelFolder, name: str, class_: type, variant: str | None = None) -> None:
     """Raise a LoadError if a component's files are missing, damaged, outside the folder, or do not fit each other."""
-    from diffusers import SchedulerMixin
-
-    config = SCHEDULER_CONFIG if issubclass(class_, SchedulerMixin) else CONFIG
+    config = config_name(class_)
     place = folder.place(name)
     where = (place / config).relative_to(folder).as_posix()
     refuse_links_out(folder, place)
     if not (place / config).exists():
         raise LoadError(f"The component {name!r} is incomplete: {where} is missing.")
+    if config in (TOKENIZER_CONFIG, FEATURE_EXTRACTOR_CONFIG):
+        check_files(folder, name)
+        check_tokenizer(place) if config == TOKENIZER_CONFIG else check_feature_extractor(place / config)
+        return
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
     settings = read_config(place / config, class_)
     if issubclass(class_, torch.nn.Module):
@@ -90,11 +102,25 @@ def check_component(folder: ModelFolder, name: str, class_: type, variant: str |
         check_fit(name, class_, settings, saved, where)
 
 
+def config_name(class_: type) -> str:
+    """Return the name of the file that holds the config of a component of this class."""
+    from diffusers import SchedulerMixin
+    from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
+
+    if issubclass(class_, PreTrainedTokenizerBase):
+        return TOKENIZER_CONFIG
+    if issubclass(class_, FeatureExtractionMixin):
+        return FEATURE_EXTRACTOR_CONFIG
+    return SCHEDULER_CONFIG if issubclass(class_, SchedulerMixin) else CONFIG
+
+
 def check_files(folder: ModelFolder, name: str) -> None:
     """Raise a LoadError if files of a component without a network (a tokenizer) are outside the folder or too long."""
     place = folder.place(name)
     refuse_links_out(folder, place, *place.iterdir())
-    for path in place.glob("*.json"):
+    if (place / TOKENIZER).is_file():
+        check_tokenizer_file(place / TOKENIZER)
+    for path in [path for path in place.glob("*.json") if path.name != TOKENIZER]:
         try:
             read_json(path, MOST_TABLE)
         except (ValueError, OSError) as error:
@@ -148,3 +174,19 @@ def check_weights_are_complete(
         missing = missing_tensors(model, renamed(model, folder.shapes(name, type(model), variant)))
         if missing:
             raise LoadError(incomplete(name, missing, len(model.state_dict())))
+
+
+def check_given(family: Any, kwargs: Mapping[str, Any]) -> None:
+    """Refuse unknown keywords of `from_pretrained`, which diffusers would ignore, and components of the wrong kind."""
+    known = [*LOADING, *signature_of(family), *component_choices(family)]
+    for name in kwargs:
+        if name not in known:
+            raise UsageError(f"{family.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
+    for name, class_ in family.component_classes().items():
+        if name in kwargs and kwargs[name] is None and name not in family._optional_components:
+            raise UsageError(f"{name!r} is None; a {family.__name__} needs it.")
+        kinds = (SchedulerMixin, DiffusionPipeline, *PROCESSORS)
+        kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
+        given = kwargs.get(name)
+        if given is not None and not isinstance(given, kind):
+            raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")

@@ -99,7 +99,7 @@ class ReflowPipeline(FlowMatchingPipeline):
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """As of flow matching; a network that starts as the teacher's predicts what that does."""
+        """Return those of flow matching; a network of the teacher's class predicts the same as that."""
         configs = super().default_configs(sample_size, in_channels, num_classes, overrides)
         taught = overrides.get("teacher", {}).get("scheduler", {})
         if overrides.get("unet", {}).get("class_name") == overrides.get("teacher", {}).get("unet", {}).get(
