@@ -47,6 +47,16 @@ def _together(*options: Decorator) -> Decorator:
     return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
+READING = ("dataset_split", "dataset_config_name", "image_column", "label_column", "on_error")
+READING += ("all_frames", "image_mode", "value_range")
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a training by which data are read."""
+    fields = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    return _together(*(_option(fields[name], HINTS[name]) for name in READING))(function)
+
+
 scheduler_option = click.option(
     "--scheduler", help="Another scheduler of diffusers, for a model that samples in many steps: euler ..."
 )
