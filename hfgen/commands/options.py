@@ -35,11 +35,9 @@ def _option(f: "dataclasses.Field[Any]", hint: Any) -> Decorator:
 
 
 def _click_type(hint: Any) -> Any:
-    if typing.get_origin(hint) is Literal:
-        return click.Choice(typing.get_args(hint))
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the latter of a Literal and None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+    return click.Choice(typing.get_args(hint)) if typing.get_origin(hint) is Literal else hint
 
 
 def _together(*options: Decorator) -> Decorator:
