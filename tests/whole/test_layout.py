@@ -73,14 +73,13 @@ def test_functions_stay_short(folder):
 
 
 def test_quick_commands_import_no_torch():
-    """One after the other in one process; those of the first line import no numpy either."""
-    lines = [["--help", "list", "list recipes", "plugins"], ["train --help", "init --help", "convert --help"]]
+    """Nor numpy, which takes as long as all else that they import. One after the other in one process."""
+    commands = ["--help", "list", "list recipes", "plugins", "train --help", "init --help", "convert --help"]
     code = (
         "import sys\nfrom hfgen.commands.main import main\nfor words in sys.argv[1:]:\n    try:\n"
         "        main(words.split())\n    except SystemExit as stop:\n        assert stop.code == 0\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'datasets', 'accelerate', 'numpy'}\n"
         "print('heavy', sorted(heavy & set(sys.modules)))"
     )
-    for words, allowed in zip((lines[0], sum(lines, [])), ("heavy []", "heavy ['numpy']"), strict=True):
-        out = subprocess.check_output([sys.executable, "-c", code, *words], text=True)
-        assert out.splitlines()[-1] in ("heavy []", allowed)
+    out = subprocess.check_output([sys.executable, "-c", code, *commands], text=True)
+    assert out.splitlines()[-1] == "heavy []"
