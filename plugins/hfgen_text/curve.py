@@ -66,13 +66,9 @@ def bound_of_grid(f: Sequence[float], grid: Sequence[float]) -> float:
     n = np.arange(1, length + 1)
     choose = np.array([math.lgamma(length + 1) - math.lgamma(k + 1) - math.lgamma(length - k + 1) for k in n])
     for t, s in pairwise(grid):
-        log_p = choose + n * math.log(t) + np.where(n < length, (length - n) * _log1m(t), 0.0)
+        log_p = choose + n * math.log(t) + (length - n) * (math.log1p(-t) if t < 1 else -1e300)
         total += (t - s) / t * float((np.exp(log_p) * n * np.asarray(f)).sum())
     return total
-
-
-def _log1m(t: float) -> float:
-    return math.log1p(-t) if t < 1 else -math.inf
 
 
 def best_sizes(f: Sequence[float], num_steps: int) -> list[int]:
