@@ -57,7 +57,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Update as Update,
         frozen as frozen,
     )
-    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, eval_mode as eval_mode
+    from hfgen.pipeline import HFGenPipeline as HFGenPipeline
     from hfgen.registry import (
         find_by_class as find_by_class,
         find_by_component as find_by_component,
@@ -75,7 +75,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
     from hfgen.whole_batch import parts as parts
-    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
+    from hfgen.wrappers import (
+        directional_derivative as directional_derivative,
+        eval_mode as eval_mode,
+        unwrapped as unwrapped,
+    )
 
 __version__ = "0.1.0"
 
@@ -114,7 +118,7 @@ _HOME = {  # name -> the module that defines it
     "check_latents": "hfgen.inputs",
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
-    "eval_mode": "hfgen.pipeline",
+    "eval_mode": "hfgen.wrappers",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood
     "LogLikelihood": "hfgen.likelihood",

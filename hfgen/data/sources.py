@@ -4,10 +4,9 @@ A name is that of a built-in dataset (`mnist-mini`), of a folder of images (with
 folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 """
 
-import ast
+import contextlib
 import errno
 import glob
-import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
 from hfgen.data.declared import configurations, declared_splits, names_files_beyond
 from hfgen.data.local_tables import local_tables
+from hfgen.data.on_the_hub import asked_first, why_not_found
 from hfgen.data.parquet_files import (
     MOST_IN_MEMORY,
     PARQUET,
@@ -49,7 +49,6 @@ CONTENTS = {  # how files without an ending begin -> what to do
     b"\x80": "They are pickles, which run code when they are read: save the arrays as .npz",
     b"\0\0\x08": "They are arrays as MNIST has them (IDX): save them as .npz",
 }
-TIMEOUT = 10.0  # seconds, for a question to the Hub
 UNWRITABLE = (  # errors of a cache: of its rights, its room, its locks, its place
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.ENOSYS),
     errno.ENOTSUP,
@@ -173,30 +172,6 @@ def _require_split(name: str, wanted: str, there: Collection[str]) -> str:
     return split
 
 
-def _ask_once(source: DataSource) -> None:
-    """Ask the Hub once whether it has a dataset without an owner, where `datasets` would ask for half a minute.
-
-    Raises:
-        UsageError: it has none, or it is not reached and the dataset is not in the cache.
-    """
-    import datasets
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE)
-    try:
-        HfApi().dataset_info(source.name, timeout=TIMEOUT)
-    except OfflineModeIsEnabled:
-        return  # `datasets` looks into its cache at once
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403, 404):
-            raise UsageError(_why_not_found(source, error)) from error
-    except (httpx2.HTTPError, OSError) as error:
-        if not (cache / source.name).exists():
-            raise UsageError(_why_not_found(source, error)) from error
-
-
 def located(name: str | None) -> str | None:
     """Return a local file or folder by its absolute path, so that it is found from anywhere; another name as it is."""
     if not name or name in BUILT_IN or not Path(name).expanduser().exists():
@@ -252,20 +227,24 @@ def _loaded(source: DataSource, streaming: bool) -> Any:
     if files is not None and not streaming and bytes_of(files) <= MOST_IN_MEMORY:
         root = source.path if source.path.is_dir() else source.path.parent
         return {split: read_in_memory(source.name, root, found) for split, found in by_split(files).items()}
-    if source.dataset_id is not None and "/" not in source.name:
-        _ask_once(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    cached = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    is_cached = (cached / source.name.replace("/", "___")).exists()
     try:
-        return datasets.load_dataset(
-            *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
-        )
+        with contextlib.nullcontext() if source.path.exists() else asked_first(source.name, is_cached):
+            return datasets.load_dataset(
+                *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
+            )
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
         refused = _cache_refused(source, cause)
         raise UsageError(refused or f"The dataset {source.name!r} cannot be read: {cause}") from error
+    except UsageError:
+        raise
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_cache_refused(source, error) or _why_not_found(source, error)) from error
+        refused = _cache_refused(source, error)
+        raise UsageError(refused or why_not_found(source.name, source.config_name, error)) from error
 
 
 def data_bytes(source: DataSource, streaming: bool) -> tuple[int, Path | None]:
@@ -351,40 +330,3 @@ def _about_files(source: DataSource, streaming: bool) -> list[str]:
     notes += [f"the folders {column}=... are {what}" for column in named]
     declared = declared_splits(path, kept)
     return notes + ([f"splits are those that README.md declares: {', '.join(declared)}"] if declared else [])
-
-
-def _why_not_found(source: DataSource, error: Exception) -> str:
-    name, first = source.name, first_line(error)
-    if (script := re.search(r"[Dd]ataset scripts are no longer supported, but found (\S+)", str(error))) is not None:
-        return (
-            f"The dataset {name!r} is a program ({script[1]}), which is not run.\n"
-            "The Hub may hold its images as parquet, too:\n"
-            f"  hf download {name} --repo-type dataset --revision refs/convert/parquet --local-dir FOLDER\n"
-            "Then give --dataset_name FOLDER; or look for another copy on the Hub."
-        )
-    if (configs := _configurations(error)) is not None:
-        if source.config_name is None:
-            return f"{name!r} has several configurations: {', '.join(configs)}. Choose with --dataset_config_name."
-        near = did_you_mean(source.config_name, configs)
-        return (
-            f"{name!r} has no configuration {source.config_name!r}.{near} It has {', '.join(configs)}: "
-            "--dataset_config_name."
-        )
-    if source.path.exists():
-        return f"The dataset {name!r} cannot be read: {first}\nA folder must hold images or parquet files."
-    return (
-        f"There is no dataset {name!r}: no such folder, and it could not be loaded from the Hub: "
-        f"{first}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
-    )
-
-
-def _configurations(error: Exception) -> list[str] | None:
-    """Return the configurations that an error of `datasets` lists, where one must be chosen among them."""
-    text = str(error)
-    if not re.search("[Cc]onfig name is missing|BuilderConfig .* not found", text):
-        return None
-    try:
-        listed = ast.literal_eval(text[text.index("[") : text.index("]") + 1])
-    except (ValueError, SyntaxError):
-        return None
-    return [str(name) for name in listed]

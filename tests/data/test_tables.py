@@ -13,7 +13,8 @@ from PIL import Image
 
 from hfgen.data.csv_files import read_csv
 from hfgen.data.load import load_images
-from hfgen.data.sources import DataSource, NoSplitError, _why_not_found
+from hfgen.data.on_the_hub import why_not_found
+from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.data.splits import splits_in
 from hfgen.data.streams import stream_images
 from hfgen.errors import HFGenError, UsageError
@@ -282,7 +283,7 @@ def test_a_copied_repository_with_several_configurations(tmp_path):
 
 def test_a_dataset_that_is_a_program_is_told_as_such():
     error = RuntimeError("Dataset scripts are no longer supported, but found faces.py")
-    told = _why_not_found(DataSource("org/faces"), error)
+    told = why_not_found("org/faces", None, error)
     assert told.startswith("The dataset 'org/faces' is a program (faces.py), which is not run.")
     assert "refs/convert/parquet" in told
 
