@@ -1,6 +1,7 @@
 """Markov chains whose exact denoiser is known by enumeration: networks of masked diffusion without a network."""
 
 import itertools
+import math
 
 import torch
 
@@ -62,14 +63,26 @@ class Chain:
         """KL of the chain from the law of sampled texts."""
         return float((self.p * (self.p / self.law_of(ids)).log()).sum())
 
-    def reverse_kl(self, ids):
-        """KL of the law of sampled texts, of which some may be missing, from the chain."""
-        q = self.law_of(ids)
-        return float(torch.special.xlogy(q, q / self.p).sum())
+    def law_by_drawn_confidence(self):
+        """Law of "draw all, keep the most confident drawn", one place a step, by enumeration: (N,).
 
-    def entropy_of(self, ids):
-        q = self.law_of(ids)
-        return float(-torch.special.xlogy(q, q).sum())
+        Of equally likely symbols the first one is kept.
+        """
+        law, left = torch.zeros_like(self.p), {(self.size,) * self.length: 1.0}
+        for _ in range(self.length):
+            after = {}
+            for state, mass in left.items():
+                places = [i for i, symbol in enumerate(state) if symbol == self.size]
+                p = self.predict(torch.tensor([state]))[0].exp().tolist()
+                for drawn in itertools.product(range(self.size), repeat=len(places)):
+                    sure = [p[i][symbol] for i, symbol in zip(places, drawn, strict=True)]
+                    best = sure.index(max(sure))
+                    kept = (*state[: places[best]], drawn[best], *state[places[best] + 1 :])
+                    after[kept] = after.get(kept, 0.0) + mass * math.prod(sure)
+            left = after
+        for number, text in enumerate(self.texts.tolist()):
+            law[number] = left.get(tuple(text), 0.0)
+        return law
 
 
 class Rows:
