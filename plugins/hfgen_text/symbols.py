@@ -46,7 +46,7 @@ def log_probs_of(logits: Tensor, num_symbols: int, never: Tensor) -> Tensor:
     """Logits (..., N) of a network -> log-probabilities (..., V) of symbols, at least float32.
 
     Args:
-        num_symbols: V; what the network has beyond them is no symbol.
+        num_symbols: V; further outputs of the network are left out.
         never: ids of symbols that no text holds, such as the mask: their probability is 0.
     """
     logits = logits[..., :num_symbols]

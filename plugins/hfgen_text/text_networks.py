@@ -42,7 +42,7 @@ def _heads(hidden: int) -> int:
 
 
 def _no_ids(*names: str) -> Config:
-    """No special symbols: which ids these are is the tokenizer's."""
+    """Set no special symbols: which ids these are is the tokenizer's."""
     return {f"{name}_token_id": None for name in names}
 
 

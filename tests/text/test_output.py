@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from hfgen import UsageError
-from hfgen_text.output import (
-    TextPipelineOutput,
-    card_block,
-    different,
-    fenced,
-    read_texts,
-    rounding_explains,
-    write_texts,
-)
+from hfgen_text.output import TextPipelineOutput
+from hfgen_text.text_samples import card_block, different, fenced, read_texts, rounding_explains, write_texts
 
 TEXTS = ["one\r\ntwo", "```\n# title\n<script>alert(1)</script>", "", "naïve\u2028三"]
 SEEDS = [3, 1, 4, 15]
