@@ -97,18 +97,18 @@ def measured_curve(counts: Tensor, cross_entropies: Tensor, length: int, num_bin
         counts: masked places of each draw, (N,).
         cross_entropies: of each draw, the mean of its masked places in nats, (N,).
     """
-    counts, values = counts.double().cpu().numpy(), cross_entropies.double().cpu().numpy()
-    bins = np.minimum(((counts - 1) * num_bins / length).astype(int), num_bins - 1)
+    n, values = counts.double().cpu().numpy(), cross_entropies.double().cpu().numpy()
+    bins = np.minimum(((n - 1) * num_bins / length).astype(int), num_bins - 1)
     there = np.unique(bins)
-    centers = [counts[bins == b].mean() for b in there]
-    means = [values[bins == b].mean() for b in there]
+    centers = [float(n[bins == b].mean()) for b in there]
+    means = [float(values[bins == b].mean()) for b in there]
     if len(there) > 1:  # the first and last lines go on to 1 and L
         for at, end in ((0, 1.0), (-1, float(length))):
             one, two = (0, 1) if at == 0 else (-1, -2)
             slope = (means[two] - means[one]) / (centers[two] - centers[one])
             if centers[at] != end:
                 centers, means = _extended(centers, means, at, end, means[one] + slope * (end - centers[one]))
-    return np.interp(np.arange(1, length + 1), centers, means).tolist()
+    return [float(value) for value in np.interp(np.arange(1, length + 1), centers, means)]
 
 
 def _extended(x: list[float], y: list[float], at: int, end: float, value: float) -> tuple[list[float], list[float]]:
