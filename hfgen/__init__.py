@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two lists
+    from hfgen.components import eval_mode as eval_mode
     from hfgen.conversion.convert import rename_tensors as rename_tensors
     from hfgen.conversion.converter import (
         BATCH_NORM_COUNTER as BATCH_NORM_COUNTER,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     )
     from hfgen.data.images import decode_images as decode_images
     from hfgen.data.load import load_images as load_images
+    from hfgen.editing import Given as Given
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -53,7 +55,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         Update as Update,
         frozen as frozen,
     )
-    from hfgen.pipeline import HFGenPipeline as HFGenPipeline, eval_mode as eval_mode
+    from hfgen.pipeline import HFGenPipeline as HFGenPipeline
     from hfgen.registry import (
         find_by_class as find_by_class,
         find_by_component as find_by_component,
@@ -109,7 +111,8 @@ _HOME = {  # name -> the module that defines it
     "check_latents": "hfgen.inputs",
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
-    "eval_mode": "hfgen.pipeline",
+    "eval_mode": "hfgen.components",
+    "Given": "hfgen.editing",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood
     "LogLikelihood": "hfgen.likelihood",

@@ -1,6 +1,5 @@
 """HFGenPipeline: a DiffusionPipeline that loads as its family, builds itself from a config, and saves completely."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from hfgen import __version__, registry
 from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
-from hfgen.components import ComposedPipeline, networks
+from hfgen.components import eval_mode, networks
 from hfgen.declaration import require_known_names
+from hfgen.editing import EditingPipeline
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -37,7 +37,7 @@ from hfgen.settings.signatures import refuse_options
 Config = dict[str, Any]
 
 
-class HFGenPipeline(ComposedPipeline):
+class HFGenPipeline(EditingPipeline):
     """Base class of every family; its `from_pretrained` loads a model of any family.
 
     A family declares itself by class attributes, and its components by the annotations of its `__init__`:
@@ -399,19 +399,6 @@ class HFGenPipeline(ComposedPipeline):
         from hfgen.hub.publish import push_pipeline
 
         return push_pipeline(self, repo_id, **options)
-
-
-@contextlib.contextmanager
-def eval_mode(models: Any) -> Iterator[None]:
-    """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
-    training = [model for model in models if model.training]
-    for model in training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model in training:
-            model.train()
 
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hfgen.components import eval_mode
 from hfgen.data.images import ImageFacts, Images
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
-from hfgen.pipeline import HFGenPipeline, eval_mode
+from hfgen.pipeline import HFGenPipeline
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hfgen.components import eval_mode
 from hfgen.data.looks import evenly_spaced
 from hfgen.errors import CheckError
 from hfgen.evaluation.held_out import HeldOut
@@ -17,7 +18,7 @@ from hfgen.evaluation.measure import reconstruction_options
 from hfgen.modalities import image
 from hfgen.modalities.image import postprocess
 from hfgen.objective import Batch
-from hfgen.pipeline import HFGenPipeline, eval_mode, reconstructs
+from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.run_folder import pictured
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.training.best import Best
