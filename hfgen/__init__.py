@@ -23,8 +23,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         is_state_dict as is_state_dict,
         plain_state_dict as plain_state_dict,
     )
+    from hfgen.data.arrangement import arranged as arranged
     from hfgen.data.images import decode_images as decode_images
     from hfgen.data.load import load_images as load_images
+    from hfgen.data.sources import DataSource as DataSource, NoSplitError as NoSplitError, load_table as load_table
+    from hfgen.data.splits import chosen_split as chosen_split, splits_in as splits_in
     from hfgen.editing import Given as Given
     from hfgen.errors import (
         CheckError as CheckError,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         did_you_mean as did_you_mean,
     )
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
+    from hfgen.files import parse_json as parse_json, read_json as read_json
     from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
     from hfgen.likelihood import (
@@ -64,6 +68,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         register_family as register_family,
     )
     from hfgen.repository.model_folder import ModelFolder as ModelFolder
+    from hfgen.repository.processor_files import check_tokenizer_file as check_tokenizer_file
     from hfgen.repository.single_model import load_model as load_model
     from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
@@ -129,6 +134,16 @@ _HOME = {  # name -> the module that defines it
     # an extractor
     "FeatureExtractor": "hfgen.evaluation.extractors",
     "decode_images": "hfgen.data.images",
+    # a modality: what it finds data with
+    "DataSource": "hfgen.data.sources",
+    "NoSplitError": "hfgen.data.sources",
+    "load_table": "hfgen.data.sources",
+    "arranged": "hfgen.data.arrangement",
+    "chosen_split": "hfgen.data.splits",
+    "splits_in": "hfgen.data.splits",
+    "parse_json": "hfgen.files",
+    "read_json": "hfgen.files",
+    "check_tokenizer_file": "hfgen.repository.processor_files",
     # a converter
     "Converter": "hfgen.conversion.converter",
     "Conversion": "hfgen.conversion.converter",

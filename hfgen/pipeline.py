@@ -26,7 +26,7 @@ from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
 from hfgen.repository.checks import LOADING, check_pipeline, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import STACK, classes_in, pipeline_class_of, redirect
+from hfgen.repository.components import PROCESSORS, STACK, classes_in, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
 from hfgen.repository.inner import is_variant_of, load_inner
 from hfgen.repository.save import as_saved, saving
@@ -317,7 +317,7 @@ class HFGenPipeline(EditingPipeline):
         for name, class_ in cls.component_classes().items():
             if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
                 raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kinds = (SchedulerMixin, HFGenPipeline)
+            kinds = (SchedulerMixin, HFGenPipeline, *PROCESSORS)
             kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
             given = kwargs.get(name)
             if given is not None and not isinstance(given, kind):

@@ -28,7 +28,7 @@ def pytest_runtest_setup():
     """Seed what a test and its fixtures draw, so that it does not depend on the tests before."""
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 def pytest_collection_finish():
@@ -42,6 +42,14 @@ def threads():
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced():
+    """Nothing waits for the disk, which takes longer than what is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

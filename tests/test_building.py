@@ -92,6 +92,7 @@ def test_frozen_means_that_training_leaves_it_alone(encoder, data):
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipeline.encoder.state_dict().items())
 
 
+@pytest.mark.whole
 def test_a_run_remembers_where_it_came_from_and_can_be_repeated(encoder, data, tmp_path):
     folder = tmp_path / "run"
     cls = registry.get_family("codec").load()
@@ -108,6 +109,7 @@ def test_a_run_remembers_where_it_came_from_and_can_be_repeated(encoder, data, t
     assert HFGenPipeline.from_pretrained(folder).encoder.norm.running_mean[0] == 0.5
 
 
+@pytest.mark.whole
 def test_resuming_with_another_source_is_refused(encoder, data, tmp_path):
     from toy_composed import ToyEncoder
 

@@ -130,6 +130,7 @@ def test_a_family_inside_itself_is_refused():
         Chained.build(8, 1)
 
 
+@pytest.mark.whole
 def test_saved_folders_are_diffusers_own(latent, tmp_path):
     """The inner folder is a model by itself, and the saved and loaded model draws the same."""
     latent.save_pretrained(tmp_path / "saved")
@@ -171,6 +172,7 @@ def test_variants_and_shards_are_saved_inside_too(latent, tmp_path):
         HFGenPipeline.from_pretrained(tmp_path / "saved", variant="fp16")
 
 
+@pytest.mark.whole
 def test_a_run_names_what_is_inside_and_can_be_repeated(codec, data, tmp_path):
     settings = {"dataset_name": data, "train_batch_size": 8, "max_train_steps": 2, "num_validation_images": 4}
     settings |= {"decoder": {"from_pretrained": str(codec)}, "prior": {"family": "one_step", "generator.width": 4}}

@@ -26,6 +26,7 @@ def inputs():
     return (torch.randn(2, 5, 4), torch.rand(2)), (torch.randn(2, 5, 4), torch.ones(2))
 
 
+@pytest.mark.whole
 def test_the_network_inside_what_is_compiled():
     network = nn.Linear(2, 1)
     assert unwrapped(network) is network
@@ -50,6 +51,7 @@ def test_a_second_derivative_of_the_network_inside_what_is_compiled():
         torch.autograd.grad(penalty(compiled), network.parameters())
 
 
+@pytest.mark.whole
 def test_the_derivative_is_that_of_autograd(inputs):
     network, (x, v) = Attention().double(), inputs
     x, v = tuple(t.double() for t in x), tuple(t.double() for t in v)

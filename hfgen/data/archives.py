@@ -130,6 +130,8 @@ def _packed_folder(members: Sequence[str] | dict[str, Any]) -> str:
 def _members(name: str, path: Path) -> Iterator[tuple[str, str | tuple[int, int]]]:
     """Yield the path and the place of each regular file in an archive."""
     if not path.name.lower().endswith(READ):
+        if re.search("idx[0-9]-ubyte", path.name):
+            raise UsageError(f"{name}: {path.name} holds an array as MNIST has it (IDX). Save the arrays as .npz.")
         how = "tar -xf" if ".tar" in path.name.lower() or path.suffix in (".tgz", ".txz") else "unpack"
         raise UsageError(
             f"{name}: images in {path.name} cannot be read one by one. Unpack it ({how} {path.name}) and give the "

@@ -1,19 +1,21 @@
 """Splits and classes of images by the names of their folders: pure functions of relative paths.
 
 - Sub-folders are splits only where all of them have names of splits and `train`, or the wanted split, is among them.
-- Else they are classes, and what lies deeper belongs to its first folder.
+- Else they are classes, and what lies deeper belongs to its first folder. One folder that holds all class folders, as
+  unpacked archives have it, does not count.
 - Images without sub-folders are one split, whatever they are called.
 """
 
 import functools
+import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hfgen.data.labels import natural
 from hfgen.data.sources import NoSplitError
-from hfgen.data.splits import ORDER, SPLITS
+from hfgen.data.splits import ORDER, SPLITS, chosen_split
 from hfgen.errors import counted, did_you_mean
 
 NEUTRAL = {"set", "data", "dataset", "images", "imgs", "split"}  # train_set, val-images
@@ -61,11 +63,11 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] | None = ()
     if not splits:
         if wanted != "train":
             raise NoSplitError(_no_split(name, split, ["train"]))
-        if others := _splits(inside, "validation") or _splits(inside, "test"):
-            listed = shown(folder for folders_ in others.values() for folder in folders_)
-            notes.append(
-                f"{listed}: read as classes, for want of a folder train; --dataset_split reads them as splits"
-            )
+        top = "" if folders is None else _wrapper(files)
+        if top:
+            notes.append(f"all is in the folder {shown([top[:-1]])}, whose sub-folders are the classes")
+        inside = _within(top, files)
+        notes += [] if folders is None else _split_like(name, top, inside)
         return _with_classes(top, inside, _folders(top, folders), None, notes)
     if wanted not in splits:
         raise NoSplitError(_no_split(name, split, splits))
@@ -74,6 +76,40 @@ def arranged(name: str, files: Sequence[str], folders: Sequence[str] | None = ()
     if outside := [path for path in inside if "/" not in path]:
         notes.append(f"left out: {counted(len(outside), 'image')} outside of the splits: {shown(outside)}")
     return replace(_of_split(top, inside, _folders(top, folders), splits, wanted, notes), splits=[*splits])
+
+
+def as_declared(
+    name: str, splits: Mapping[str, list[str]], folders: Sequence[str] | None, split: str, by: str
+) -> Arrangement:
+    """Choose the files of a split that a card or a table declares, and name their classes, as `arranged` does."""
+    wanted = chosen_split(split, splits)
+    if wanted is None:
+        raise NoSplitError(_no_split(name, split, splits))
+    trained = (
+        as_declared(name, splits, folders, "train", by).names if wanted != "train" and "train" in splits else None
+    )
+    files = sorted({*splits[wanted]})
+    top = posixpath.commonpath([posixpath.dirname(path) for path in files])
+    top = f"{top}/" if top else ""
+    counts = ", ".join(f"{kind} ({len({*found}):,})" for kind, found in splits.items())
+    notes = [f"splits are those that {by} declares: {counts}; this is {wanted}"]
+    return replace(_with_classes(top, _within(top, files), _folders(top, folders), trained, notes), splits=[*splits])
+
+
+def _split_like(name: str, top: str, files: list[str]) -> list[str]:
+    """Return a line on classes that are called like splits."""
+    if others := _splits(files, "validation") or _splits(files, "test"):
+        listed = shown(folder for folders in others.values() for folder in folders)
+        return [f"{listed}: read as classes, for want of a folder train; --dataset_split reads them as splits"]
+    names = in_order(map(first_folder, files)) if all("/" in path for path in files) else []
+    alike = [name for name in names if split_of(name) or re.match("(train|test)(?![a-z])", name)]
+    if len(names) > 1 and alike:
+        among = f", as not all of {shown(names)} are names of splits" if len(alike) < len(names) else ""
+        return [f"{shown(alike)}: read as classes{among}; for one of them alone give {name}/{top}{alike[-1]}"]
+    inner = {path.split("/")[1] if path.count("/") > 1 else "" for path in files}
+    if names and len(inner) > 1 and all(map(split_of, inner)):
+        return [f"each class has its own {shown(sorted(inner))}, which are read together: splits lie around classes"]
+    return []
 
 
 def _of_split(
@@ -110,7 +146,8 @@ def _with_classes(
     below = [path for path in files if "/" in path]
     if not below or folders is None:
         return Arrangement([top + path for path in files], notes=notes)
-    if len(outside) > len(below):
+    alone = len({path.partition("/")[0] for path in below}) == 1
+    if len(outside) > len(below) or (alone and len(outside) == len(below)):
         why = (
             f"{len(outside):,} images lie in the folder itself, and {len(below):,} in sub-folders "
             f"({shown(in_order(map(first_folder, below)))})"
@@ -130,7 +167,8 @@ def _about_classes(
     notes = []
     deeper = in_order({path.split("/")[1] for path in files if path.count("/") > 1})
     if len(names) == 1:
-        inner = f"; for classes of its sub-folders ({shown(deeper)}), give {top}{names[0]}" if deeper else ""
+        place = f"give the folder {top}{names[0]} in it"
+        inner = f"; for classes of its sub-folders ({shown(deeper)}), {place}" if deeper[1:] else ""
         notes.append(f"all images are in one sub-folder, {shown(names)}: one class{inner}")
     elif deeper:
         notes.append(f"deeper folders ({shown(deeper)}) belong to the class around them")
@@ -172,18 +210,18 @@ def in_order(names: Iterable[str], first: Sequence[str] | None = None) -> list[s
 def split_of(name: str) -> str | None:
     """Return the split that a name stands for: train, validation or test; None for another name.
 
-    >>> split_of("Val"), split_of("training_set"), split_of("train2017"), split_of("test-a"), split_of("trains")
-    ('validation', 'train', 'train', None, None)
+    >>> split_of("Val"), split_of("training_set"), split_of("train2017"), split_of("test1"), split_of("test-a")
+    ('validation', 'train', 'train', 'test', None)
     """
     words = split_words(name)
-    rest = [word for word in words if word not in NEUTRAL and not re.fullmatch("[12][0-9]{3}", word)]
+    rest = [word for word in words if word not in NEUTRAL and not re.fullmatch("[12][0-9]{3}|[1-9]", word)]
     if len(rest) != 1:
         return None
     return SPLITS.get(rest[0])
 
 
 def split_words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[12][0-9]{3}$)", name.lower()) if word]
+    return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=(?:[12][0-9]{3}|[1-9])$)", name.lower()) if word]
 
 
 def _splits(files: list[str], wanted: str) -> dict[str, list[str]]:
@@ -206,6 +244,16 @@ def _container(files: Sequence[str], wanted: str) -> str:
         if len(folders) != 1 or folders == {""} or _splits(inside, wanted):
             return top if top and _splits(inside, wanted) else ""
         top += f"{folders.pop()}/"
+
+
+def _wrapper(files: Sequence[str]) -> str:
+    """Return the one folder that holds all class folders, with its `/`; empty where there is none."""
+    top = ""
+    while True:
+        firsts = {path.partition("/")[0] if "/" in path else "" for path in _within(top, files)}
+        if len(firsts) != 1 or firsts == {""}:
+            return "" if "" in firsts else top
+        top += f"{firsts.pop()}/"
 
 
 def _folders(top: str, folders: Sequence[str] | None) -> list[str] | None:

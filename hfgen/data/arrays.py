@@ -185,7 +185,7 @@ def _classes(
     _refuse_unknown(source, arrays, source.label_column)
     name = source.label_column or arrays.labels_of(images)
     if name is None:
-        return None, [], None
+        return None, _about_labels_beside(source), None
     if _part(images)[1] and _part(name)[1] not in (None, _part(images)[1]):
         raise UsageError(f"{source.name}: --label_column {name} belongs to another split than {images}.")
     try:
@@ -199,6 +199,15 @@ def _classes(
     names, notes = arrays.class_names(name)
     classes, more, problem = classes_among(source, labels, names, name)
     return classes, [*notes, *more], problem
+
+
+def _about_labels_beside(source: DataSource) -> list[str]:
+    """Return a line on a file of labels that lies beside an `.npy` of images."""
+    if source.path.suffix.lower() != ".npy":
+        return []
+    others = sorted(path for path in source.path.parent.glob("*.npy") if _part(path.stem)[0] == "labels")
+    how = "numpy.savez('all.npz', images=..., labels=...)"
+    return [f"no labels: {others[0].name} is not read; keep both in one file: {how}"] if others else []
 
 
 def _pixels(name: str, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -216,8 +225,8 @@ def _pixels(name: str, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
         notes.append(f"the shape {shape} is read as (N, H, W, C): {shape[2]}x{shape[1]} pixels of {shape[3]} channels")
     elif pixels.ndim == 4 and shape[1] in channels:
         pixels = pixels.transpose(0, 2, 3, 1)
-    elif pixels.ndim == 3 and shape[2] in channels[1:]:
-        notes.append(f"the shape {shape} is read as (N, H, W): {shape[0]} gray images of {shape[2]}x{shape[1]} pixels")
+    elif pixels.ndim == 3 and shape[2] in channels[1:] and min(shape[:2]) >= 8:
+        raise UsageError(f"{name} has the shape {shape}, which is that of one image; expected (N, H, W, C): x[None].")
     fits = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] in channels)
     if not fits or 0 in shape:
         raise UsageError(

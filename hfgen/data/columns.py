@@ -7,9 +7,11 @@ import numpy as np
 
 from hfgen.data.labels import Classes, classes_of, row_number
 from hfgen.data.sources import DataSource
+from hfgen.data.splits import SPLIT_COLUMNS
 from hfgen.errors import UsageError, did_you_mean
 
 LABEL_COLUMNS = ("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "y")
+SHOWN = 8  # columns in a note
 FEW = 16  # texts that are classes even if all of them differ
 
 
@@ -44,17 +46,36 @@ def label_column_of(source: DataSource, dataset: Any) -> tuple[str | None, list[
     return column, [f"classes are those of {column!r}, not of {others}: --label_column"] if others else []
 
 
+def _unused(dataset: Any, image: str) -> list[str]:
+    """Return a line on the columns of a table that nothing reads, where it has no column of labels."""
+    import datasets
+
+    plain = [n for n, feature in dataset.features.items() if n != image and not isinstance(feature, datasets.Image)]
+    unused = [
+        name
+        for name in plain
+        if name.casefold().replace(" ", "_") not in SPLIT_COLUMNS and not name.startswith("__index")
+    ]
+    if not unused:
+        return []
+    named = ", ".join(unused[:SHOWN]) + (" ..." if len(unused) > SHOWN else "")
+    return [f"no classes: no column is called like labels; --label_column takes one of {named}"]
+
+
 def labels_of(
-    source: DataSource, dataset: Any, row: Callable[[int], str] = row_number
+    source: DataSource, dataset: Any, row: Callable[[int], str] = row_number, image: str = ""
 ) -> tuple[Classes | None, list[str], str | None]:
     """Return the classes of a dataset; notes; and why images have no class, where that is so.
+
+    Args:
+        image: the column of the images.
 
     Raises:
         UsageError: the wanted column does not exist, or does not hold classes.
     """
     column, notes = label_column_of(source, dataset)
     if column is None:
-        return None, notes, None
+        return None, _unused(dataset, image), None
     feature = dataset.features[column]
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     classes, more, problem = classes_among(source, _values(dataset, column), names, column, row)

@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
+from hfgen.data.encodings import likely_encoding, title
 from hfgen.errors import UsageError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -19,8 +20,8 @@ MOST_CELL = 1 << 26  # characters of a value: an image may be written as text
 def read_csv(path: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Read a table of texts: column -> values, and notes for the user.
 
-    The encoding is that of the byte order mark, else UTF-8, else that of Windows in Western Europe; the delimiter is
-    the one of comma, semicolon, tab and bar that gives all rows the same number of values.
+    The encoding is that of the byte order mark, else UTF-8, else the likeliest code page; the delimiter is the one of
+    comma, semicolon, tab and bar that gives all rows the same number of values.
 
     Raises:
         UsageError: it is empty, too long, or some rows are longer than the first one, which names the columns.
@@ -58,8 +59,9 @@ def _text(path: Path) -> tuple[str, list[str]]:
     try:
         return content.decode(encoding), []
     except UnicodeDecodeError:
-        note = f"{path.name} is not UTF-8; it is read as Windows-1252: save it as UTF-8 if names look wrong"
-        return content.decode("cp1252", "replace"), [note]
+        likely = likely_encoding(content)
+        note = f"{path.name} is not UTF-8; it is read as {title(likely)}: save it as UTF-8 if names look wrong"
+        return content.decode(likely, "replace"), [note]
 
 
 def _rows(text: str, delimiter: str) -> list[list[str]]:

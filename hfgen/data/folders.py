@@ -9,17 +9,20 @@ import torch
 from PIL import Image
 
 from hfgen.data.archives import is_archive, unpacked
-from hfgen.data.arrangement import Arrangement, arranged, display
+from hfgen.data.arrangement import Arrangement, arranged, as_declared, display, shown
 from hfgen.data.columns import classes_among
+from hfgen.data.declared import declared_splits
 from hfgen.data.headers import inspect_headers
 from hfgen.data.images import Images
 from hfgen.data.metadata import Beside, labels_beside, refuse_unknown
-from hfgen.data.sources import BUILT_IN, DataSource
+from hfgen.data.parquet_files import PARQUET, picture_columns
+from hfgen.data.sources import BUILT_IN, DataSource, way_by_content, way_of
+from hfgen.data.splits import ORDER
 from hfgen.data.walk import Found, kind, left_out_note, walk
 from hfgen.errors import UsageError, counted
 
 TEXTS = (".csv", ".tsv", ".jsonl", ".ndjson")
-TABLES = (".parquet", ".pq", ".arrow", *TEXTS)  # read where there are no images
+TABLES = (*PARQUET, ".arrow", *TEXTS)  # read where there are no images
 FEW = 4  # times the bytes of a folder's images that its archives have, where these are the data
 
 
@@ -40,18 +43,37 @@ def found_in(source: DataSource) -> Found | None:
         tables = [path / other for other in found.others if other.lower().endswith(TABLES)]
         if found.images and not _are_previews(found, archives + tables):
             return found
-        if tables:
+        if tables and not (archives and _are_texts_about(archives, tables)):
             return None
         if archives:
             found = unpacked(name, archives)
+            found.left_out.update(kind(table.name) for table in tables)
     if found.images:
         source.refuse_configuration()
         return found
     what = "holds no images that hfgen reads" if found.left_out else "is an empty folder"
     told = "".join(f"; {note}" for note in left_out_note(found.left_out))
-    array = next((path for path in found.others if path.lower().endswith((".npz", ".npy"))), None)
-    hint = f" Give the file itself: {found.root / display(array)}" if array else ""
-    raise UsageError(f"The dataset {name!r} {what}{told}.{hint}")
+    raise UsageError(f"The dataset {name!r} {what}{told}.{_what_to_do(found)}")
+
+
+def _what_to_do(found: Found) -> str:
+    """Return a sentence on what to do with files other than images, by what most of them are."""
+    arrays = [path for path in found.others if path.lower().endswith((".npz", ".npy"))]
+    if arrays:
+        stack = "" if len(arrays) == 1 else " Save them as arrays of one .npz."
+        return f"{stack} Give the file itself: {found.root / display(arrays[0])}"
+    endings = Counter(kind(path) for path in found.others)
+    if (most := next((ending for ending, _ in endings.most_common() if way_of(ending)), None)) is not None:
+        return f" {way_of(most)}."
+    beginnings = (found.read(path, 4) for path in found.others[:20])
+    return next((f" {way}." for way in map(way_by_content, beginnings) if way), "")
+
+
+def _are_texts_about(archives: list[Path], tables: list[Path]) -> bool:
+    """Return True for text tables that are small beside archives, such as the labels of Kaggle's data."""
+    texts = [path for path in tables if path.suffix.lower() in TEXTS]
+    sizes = [sum(path.stat().st_size for path in paths) for paths in (texts, archives)]
+    return len(texts) == len(tables) and sizes[0] < sizes[1]
 
 
 def _are_previews(found: Found, packed: list[Path]) -> bool:
@@ -59,24 +81,16 @@ def _are_previews(found: Found, packed: list[Path]) -> bool:
 
     Such are the pictures beside the files of a dataset that was downloaded from the Hub.
     """
-    packed = [path for path in packed if path.suffix.lower() not in (".parquet", ".pq") or _holds_images(path)]
+    packed = [
+        path
+        for path in packed
+        if path.suffix.lower() not in (".parquet", ".pq") or any(picture_columns(path).values())
+    ]
     packed = [path for path in packed if path.suffix.lower() not in TEXTS]
     if not packed:
         return False
     sizes = (os.path.getsize(found.root / path) for path in found.images)
     return sum(path.stat().st_size for path in packed) > FEW * sum(sizes)
-
-
-def _holds_images(path: Path) -> bool:
-    import pyarrow.parquet
-    from pyarrow import types
-
-    try:
-        kinds = [field.type for field in pyarrow.parquet.read_schema(path)]
-    except (OSError, pyarrow.ArrowException):
-        return False
-    structs = [kind for kind in kinds if types.is_struct(kind) and kind.get_field_index("bytes") >= 0]
-    return bool(structs) or any(types.is_binary(kind) or types.is_large_binary(kind) for kind in kinds)
 
 
 def images_from_folder(source: DataSource, found: Found) -> Images:
@@ -140,8 +154,9 @@ def choose(source: DataSource, found: Found) -> Chosen:
         NoSplitError: there is no such split.
         UsageError: a column does not exist or does not hold classes, or a table is damaged.
     """
-    by_folder = arranged(source.name, found.images, found.folders, source.split)
     beside = labels_beside(source, found)
+    listed = beside.splits if beside else {}
+    by_folder = _by_folders(source, found, found.folders, listed)
     columns = ["image", *(["label"] if by_folder.names else []), *(beside.columns if beside else [])]
     refuse_unknown(source, columns)
     chosen = None if beside is None else _by_table(source, found, by_folder, beside)
@@ -150,13 +165,43 @@ def choose(source: DataSource, found: Found) -> Chosen:
         splits, why = by_folder.splits, by_folder.no_classes
         chosen = Chosen(by_folder.files, _numbers(by_folder), by_folder.names, why, splits, notes)
     links = [f"{counted(found.links, 'image')} reached by links"] if found.links else []
-    left_out = found.left_out - Counter(map(kind, beside.files if beside else []))
-    return replace(chosen, notes=[*chosen.notes, *links, *left_out_note(left_out)])
+    used = beside.files if beside else []
+    left_out = left_out_note(found.left_out - Counter(map(kind, used)))
+    return replace(chosen, notes=[*chosen.notes, *links, *left_out, *_about_tables(found, used)])
+
+
+def _about_tables(found: Found, used: list[str]) -> list[str]:
+    """Return a line on a table beside images that is not read with them."""
+    if type(found) is not Found:
+        return []
+    tables = [path for path in found.others if path.lower().endswith((*PARQUET, *TEXTS)) and path not in used]
+    if not tables:
+        return []
+    tables.sort(key=lambda path: (path.count("/"), path))
+    return [f"not read: {shown(tables)}; for labels in a table give it itself, {found.root / display(tables[0])}"]
+
+
+def _by_folders(
+    source: DataSource, found: Found, folders: list[str] | None, listed: dict[str, str] | None = None
+) -> Arrangement:
+    """Arrange by the splits that a copied repository of the Hub or a table declares, or else by the names of folders.
+
+    Args:
+        listed: image -> its split, as a table has it.
+    """
+    declared = declared_splits(found.root, found.images) if type(found) is Found else None
+    if declared is not None:
+        return as_declared(source.name, declared, folders, source.split, "README.md")
+    if listed and len(listed) == len(found.images):
+        declared = {split: [path for path in found.images if listed[path] == split] for split in ORDER}
+        declared = {split: paths for split, paths in declared.items() if paths}
+        return as_declared(source.name, declared, folders, source.split, "the table")
+    return arranged(source.name, found.images, folders, source.split)
 
 
 def _by_table(source: DataSource, found: Found, by_folder: Arrangement, beside: Beside) -> Chosen | None:
     """Choose by the labels of a table; None where the folders decide."""
-    whole = arranged(source.name, found.images, None, source.split)
+    whole = _by_folders(source, found, None, beside.splits)
     listed = [path for path in whole.files if path in beside.values]
     told = f"{beside.source} lists {len(listed):,} of {len(whole.files):,} images"
     if len(listed) < len(whole.files):

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from hfgen.data.looks import Range, evenly_spaced, extremes, is_opaque, of_sample, range_of
-from hfgen.data.pixels import WIDE, common_mode, holds_several, naming, true_mode, upright_size
+from hfgen.data.looks import Range, brightest, evenly_spaced, extremes, is_opaque, of_sample, range_of
+from hfgen.data.pixels import SIXTEEN_BITS, WIDE, common_mode, holds_several, is_cut, naming, true_mode, upright_size
 from hfgen.data.sources import DataSource
 from hfgen.errors import HFGenError, UsageError, counted
 from hfgen.modalities.formats import MOST_MEMORY, check_memory, memory_of
 
 SCANNED = 20_000  # images whose headers are read; of a larger dataset, that many evenly spaced
+DARK = 64  # upper 8 bits of 16, below which fewer bits were meant
 HUGE = 89_478_485  # pixels, from which on pillow warns
 
 
@@ -53,12 +54,13 @@ def inspect_headers(
     if count == 0:
         raise UsageError(f"The dataset {source.name!r} holds no images.")
     seen, modes = Seen(), Counter[str]()
-    several, huge = 0, list[str]()
+    several, cut, huge = 0, 0, list[str]()
     for index in evenly_spaced(count, SCANNED):
         try:
             with naming(source.name, functools.partial(name_image, index)), open_image(index) as image:
                 modes[true_mode(image)] += 1
                 seen.sizes[upright_size(image)] += 1
+                cut += is_cut(image)
                 several += not source.all_frames and holds_several(image)
                 if image.width * image.height > HUGE:
                     huge.append(f"{name_image(index)} has {image.width}x{image.height} pixels")
@@ -73,11 +75,29 @@ def inspect_headers(
     if several:
         hold = "file holds" if several == 1 else "files hold"
         seen.notes.append(f"{several} {hold} several pictures; the first of each is read (--all_frames takes all)")
+    if cut:
+        seen.notes.append(_about_cut(source, cut, count, open_image))
     if huge:
         more = f", and {counted(len(huge) - 1, 'image')} more are as large" if len(huge) > 1 else ""
         seen.notes.append(f"{huge[0]}{more}: slow to read, each time")
     _choose(source, seen, modes, count, open_image)
     return seen
+
+
+def _about_cut(source: DataSource, cut: int, count: int, open_image: Callable[[int], Image.Image]) -> str:
+    """Return a line on color pictures of 16 bits a channel, whose upper 8 are read.
+
+    Raises:
+        UsageError: these bits are nearly empty, or another range of values is asked for.
+    """
+    most = max(of_sample(count, open_image, brightest), default=255)
+    if source.value_range != SIXTEEN_BITS and (source.value_range or most < DARK):
+        raise UsageError(
+            f"{source.name}: {counted(cut, 'color image')} of 16 bits a channel; the upper 8 are read, which reach "
+            f"{most} of 255.\nConvert the images so that white is 65535, or to 8 bits; --value_range scales gray "
+            "images alone, and 0,65535 reads these as they are."
+        )
+    return f"of {counted(cut, 'color image')} of 16 bits a channel the upper 8 are read"
 
 
 def _check_size(image: Image.Image) -> None:

@@ -1,20 +1,29 @@
 """The column of a table that holds the images, in the forms in which people have them."""
 
 import io
-import itertools
 import mimetypes
-import os
+import re
+from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from hfgen.data.labels import row_number
-from hfgen.data.pixel_columns import picture_of
+from hfgen.data.listed_files import is_file, is_outside, listed_files
+from hfgen.data.pixel_columns import picture_of, pictures_of, pixel_names
 from hfgen.data.pixels import UNREADABLE
 from hfgen.data.sources import DataSource
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.files import printable
 from hfgen.modalities.formats import open_picture
+
+PIXELS = ("image", "images", "img", "pixels", "x", "data")  # columns in which flat lists of numbers are pixels
+SHOWN = 20  # columns in a message
+
+
+def shown(columns: Iterable[str]) -> str:
+    """List columns, the first of many."""
+    names = [*columns]
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def with_images(source: DataSource, dataset: Any) -> tuple[Any, str, list[str]]:
@@ -28,13 +37,15 @@ def with_images(source: DataSource, dataset: Any) -> tuple[Any, str, list[str]]:
     """
     import datasets
 
-    wanted, columns = source.image_column, ", ".join(dataset.features)
+    wanted, columns = source.image_column, shown(dataset.features)
     if wanted is not None and wanted not in dataset.features:
         near = did_you_mean(wanted, dataset.features)
         raise UsageError(f"{source.name}: {wanted!r} is not a column of images.{near} Columns: {columns}.")
     found = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if wanted in found or (wanted is None and len(found) == 1):
         return dataset, wanted or found[0], []
+    if wanted is None and not found and (pixels := pixel_names(dataset.features)):
+        return _of_pixels(source, dataset, pixels)
     if wanted is not None or not found:
         first = _first_rows(dataset)
         kinds = {name: kind for name in dataset.features if (kind := _kind(source, first, name, name == wanted))}
@@ -44,7 +55,8 @@ def with_images(source: DataSource, dataset: Any) -> tuple[Any, str, list[str]]:
         raise UsageError(f"{source.name}: {wanted!r} is not a column of images; it holds {what}. Columns: {columns}.")
     if len(found) != 1:
         what = "no column of images" if not found else f"several columns of images ({', '.join(found)})"
-        raise UsageError(f"{source.name}: {what}. Columns: {columns}. Choose with --image_column.")
+        lists = "" if found else _several(dataset)
+        raise UsageError(f"{source.name}: {what}. Columns: {columns}.{lists} Choose with --image_column.")
     column, notes = found[0], list[str]()
     if isinstance(dataset, datasets.IterableDataset):
         return _streamed(source, dataset, column, kinds[column]), column, notes
@@ -53,6 +65,33 @@ def with_images(source: DataSource, dataset: Any) -> tuple[Any, str, list[str]]:
     elif kinds[column] == "arrays":
         dataset = _with_arrays(source, dataset, column)
     return dataset, column, notes
+
+
+def _several(dataset: Any) -> str:
+    """Return a sentence on a column whose rows hold several pictures each."""
+    rows = _first_rows(dataset)
+    for name in rows[0] if rows else ():
+        value = next((row[name] for row in rows if row[name]), None)
+        entry = value[0] if isinstance(value, list) and value else None
+        content = entry.get("bytes") if isinstance(entry, dict) else entry
+        if isinstance(content, bytes) and _opens(content):
+            return f" {name!r} holds lists of images: write one image a row."
+    return ""
+
+
+def _of_pixels(source: DataSource, dataset: Any, pixels: list[str]) -> tuple[Any, str, list[str]]:
+    """Make images of a table with a column for each pixel."""
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset):
+        raise UsageError(f"{source.name} has a column for each pixel, which is not streamed; leave out --streaming.")
+    table = dataset.with_format("arrow")[:]
+    try:
+        pictures, note = pictures_of([table[name].to_numpy() for name in pixels])
+    except ValueError as error:
+        raise UsageError(f"{source.name}: the columns {pixels[0]} ... {pixels[-1]} {error}.") from error
+    name = "image" if "image" not in dataset.features else "_image"
+    return dataset.remove_columns(pixels).add_column(name, pictures), name, [note]
 
 
 def _streamed(source: DataSource, dataset: Any, column: str, kind: str) -> Any:
@@ -82,13 +121,29 @@ def _kind(source: DataSource, rows: list[dict[str, Any]], column: str, is_wanted
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return "bytes" if is_wanted or _opens(value) else None
-    if isinstance(value, str) and source.path.exists():
-        guessed, _ = mimetypes.guess_type(value.replace("\\", "/"))
-        return "paths" if is_wanted or (guessed or "").startswith("image/") else None
-    if isinstance(value, list) and (is_wanted or (value and isinstance(value[0], list))):
+    if isinstance(value, str | int) and source.path.exists() and not isinstance(value, bool):
+        guessed, _ = mimetypes.guess_type(str(value).replace("\\", "/"))
+        is_path = (
+            (is_wanted and isinstance(value, str))
+            or (guessed or "").startswith("image/")
+            or _name_files(source, rows, column)
+        )
+        return "paths" if is_path else None
+    if isinstance(value, list) and (is_wanted or column.casefold() in PIXELS or isinstance((value or [0])[0], list)):
         with suppress(ValueError):
             return "arrays" if picture_of(value) else None
     return None
+
+
+def _name_files(source: DataSource, rows: list[dict[str, Any]], column: str) -> bool:
+    """Return whether the values of a local table are names of images near it, without their endings."""
+    if not source.path.is_file() or (
+        "name" not in column.casefold() and not re.search(r"(?i)id|image|img|file", column)
+    ):
+        return False
+    values = [str(row[column]) for row in rows if row[column] is not None]
+    paths, _ = listed_files(values, source.path.parent, source.path.stem)
+    return all(path is not None and is_file(source.path.parent, path) for path in paths)
 
 
 def _opens(content: bytes) -> bool:
@@ -111,19 +166,17 @@ def _with_paths(source: DataSource, dataset: Any, column: str) -> tuple[Any, lis
         UsageError: files are not there.
     """
     root = source.path if source.path.is_dir() else source.path.parent
+    stem = "" if source.path.is_dir() else source.path.stem
     values = [value.get("path") if isinstance(value, dict) else value for value in dataset[column][:]]
-    first = next(value for value in values if value)
-    below = next((f for f in ["", *_folders(root)] if _is_file(root / f, _relative(first, root))), "")
-    paths = [None if not value else os.path.join(below, _relative(str(value), root)) for value in values]
-    missing = [row for row, path in enumerate(paths) if path and not _is_outside(path) and not _is_file(root, path)]
+    paths, note = listed_files([None if value in (None, "") else str(value) for value in values], root, stem)
+    missing = [row for row, path in enumerate(paths) if path and not is_outside(path) and not is_file(root, path)]
     if missing:
         listed = ", ".join(f"{row_number(row)} ({printable(str(values[row])[-60:])})" for row in missing[:4])
         raise UsageError(
             f"{source.name}: {len(missing)} of {len(paths)} files in {column!r} are not there: {listed}"
             f"{' ...' if len(missing) > 4 else ''}.\nPaths are looked for from the table's folder, {root}."
         )
-    note = [f"files of {column!r} are looked for in {below}/"] if below else []
-    return _replaced(dataset, column, paths), note
+    return _replaced(dataset, column, paths), [f"files of {column!r} are looked for {note}"] if note else []
 
 
 def _with_arrays(source: DataSource, dataset: Any, column: str) -> Any:
@@ -146,28 +199,3 @@ def _with_arrays(source: DataSource, dataset: Any, column: str) -> Any:
 def _replaced(dataset: Any, column: str, values: list[Any]) -> Any:
     new = "_".join(["new", *dataset.features])  # no column's name
     return dataset.add_column(new, values).remove_columns(column).rename_column(new, column)
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in itertools.islice(os.scandir(root), 200) if entry.is_dir())
-
-
-def _relative(path: str, root: Path) -> str:
-    """Return a path from the table's folder: of one with backslashes, an absolute one, one with the folder's name."""
-    path = path.strip()
-    if "\\" in path and not _is_file(root, path):
-        path = path.replace("\\", "/")
-    if os.path.isabs(path):
-        return os.path.relpath(path, root.absolute()) if Path(path).is_relative_to(root.absolute()) else path
-    path = path.removeprefix("./")
-    below = path.removeprefix(f"{root.absolute().name}/")
-    return below if below != path and not _is_file(root, path) else path
-
-
-def _is_file(root: Path, path: str) -> bool:
-    return not _is_outside(path) and (root / path).is_file()
-
-
-def _is_outside(path: str) -> bool:
-    """Return whether a path may lead out of the folder, so that nothing is asked about it."""
-    return os.path.isabs(path) or ".." in Path(path).parts or "://" in path

@@ -76,7 +76,7 @@ def _found(source: DataSource) -> Images:
     records = _undecoded(dataset.select_columns([column]), column)
     found = Records(records, column, Home.of(source, dataset))
     seen = inspect_headers(source, len(found), found.open, found.name)
-    classes, label_notes, problem = labels_of(source, dataset, found.name)
+    classes, label_notes, problem = labels_of(source, dataset, found.name, column)
     return Images(
         name=source.name,
         open_image=found.open,

@@ -10,12 +10,11 @@ from typing import Any
 
 from hfgen.data.csv_files import DELIMITERS, MOST_BYTES, read_csv
 from hfgen.data.pixel_columns import LISTED, listed_pixels, pixel_table
-from hfgen.data.splits import SPLITS
+from hfgen.data.splits import SPLIT_COLUMNS, SPLITS
 from hfgen.errors import UsageError, one_line
 from hfgen.files import parse_json, read_json
 
 TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
-SPLIT_COLUMNS = ("split", "subset", "partition", "data_set", "dataset", "set")
 AS_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "data:image/")  # how pictures begin
 
 
@@ -146,6 +145,8 @@ def _dataset(columns: dict[str, list[Any]]) -> Any:
 def _pictures(values: list[Any]) -> list[Any]:
     """Turn texts that are pictures into bytes: base64, b'...' as pandas writes bytes, or pixels as numbers."""
     first = next((value for value in values if value), None)
+    if isinstance(first, dict) and isinstance(first.get("bytes"), str):
+        return _pictures([value.get("bytes") if isinstance(value, dict) else None for value in values])
     if not isinstance(first, str):
         return values
     turn: Callable[[str], bytes] | None = None

@@ -15,6 +15,7 @@ from hfgen.data.arrangement import display, shown
 from hfgen.data.columns import LABEL_COLUMNS
 from hfgen.data.local_tables import columns_of
 from hfgen.data.sources import DataSource
+from hfgen.data.splits import SPLIT_COLUMNS, SPLITS
 from hfgen.data.walk import Found
 from hfgen.errors import UsageError, counted, did_you_mean, one_line
 
@@ -34,6 +35,7 @@ class Beside:
         values: image -> its label.
         columns: of all tables.
         notes: lines for the user.
+        splits: image -> its split, where a column of the tables names it for each of them.
     """
 
     files: list[str]
@@ -42,6 +44,7 @@ class Beside:
     values: dict[str, Any]
     columns: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 def labels_beside(source: DataSource, found: Found) -> Beside | None:
@@ -54,14 +57,22 @@ def labels_beside(source: DataSource, found: Found) -> Beside | None:
     if tables and type(found) is Found:
         return _of_tables(source, found, tables)
     stems = {path[:-4]: path for path in found.others if path.endswith(".cls")}
-    images = {posixpath.splitext(path)[0]: path for path in found.images} if stems else {}
-    sidecars = {stem: path for stem, path in stems.items() if stem in images}
-    if not sidecars:
+    images = {path: key for path in found.images if (key := _sample(path, stems)) is not None} if stems else {}
+    if not images:
         return None
-    texts = {images[stem]: found.read(path, MOST_CLS).decode("utf-8", "replace") for stem, path in sidecars.items()}
-    return Beside(
-        [*sidecars.values()], "the .cls files", "cls", {path: text.strip() for path, text in texts.items()}, ["cls"]
-    )
+    used = {key: stems[key] for key in images.values()}
+    texts = {key: found.read(path, MOST_CLS).decode("utf-8", "replace").strip() for key, path in used.items()}
+    several = len(images) - len(used)
+    notes = [f"{len(used)} samples hold {len(images)} images, and all are read"] if several else []
+    labels = {path: texts[key] for path, key in images.items()}
+    return Beside([*used.values()], "the .cls files", "cls", labels, ["cls"], notes)
+
+
+def _sample(path: str, stems: Mapping[str, str]) -> str | None:
+    """Return the sample of webdataset to which an image belongs: its name before an ending, or before all of them."""
+    folder, _, name = path.rpartition("/")
+    keys = (posixpath.splitext(path)[0], posixpath.join(folder, name.partition(".")[0]))
+    return next((key for key in keys if key in stems), None)
 
 
 def _of_tables(source: DataSource, found: Found, tables: list[str]) -> Beside:
@@ -90,10 +101,21 @@ def _of_tables(source: DataSource, found: Found, tables: list[str]) -> Beside:
         notes.append(f"{counted(len(names), 'file')} of {display(table)} not found: {shown(names)}")
     column = source.label_column if source.label_column in known else next(iter(_named(LABEL_COLUMNS, known)), None)
     notes += _about_doubles(rows, column)
-    unused = [name for name in known if name != column and name not in FILE_COLUMNS]
+    by, splits = _splits(rows, _named(SPLIT_COLUMNS, known))
+    unused = [name for name in known if name not in (column, by) and name not in FILE_COLUMNS]
     notes += [f"columns that are not used: {', '.join(unused)}"] if unused else []
     first = {path: several[0].get(column or "") for path, several in rows.items()}
-    return Beside(tables, shown(tables), column, first, [*known], notes)
+    return Beside(tables, shown(tables), column, first, [*known], notes, splits)
+
+
+def _splits(rows: Mapping[str, list[dict[str, Any]]], columns: list[str]) -> tuple[str | None, dict[str, str]]:
+    """Return the column that names a split for each row, `train` among them, and the split of each image."""
+    for column in columns:
+        named = {path: SPLITS.get(str(several[0].get(column)).casefold()) for path, several in rows.items()}
+        found = {path: split for path, split in named.items() if split is not None}
+        if len(found) == len(named) and "train" in found.values():
+            return column, found
+    return None, {}
 
 
 def _named(wanted: Iterable[str], columns: Iterable[str]) -> list[str]:

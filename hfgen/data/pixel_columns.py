@@ -1,7 +1,7 @@
 """Tables with a column for each pixel, or all pixels of an image as numbers in one text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,37 @@ def pixel_table(path: Path, delimiters: Sequence[str]) -> tuple[dict[str, list[A
         names = ["label", *(f"pixel{number}" for number in range(len(names) - 1))]
     else:
         is_headless = False
-    pixels = [name for name in names if PIXEL.fullmatch(name.casefold())]
-    shape = side_of(len(pixels)) if len(pixels) >= LEAST and len({*names}) == len(names) else None
-    if shape is None:
+    pixels = pixel_names(names)
+    if not pixels or len({*names}) < len(names):
         return None
     table = _read(path, names, delimiter, is_headless)
-    values = np.stack([table[name].to_numpy() for name in pixels], axis=1)
-    if values.dtype.kind not in "iuf" or not np.array_equal(values, values.clip(0, 255).round()):
-        raise UsageError(f"{path.name}: the columns {pixels[0]} ... {pixels[-1]} are not whole numbers from 0 to 255.")
+    try:
+        pictures, note = pictures_of([table[name].to_numpy() for name in pixels])
+    except ValueError as error:
+        raise UsageError(f"{path.name}: the columns {pixels[0]} ... {pixels[-1]} {error}.") from error
     columns = {name: table[name].to_pylist() for name in names if name not in {*pixels}}
+    return {"image": pictures, **columns}, [note]
+
+
+def pixel_names(columns: Iterable[str]) -> list[str]:
+    """Return the columns that are called like the pixels of square images; none where they are not as many."""
+    pixels = [name for name in columns if PIXEL.fullmatch(name.casefold())]
+    return pixels if len(pixels) >= LEAST and side_of(len(pixels)) else []
+
+
+def pictures_of(columns: Sequence[np.ndarray]) -> tuple[list[bytes], str]:
+    """Return images from the columns of their pixels, and a line for the user.
+
+    Raises:
+        ValueError: pixels are not whole numbers from 0 to 255.
+    """
+    values, shape = np.stack(columns, axis=1), side_of(len(columns))
+    if values.dtype.kind not in "iuf" or not np.array_equal(values, values.clip(0, 255).round()):
+        raise ValueError("are not whole numbers from 0 to 255")
+    assert shape is not None
     order = "rows of pixels" if len(shape) == 2 else "rows of pixels, the channels of each together"
-    note = f"{len(pixels)} columns are read as images of {shape[1]}x{shape[0]}, {order}"
-    return {"image": [_netpbm(row.reshape(shape)) for row in values.astype(np.uint8)], **columns}, [note]
+    note = f"{len(columns)} columns are read as images of {shape[1]}x{shape[0]}, {order}"
+    return [_netpbm(row.reshape(shape)) for row in values.astype(np.uint8)], note
 
 
 def _read(path: Path, names: list[str], delimiter: str, is_headless: bool) -> Any:

@@ -67,6 +67,14 @@ def true_mode(image: Image.Image) -> str:
     return {"RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode)
 
 
+def is_cut(image: Image.Image) -> bool:
+    """Return whether a color picture has 16 bits a channel; pillow keeps the upper eight."""
+    tile = getattr(image, "tile", None)
+    given = tile[0][3] if tile and image.mode in ("RGB", "RGBA", "LA") else None
+    raw = given[0] if isinstance(given, tuple) and given else given
+    return isinstance(raw, str) and ";16" in raw
+
+
 def common_mode(modes: Iterable[str]) -> str:
     """Return L where all are gray, RGBA where all have alpha, else RGB."""
     modes = set(modes)

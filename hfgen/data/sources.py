@@ -4,10 +4,9 @@ A name is that of a built-in dataset (`mnist-mini`), of a folder of images (with
 folder or file of parquet, of an `.npz` or `.npy` file, or an id on the Hub.
 """
 
-import ast
+import contextlib
 import errno
 import glob
-import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from hfgen.data.builtin import BUILT_IN_FOLDERS as BUILT_IN
+from hfgen.data.declared import configurations, declared_splits, names_files_beyond
 from hfgen.data.local_tables import local_tables
+from hfgen.data.on_the_hub import asked_first, why_not_found
+from hfgen.data.parquet_files import (
+    MOST_IN_MEMORY,
+    PARQUET,
+    by_split,
+    bytes_of,
+    columns_of_folders,
+    read_in_memory,
+    with_pictures,
+)
 from hfgen.data.splits import chosen_split, splits_in
 from hfgen.errors import UsageError, did_you_mean, first_line, nearest
-from hfgen.files import looks_local, parse_yaml, read_text
+from hfgen.files import looks_local
 from hfgen.settings.arguments import TrainingArguments
 
-PARQUET = (".parquet", ".pq")
 KNOWN = ".parquet, .csv, .tsv, .jsonl, .npz, .npy, .zip, .tar"
 CONVERTED = {  # kinds of files that others write -> what to do
     ".xlsx .xls .ods .numbers": "Save the sheet as CSV",
@@ -30,9 +39,16 @@ CONVERTED = {  # kinds of files that others write -> what to do
     ".feather .arrow .orc .avro .db .sqlite": "Save it as parquet",
     ".json": "Write one row a line, as .jsonl",
     ".txt .xml .yaml": "Save a table as CSV",
+    ".heic .heif .hif .raw .arw .cr2 .cr3 .dng .nef .orf .raf .rw2": "Convert the photos to JPEG or PNG",
+    ".svg .eps .ps .pdf .ai .psd": "Export the drawings as PNG",
+    ".mp4 .mov .avi .mkv .webm .m4v .mpg": "Save frames of the films as images",
+    ".dcm .nii": "Save the slices as PNG or .npz",
+    ".tfrecord": "Save the images as parquet or .npz",
 }
-TIMEOUT = 10.0  # seconds, for a question to the Hub
-MOST_IN_MEMORY = 2**28  # bytes of parquet files that are read without a copy in the cache of `datasets`
+CONTENTS = {  # how files without an ending begin -> what to do
+    b"\x80": "They are pickles, which run code when they are read: save the arrays as .npz",
+    b"\0\0\x08": "They are arrays as MNIST has them (IDX): save them as .npz",
+}
 UNWRITABLE = (  # errors of a cache: of its rights, its room, its locks, its place
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.ENOSYS),
     errno.ENOTSUP,
@@ -110,6 +126,16 @@ class DataSource:
         return None if self.path.exists() else self.name
 
 
+def way_of(ending: str) -> str:
+    """Return what to do with a kind of file that is not read; nothing where that is unknown."""
+    return next((way for kinds, way in CONVERTED.items() if ending.lower() in kinds.split()), "")
+
+
+def way_by_content(beginning: bytes) -> str:
+    """Return what to do with a file, by its first bytes; nothing where that is unknown."""
+    return next((way for start, way in CONTENTS.items() if beginning.startswith(start)), "")
+
+
 def check_name(name: str, split: str | None = None) -> None:
     """Refuse a dataset's name that is surely mistaken, before anything slow is imported or a Hub is asked.
 
@@ -144,30 +170,6 @@ def _require_split(name: str, wanted: str, there: Collection[str]) -> str:
         held = f" It has {', '.join(there)}." if "Known" not in near else ""
         raise NoSplitError(f"The dataset {name!r} has no split {wanted!r}.{near}{held} Choose with --dataset_split.")
     return split
-
-
-def _ask_once(source: DataSource) -> None:
-    """Ask the Hub once whether it has a dataset without an owner, where `datasets` would ask for half a minute.
-
-    Raises:
-        UsageError: it has none, or it is not reached and the dataset is not in the cache.
-    """
-    import datasets
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    cache = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE)
-    try:
-        HfApi().dataset_info(source.name, timeout=TIMEOUT)
-    except OfflineModeIsEnabled:
-        return  # `datasets` looks into its cache at once
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403, 404):
-            raise UsageError(_why_not_found(source, error)) from error
-    except (httpx2.HTTPError, OSError) as error:
-        if not (cache / source.name).exists():
-            raise UsageError(_why_not_found(source, error)) from error
 
 
 def located(name: str | None) -> str | None:
@@ -207,7 +209,7 @@ def load_table(source: DataSource, streaming: bool = False) -> Table:
     check_name(name)
     if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
         raise UsageError(f"The dataset {name!r} is an empty folder.")
-    loaded, notes = local_tables(path) or (_loaded(source, streaming), [])
+    loaded, notes = local_tables(path) or (_loaded(source, streaming), _about_files(source, streaming))
     split = _require_split(name, source.split, loaded)
     rows = loaded[split]
     count = len(rows) if hasattr(rows, "__len__") else None
@@ -222,46 +224,27 @@ def _loaded(source: DataSource, streaming: bool) -> Any:
 
     names, options = arguments_of(source)
     files = options.get("data_files") if names == ["parquet"] else None
-    if files is not None and not streaming and _bytes_of(files) <= MOST_IN_MEMORY:
-        return {split: _in_memory(source, found) for split, found in _by_split(files).items()}
-    if source.dataset_id is not None and "/" not in source.name:
-        _ask_once(source)
+    if files is not None and not streaming and bytes_of(files) <= MOST_IN_MEMORY:
+        root = source.path if source.path.is_dir() else source.path.parent
+        return {split: read_in_memory(source.name, root, found) for split, found in by_split(files).items()}
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    cached = Path(source.cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser()
+    is_cached = (cached / source.name.replace("/", "___")).exists()
     try:
-        return datasets.load_dataset(
-            *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
-        )
+        with contextlib.nullcontext() if source.path.exists() else asked_first(source.name, is_cached):
+            return datasets.load_dataset(
+                *names, name=source.config_name, cache_dir=source.cache_dir, streaming=streaming, **options
+            )
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
         refused = _cache_refused(source, cause)
         raise UsageError(refused or f"The dataset {source.name!r} cannot be read: {cause}") from error
+    except UsageError:
+        raise
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_cache_refused(source, error) or _why_not_found(source, error)) from error
-
-
-def _by_split(files: str | dict[str, Any]) -> dict[str, list[Path]]:
-    """Return split -> files, from what `datasets` takes as `data_files`."""
-    named = {"train": files} if isinstance(files, str) else files
-    lists = {split: [found] if isinstance(found, str) else found for split, found in named.items()}
-    return {split: [Path(path) for one in found for path in sorted(glob.glob(one))] for split, found in lists.items()}
-
-
-def _bytes_of(files: str | dict[str, Any]) -> int:
-    """Return the bytes of parquet files in memory, as far as their headers tell; of many files those on the disk."""
-    import pyarrow
-    import pyarrow.parquet
-
-    paths = [path for found in _by_split(files).values() for path in found]
-    on_disk = sum(path.stat().st_size for path in paths)
-    if on_disk > MOST_IN_MEMORY:
-        return on_disk
-    try:
-        headers = [pyarrow.parquet.read_metadata(path) for path in paths]
-    except (pyarrow.ArrowException, OSError):
-        return on_disk  # it fails when it is read
-    groups = [header.row_group(number) for header in headers for number in range(header.num_row_groups)]
-    return max(on_disk, sum(group.total_byte_size for group in groups))
+        refused = _cache_refused(source, error)
+        raise UsageError(refused or why_not_found(source.name, source.config_name, error)) from error
 
 
 def data_bytes(source: DataSource, streaming: bool) -> tuple[int, Path | None]:
@@ -279,26 +262,11 @@ def data_bytes(source: DataSource, streaming: bool) -> tuple[int, Path | None]:
     if streaming or source.is_array or (source.path.is_file() and source.path.suffix.lower() not in PARQUET):
         return size, None
     tables = [source.path] if source.path.is_file() else list(source.path.rglob("*.parquet"))
-    return size, None if _bytes_of({"all": [glob.escape(str(table)) for table in tables]}) <= MOST_IN_MEMORY else cache
+    return size, None if bytes_of({"all": [glob.escape(str(table)) for table in tables]}) <= MOST_IN_MEMORY else cache
 
 
 def _size(place: Path) -> int:
     return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
-
-
-def _in_memory(source: DataSource, files: list[Path]) -> Any:
-    """Read parquet files as `datasets` would, without a copy in its cache."""
-    import datasets
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        tables = [pyarrow.parquet.read_table(file, partitioning=None) for file in files]
-        table = pyarrow.concat_tables(tables, promote_options="default")
-        features = datasets.Features.from_arrow_schema(table.schema)
-        return datasets.Dataset(datasets.table.InMemoryTable(table).cast(features.arrow_schema))
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-        raise UsageError(f"The dataset {source.name!r} cannot be read: {first_line(error)}") from error
 
 
 def _cache_refused(source: DataSource, error: BaseException) -> str | None:
@@ -325,66 +293,40 @@ def arguments_of(source: DataSource) -> tuple[list[str], dict[str, Any]]:
         return ["parquet"], {"data_files": {p.stem: str(p) for p in sorted(path.glob("*.parquet"))}}
     if path.is_file():
         if path.suffix.lower() not in PARQUET:
-            way = next((f" {way}." for kinds, way in CONVERTED.items() if path.suffix.lower() in kinds.split()), "")
+            with path.open("rb") as file:
+                way = way_of(path.suffix) or way_by_content(file.read(4))
+            way = f" {way}." if way else ""
             raise UsageError(f"{source.name!r} is a file of unknown kind; known: {KNOWN}, or a folder.{way}")
         return ["parquet"], {"data_files": glob.escape(str(path))}
     if not path.is_dir():
         return [source.name], {}
-    if _has_configurations(path):
+    if len(configurations(path)) > 1 and not names_files_beyond(path):
         return [str(path)], {}
-    files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in PARQUET and p.is_file()]
-    shown = [file for file in files if not any(part.startswith((".", "__")) for part in file.split("/"))]
-    if not shown:
+    kept = _parquet_below(path)[0]
+    if not kept:
         return ["imagefolder"], {"data_dir": glob.escape(str(path))}
-    splits = splits_in(shown).items()
+    splits = (declared_splits(path, kept) or splits_in(kept)).items()
     return ["parquet"], {"data_files": {split: [glob.escape(str(path / f)) for f in found] for split, found in splits}}
 
 
-def _has_configurations(folder: Path) -> bool:
-    """Return whether the card of a copied Hub repository names several configurations, by files that lie in it."""
-    try:
-        card = read_text(folder / "README.md") if (folder / "README.md").is_file() else ""
-        header = parse_yaml(card.split("---")[1]) if card.startswith("---") and card.count("---") > 1 else {}
-    except ValueError:
-        return False
-    configs = header.get("configs") if isinstance(header, dict) else None
-    if not isinstance(configs, list) or len(configs) < 2 or re.search(r"\.\.|: */|://", card.split("---")[1]):
-        return False
-    return True
+def _parquet_below(folder: Path) -> tuple[list[str], list[str]]:
+    """List the parquet files below a folder: those of the table of images, and others."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in PARQUET and p.is_file())
+    shown = [p for p in found if not any(part.startswith((".", "__")) for part in p.parts)]
+    kept, others = with_pictures([folder / p for p in shown])
+    return [p.relative_to(folder).as_posix() for p in kept], [p.relative_to(folder).as_posix() for p in others]
 
 
-def _why_not_found(source: DataSource, error: Exception) -> str:
-    name, first = source.name, first_line(error)
-    if (script := re.search(r"[Dd]ataset scripts are no longer supported, but found (\S+)", str(error))) is not None:
-        return (
-            f"The dataset {name!r} is a program ({script[1]}), which is not run.\n"
-            "The Hub may hold its images as parquet, too:\n"
-            f"  hf download {name} --repo-type dataset --revision refs/convert/parquet --local-dir FOLDER\n"
-            "Then give --dataset_name FOLDER; or look for another copy on the Hub."
-        )
-    if (configs := _configurations(error)) is not None:
-        if source.config_name is None:
-            return f"{name!r} has several configurations: {', '.join(configs)}. Choose with --dataset_config_name."
-        near = did_you_mean(source.config_name, configs)
-        return (
-            f"{name!r} has no configuration {source.config_name!r}.{near} It has {', '.join(configs)}: "
-            "--dataset_config_name."
-        )
-    if source.path.exists():
-        return f"The dataset {name!r} cannot be read: {first}\nA folder must hold images or parquet files."
-    return (
-        f"There is no dataset {name!r}: no such folder, and it could not be loaded from the Hub: "
-        f"{first}\nBuilt-in datasets, which need no network: {', '.join(BUILT_IN)}."
-    )
-
-
-def _configurations(error: Exception) -> list[str] | None:
-    """Return the configurations that an error of `datasets` lists, where one must be chosen among them."""
-    text = str(error)
-    if not re.search("[Cc]onfig name is missing|BuilderConfig .* not found", text):
-        return None
-    try:
-        listed = ast.literal_eval(text[text.index("[") : text.index("]") + 1])
-    except (ValueError, SyntaxError):
-        return None
-    return [str(name) for name in listed]
+def _about_files(source: DataSource, streaming: bool) -> list[str]:
+    """Return lines on a folder's parquet files: which are left out, and what the names of their folders mean."""
+    path = source.path
+    if source.name in BUILT_IN or not path.is_dir() or len(configurations(path)) > 1:
+        return []
+    kept, others = _parquet_below(path)
+    notes = [f"left out, as they have no column of images: {', '.join(sorted(others)[:5])}"] if others else []
+    named = sorted({column for file in kept for column in columns_of_folders(path, path / file)})
+    is_read = not streaming and bytes_of({"all": [glob.escape(str(path / f)) for f in kept]}) <= MOST_IN_MEMORY
+    what = "a column" if is_read else "not read as a column of a table that is streamed or larger than 256 MiB"
+    notes += [f"the folders {column}=... are {what}" for column in named]
+    declared = declared_splits(path, kept)
+    return notes + ([f"splits are those that README.md declares: {', '.join(declared)}"] if declared else [])

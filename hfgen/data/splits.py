@@ -7,6 +7,14 @@ from pathlib import PurePath
 SPLITS = {"train": "train", "training": "train"}  # a name -> what it stands for, as `datasets` has them
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+SPLIT_COLUMNS = (
+    "split",
+    "subset",
+    "partition",
+    "data_set",
+    "dataset",
+    "set",
+)  # of tables, that name the split of a row
 ORDER = ("train", "validation", "test")
 
 

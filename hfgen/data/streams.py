@@ -13,8 +13,9 @@ from hfgen.data.headers import inspect_headers
 from hfgen.data.image_column import with_images
 from hfgen.data.images import ImageFacts
 from hfgen.data.looks import evenly_spaced
+from hfgen.data.parquet_files import PARQUET
 from hfgen.data.records import Home, Records
-from hfgen.data.sources import PARQUET, DataSource, Table, arguments_of, load_table
+from hfgen.data.sources import DataSource, Table, arguments_of, load_table
 from hfgen.data.walk import Found
 from hfgen.errors import UsageError, clear
 

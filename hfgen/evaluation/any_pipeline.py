@@ -4,14 +4,15 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from transformers import PreTrainedModel
 
 from hfgen import registry
 from hfgen.errors import LoadError
 from hfgen.hub.download import local_folder
 from hfgen.pipeline import HFGenPipeline
 from hfgen.repository.checks import check_component, check_files
-from hfgen.repository.components import COMPONENT_BASES, STACK, component_class, pipeline_class_of
+from hfgen.repository.components import STACK, component_class, pipeline_class_of
 from hfgen.repository.index import CONFIG, MODEL_INDEX
 from hfgen.repository.model_folder import ModelFolder
 from hfgen.settings.options import component_choices
@@ -71,7 +72,7 @@ def _load_foreign(foreign: Any, folder: ModelFolder, **kwargs: object) -> Diffus
                     f"of {' and '.join(STACK)}."
                 )
             class_ = getattr(STACK_MODULES[library], class_name, None)
-            if isinstance(class_, type) and issubclass(class_, COMPONENT_BASES):
+            if isinstance(class_, type) and issubclass(class_, (ModelMixin, SchedulerMixin, PreTrainedModel)):
                 check_component(folder, name, class_, options.get("variant"))
             else:
                 check_files(folder, name)

@@ -13,6 +13,14 @@ from hfgen.repository.components import classes_in
 from hfgen.repository.fit import check_config, check_fit, incomplete, missing_tensors, renamed
 from hfgen.repository.index import CONFIG, SCHEDULER_CONFIG, class_name_of
 from hfgen.repository.model_folder import ModelFolder
+from hfgen.repository.processor_files import (
+    FEATURE_EXTRACTOR_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    check_feature_extractor,
+    check_tokenizer,
+    check_tokenizer_file,
+)
 from hfgen.repository.weights import AGAIN, check_names, variant_of
 from hfgen.settings.options import is_pipeline
 
@@ -74,14 +82,16 @@ def check_pipeline(
 
 def check_component(folder: ModelFolder, name: str, class_: type, variant: str | None = None) -> None:
     """Raise a LoadError if a component's files are missing, damaged, outside the folder, or do not fit each other."""
-    from diffusers import SchedulerMixin
-
-    config = SCHEDULER_CONFIG if issubclass(class_, SchedulerMixin) else CONFIG
+    config = config_name(class_)
     place = folder.place(name)
     where = (place / config).relative_to(folder).as_posix()
     refuse_links_out(folder, place)
     if not (place / config).exists():
         raise LoadError(f"The component {name!r} is incomplete: {where} is missing.")
+    if config in (TOKENIZER_CONFIG, FEATURE_EXTRACTOR_CONFIG):
+        check_files(folder, name)
+        check_tokenizer(place) if config == TOKENIZER_CONFIG else check_feature_extractor(place / config)
+        return
     refuse_links_out(folder, *place.glob("*.json"), *place.glob("*.safetensors"))
     settings = read_config(place / config, class_)
     if issubclass(class_, torch.nn.Module):
@@ -90,11 +100,25 @@ def check_component(folder: ModelFolder, name: str, class_: type, variant: str |
         check_fit(name, class_, settings, saved, where)
 
 
+def config_name(class_: type) -> str:
+    """Return the name of the file that holds the config of a component of this class."""
+    from diffusers import SchedulerMixin
+    from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase
+
+    if issubclass(class_, PreTrainedTokenizerBase):
+        return TOKENIZER_CONFIG
+    if issubclass(class_, FeatureExtractionMixin):
+        return FEATURE_EXTRACTOR_CONFIG
+    return SCHEDULER_CONFIG if issubclass(class_, SchedulerMixin) else CONFIG
+
+
 def check_files(folder: ModelFolder, name: str) -> None:
     """Raise a LoadError if files of a component without a network (a tokenizer) are outside the folder or too long."""
     place = folder.place(name)
     refuse_links_out(folder, place, *place.iterdir())
-    for path in place.glob("*.json"):
+    if (place / TOKENIZER).is_file():
+        check_tokenizer_file(place / TOKENIZER)
+    for path in [path for path in place.glob("*.json") if path.name != TOKENIZER]:
         try:
             read_json(path, MOST_TABLE)
         except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-from transformers import PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfgen.errors import LoadError, PluginError
 from hfgen.registry import FAMILIES, find_by_class, how_to_enable, left_out, list_families, misspelled_plugins
@@ -18,7 +18,9 @@ from hfgen.repository.index import check_entries, class_name_of, component_entri
 from hfgen.settings.options import component_choices, is_pipeline
 
 CORE_MODULES = ("hfgen.scheduler",)
-COMPONENT_BASES = (ModelMixin, SchedulerMixin, PreTrainedModel)
+ABSTRACT = (ModelMixin, SchedulerMixin, PreTrainedModel, FeatureExtractionMixin)
+PROCESSORS = (PreTrainedTokenizerFast, FeatureExtractionMixin)
+COMPONENT_BASES = (*ABSTRACT, *PROCESSORS)  # most tokenizers are saved as their base class
 STACK = ("diffusers", "transformers")
 _found: dict[str, type] = {}
 
@@ -127,7 +129,7 @@ def component_class(library: str, class_name: str, own_package: str | None = Non
     """
     module = _stack_module(library) if library in STACK else _family_module(library, own_package)
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, COMPONENT_BASES)) or found in COMPONENT_BASES:
+    if not (isinstance(found, type) and issubclass(found, COMPONENT_BASES)) or found in ABSTRACT:
         raise LoadError(
             f"The repository names the component class {class_name!r} of {library!r}, which does not exist.\n"
             "It was saved by another version of that package, or its files are not what they claim to be."
@@ -163,4 +165,13 @@ def __getattr__(name: str) -> Any:
     return _found[name]
 
 
-__all__ = ["DiffusionPipeline", "ModelMixin", "PreTrainedModel", "SchedulerMixin", "component_class", "redirect"]
+__all__ = [
+    "DiffusionPipeline",
+    "FeatureExtractionMixin",
+    "ModelMixin",
+    "PreTrainedModel",
+    "PreTrainedTokenizerFast",
+    "SchedulerMixin",
+    "component_class",
+    "redirect",
+]

@@ -17,10 +17,13 @@ from hfgen.components import copied_with, inner_pipelines
 from hfgen.errors import UsageError
 from hfgen.repository import bundle
 from hfgen.repository.index import MODEL_INDEX
+from hfgen.repository.processor_files import TOKENIZER_CONFIG
 from hfgen.repository.tied_weights import require_untied
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+LOADED_FROM = ("_name_or_path", "name_or_path", "is_local", "local_files_only")  # the last two of tokenizers
 
 
 @contextlib.contextmanager
@@ -82,11 +85,12 @@ def refuse_odd_name(variant: str | None) -> None:
 
 
 def strip_local_paths(folder: Path) -> None:
-    """Drop `_name_or_path`, perhaps a private path of this machine, from the components' configs."""
-    for path in folder.glob("*/config.json"):
+    """Drop where a component was loaded from, perhaps a private path of this machine, from the configs."""
+    for path in [*folder.glob("*/config.json"), *folder.glob(f"*/{TOKENIZER_CONFIG}")]:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if found := [key for key in LOADED_FROM if config.get(key) is not None]:
+            kept = {key: value for key, value in config.items() if key not in found}
+            path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

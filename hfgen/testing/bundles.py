@@ -17,6 +17,7 @@ class BundleLaws:
     """Part of `FamilyTests`: the promise of `save_pretrained(..., bundle_code=True)`."""
 
     num_classes: ClassVar[int | None]
+    sampling: ClassVar[dict[str, Any]]
 
     def build(self, num_classes: int | None = None) -> HFGenPipeline:
         raise NotImplementedError
@@ -39,9 +40,9 @@ class BundleLaws:
         assert type(loaded).__module__.startswith("diffusers_modules.")
         again = HFGenPipeline.from_pretrained(tmp_path / "saved")
         assert type(again) is type(pipeline)
-        expected = pipeline(seeds=[0, 1], output_type="pt").images
+        expected = pipeline(seeds=[0, 1], output_type="pt", **self.sampling).images
         for who, other in {"plain diffusers": loaded, "hfgen": again}.items():
-            images = other(seeds=[0, 1], output_type="pt").images
+            images = other(seeds=[0, 1], output_type="pt", **self.sampling).images
             assert_near(images, expected, self._of_samples(), f"seeds 0 and 1 by the bundle, loaded by {who}")
 
     def _of_samples(self) -> float:

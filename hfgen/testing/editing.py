@@ -18,6 +18,7 @@ class EditingLaws:
     sample_size: ClassVar[int]
     in_channels: ClassVar[int]
     num_classes: ClassVar[int | None]
+    sampling: ClassVar[dict[str, Any]]
 
     def build(self, num_classes: int | None = None) -> HFGenPipeline:
         raise NotImplementedError
@@ -34,7 +35,7 @@ class EditingLaws:
     def test_edit(self) -> None:
         """An edited image depends on what is given and its seed; of strength 1 it is the seed's own image."""
         pipeline, images, _ = self._given()
-        options = {**pipeline.validation_options, "output_type": "pt"}
+        options = {**self.sampling, "output_type": "pt"}
         edited = pipeline.edit(images, 0.5, seeds=[5, 1, 7], **options).images
         assert edited.shape == images.shape, f"edit returns shape {tuple(edited.shape)} of {tuple(images.shape)}"
         for row, seed in enumerate((5, 1, 7)):
@@ -52,7 +53,7 @@ class EditingLaws:
     def test_inpaint(self) -> None:
         """Pixels outside the mask stay bit for bit; those in it depend on the seed and on what stays alone."""
         pipeline, images, mask = self._given()
-        options = {**pipeline.validation_options, "output_type": "pt", "jump_n_sample": 2}
+        options = {**self.sampling, "output_type": "pt", "jump_n_sample": 2}
         filled = pipeline.inpaint(images, mask, seeds=[5, 1, 7], **options).images
         kept = ~mask.expand_as(images)
         assert torch.equal(filled[kept], (images / 2 + 0.5)[kept]), "an image differs where it should stay"

@@ -20,6 +20,8 @@ class LatentLaws:
     in_channels: ClassVar[int]
     num_classes: ClassVar[int | None]
     tolerance: ClassVar[float]
+    sampling: ClassVar[dict[str, Any]]
+    likelihood: ClassVar[dict[str, Any]]
 
     def build(self, num_classes: int | None = None) -> HFGenPipeline:
         raise NotImplementedError
@@ -32,15 +34,15 @@ class LatentLaws:
         if not self._has("encode"):
             pytest.skip("it maps no image to a latent")
         pipeline, images, labels = self._examples()
-        latents = pipeline.encode(images, labels)
-        alone = pipeline.encode(images[2:], None if labels is None else labels[2:], seeds=[2])
+        latents = pipeline.encode(images, labels, **self.sampling)
+        alone = pipeline.encode(images[2:], None if labels is None else labels[2:], seeds=[2], **self.sampling)
         bound = self.tolerance * max(1.0, float(latents.abs().max()))
         assert_near(alone, latents[2:], bound, "the latent of an image alone and among three")
         assert_apart(latents[0], latents[1], 0, "the latents of two images")
         with torch.no_grad():
-            decoded = pipeline.decode(latents, class_labels=labels)
+            decoded = pipeline.decode(latents, class_labels=labels, **self.sampling)
         assert decoded.shape == images.shape, f"decode returns shape {tuple(decoded.shape)} of {tuple(images.shape)}"
-        again = pipeline.reconstruct(images, class_labels=labels)
+        again = pipeline.reconstruct(images, class_labels=labels, **self.sampling)
         assert_near(again, decoded, self.tolerance, "`reconstruct`, and `decode` of `encode`")
 
     def test_latents_are_those_of_eval_mode(self) -> None:
@@ -57,7 +59,7 @@ class LatentLaws:
         for method in filter(self._has, ("encode", "log_likelihood")):
             for model in pipeline.models().values():
                 model.train()
-            getattr(pipeline, method)(images, labels)
+            getattr(pipeline, method)(images, labels, **(self.sampling if method == "encode" else self.likelihood))
             assert not in_training, (
                 f"{method} calls {sorted(in_training)} in training mode: enter `eval_mode(self.models().values())`"
             )
@@ -69,13 +71,14 @@ class LatentLaws:
         if not self._has("log_likelihood"):
             pytest.skip("it defines no density of images")
         pipeline, images, labels = self._examples()
-        found = pipeline.log_likelihood(images, labels)
+        found = pipeline.log_likelihood(images, labels, **self.likelihood)
         assert isinstance(found, LogLikelihood), f"log_likelihood returns a {type(found).__name__}"
         assert found.nats.shape == (3,), f"`nats` of three images has shape {tuple(found.nats.shape)}"
         assert found.nats.dtype == torch.float64, f"`nats` is {found.nats.dtype}; it must be float64"
         assert found.nats.isfinite().all(), f"`nats` is {found.nats.tolist()}"
         assert found.num_dimensions == images[0].numel()
-        alone = pipeline.log_likelihood(images[2:], None if labels is None else labels[2:], seeds=[2])
+        label = None if labels is None else labels[2:]
+        alone = pipeline.log_likelihood(images[2:], label, seeds=[2], **self.likelihood)
         tolerance = self.tolerance * found.num_dimensions
         assert_near(alone.nats, found.nats[2:], tolerance, "ln p of an image with seed 2, alone and among three")
         if found.num_values is None:

@@ -49,6 +49,8 @@ class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
         num_classes: number of classes, if the family can be class-conditional.
         training: further training arguments.
         objective: options of its objective.
+        sampling: options of sampling, `encode` and `decode`; few steps keep the laws quick.
+        likelihood: options of `log_likelihood`.
         expected_failures: name of a law -> why this family cannot obey it.
         in_processes: run the laws that start other processes, and those on the whole run folder and on resuming
             (about half a minute); one configuration of each family is enough.
@@ -68,6 +70,8 @@ class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
     num_classes: ClassVar[int | None] = None
     training: ClassVar[dict[str, Any]] = {}
     objective: ClassVar[dict[str, Any]] = {}
+    sampling: ClassVar[dict[str, Any]] = {}
+    likelihood: ClassVar[dict[str, Any]] = {}
     expected_failures: ClassVar[dict[str, str]] = {}
     in_processes: ClassVar[bool] = True
     in_shards: ClassVar[bool] = False
@@ -206,8 +210,8 @@ class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
         pipeline.save_pretrained(tmp_path / "whole")
         pipeline.save_pretrained(tmp_path / "variant", variant="other")
         pipeline.save_pretrained(tmp_path / "shards", max_shard_size=4096)
-        report = load_in_subprocess(tmp_path)
-        expected = pipeline(seeds=[0, 1], output_type="np").images
+        report = load_in_subprocess(tmp_path, self.sampling)
+        expected = pipeline(seeds=[0, 1], output_type="np", **self.sampling).images
         for name in ("whole", "variant", "shards"):
             assert np.abs(np.load(tmp_path / f"{name}.npy") - expected).max() <= self._of_samples(), name
         assert report["class"] == type(pipeline).__name__

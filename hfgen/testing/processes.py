@@ -17,11 +17,11 @@ LOAD = """
 import json, pathlib, sys
 assert not [name for name in sys.modules if name.startswith("hfgen_")]  # no family is imported
 from hfgen import HFGenPipeline
-folder = pathlib.Path(sys.argv[1])
+folder, sampling = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 import numpy, torch
 for name, options in {"whole": {}, "variant": {"variant": "other"}, "shards": {}}.items():
     pipeline = HFGenPipeline.from_pretrained(folder / name, **options)
-    numpy.save(folder / f"{name}.npy", pipeline(seeds=[0, 1], output_type="np").images)
+    numpy.save(folder / f"{name}.npy", pipeline(seeds=[0, 1], output_type="np", **sampling).images)
 double = HFGenPipeline.from_pretrained(folder / "whole", dtype=torch.float64)
 dtypes = {str(p.dtype) for model in double.models().values() for p in model.parameters()}
 (folder / "loaded.json").write_text(json.dumps({"class": type(pipeline).__name__, "dtypes": sorted(dtypes)}))
@@ -68,9 +68,11 @@ run("resumed", "--resume_from_checkpoint", "latest")
 """
 
 
-def load_in_subprocess(folder: Path) -> dict[str, Any]:
+def load_in_subprocess(folder: Path, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Load the pipelines saved in `folder` in a process that has imported no family; return its report."""
-    process = _forks().Process(target=_run, args=(LOAD, [str(folder)], quiet_environment(), folder / "log"))
+    process = _forks().Process(
+        target=_run, args=(LOAD, [str(folder), json.dumps(sampling)], quiet_environment(), folder / "log")
+    )
     process.start()
     _wait([process], time.monotonic() + 240)
     assert process.exitcode == 0, (folder / "log").read_text(encoding="utf-8")

@@ -243,7 +243,7 @@ BAD = {
     "no such config": (["train", "--config", "missing.yaml"], 2, "no config file missing.yaml"),
     "no such recipe": (["train", "missing.yaml"], 2, "no config file missing.yaml"),
     "no such checkpoint": (
-        ["train", "dcgan", "--dataset_name", "mnist-mini", "--resume_from_checkpoint", "x"],
+        ["train", "dcgan", "--dataset_name", "mnist-mini", *TINY, "--resume_from_checkpoint", "x"],
         2,
         "'x' is not a checkpoint",
     ),

@@ -69,6 +69,7 @@ def card_for_the_hub(folder):
     return content.decode() if isinstance(content, bytes) else content.read_text()
 
 
+@pytest.mark.whole
 def test_the_card_tells_of_bundled_code(made, tmp_path):
     """Pushed or saved; what somebody has edited stays as it is."""
     folder = tmp_path / "gan"

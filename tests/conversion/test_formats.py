@@ -294,6 +294,7 @@ def test_diffusers_pipelines(layout, tmp_path):
     assert abs(images_of(again) - images_of(plain)).max() < close
 
 
+@pytest.mark.whole
 def test_a_single_network_needs_a_family(tmp_path):
     unet = saved_by_diffusers(tmp_path / "source", safe_serialization=False).unet
     source = tmp_path / "source" / "unet"
@@ -320,6 +321,7 @@ def test_a_single_network_needs_a_family(tmp_path):
     assert "`--scheduler.KEY VALUE`" in card
 
 
+@pytest.mark.whole
 def test_a_single_autoencoder_is_its_familys(tmp_path):
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=2, sample_size=8).eval()

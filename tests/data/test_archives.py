@@ -149,3 +149,13 @@ def test_workers_read_archives(tmp_path):
     data = pack(tmp_path / "a.zip", {f"{n}.png": png(n) for n in range(8)})
     batches = Batches(load_images(data), Decoding(16, num_workers=2), Layout(4), memory_limit=0)
     assert sorted(n for [batch] in batches.steps(0, 2) for n in numbers(batch)) == list(range(8))
+
+
+def test_archives_with_a_text_table_beside_them(tmp_path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        archive.writestr("cat/0.png", png(1))
+        archive.writestr("dog/0.png", png(2))
+    (tmp_path / "train.csv").write_text("id,label\n0,cat\n")
+    images = load_images(str(tmp_path))
+    assert (len(images), images.label_names) == (2, ["cat", "dog"])
+    assert "left out: 1 .csv" in images.notes

@@ -118,10 +118,45 @@ def test_what_lies_deeper_belongs_to_its_first_folder():
     assert notes == ["deeper folders (a, old) belong to the class around them"]
 
 
-def test_one_class_is_told_with_the_way_to_its_sub_folders():
-    _, _, names, notes = of(images("flowers/rose", "flowers/tulip"))
+def test_one_folder_around_class_folders_is_no_class():
+    files, classes, names, notes = of(images("zip/flowers/rose", "zip/flowers/tulip"))
+    assert (classes, names) == (["rose", "rose", "tulip", "tulip"], ["rose", "tulip"])
+    assert (files, notes) == (
+        images("zip/flowers/rose", "zip/flowers/tulip"),
+        ["all is in the folder zip/flowers, whose sub-folders are the classes"],
+    )
+
+
+@pytest.mark.parametrize("beside", [["flowers/x.png"], ["x.png"]])
+def test_one_class_is_told_with_the_way_to_its_sub_folders(beside):
+    _, _, names, notes = of(images("flowers/rose", "flowers/tulip") + beside)
     assert names == ["flowers"]
-    assert notes[0].endswith("for classes of its sub-folders (rose, tulip), give flowers")
+    assert "for classes of its sub-folders (rose, tulip), give the folder flowers in it" in " ".join(notes)
+
+
+def test_as_many_images_beside_one_folder_as_in_it_are_one_set():
+    assert of([*images("", each=3), *images("thumbnails", each=3)])[1:3] == (None, None)
+    assert of([*images("", each=4), *images("cat", "dog")])[2] == ["cat", "dog"]
+
+
+def test_splits_may_have_a_number():
+    below = images("train/cat", "train/dog", "test1")
+    assert of(below)[:2] == (images("train/cat", "train/dog"), ["cat", "cat", "dog", "dog"])
+    assert of(below, "test")[0] == images("test1")
+
+
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [
+        (("test", "train", "extra"), "test, train: read as classes, as not all of extra, test, train are names of"),
+        (("trainA", "trainB", "testA"), "testA, trainA, trainB: read as classes; for one of them alone give data/"),
+        (("cat/train", "cat/test", "dog/train"), "each class has its own test, train, which are read together"),
+    ],
+)
+def test_classes_that_look_like_splits_are_told(folders, line):
+    files, _, names, notes = of(images(*folders))
+    assert (len(files), names) == (6, in_order(folder.split("/")[0] for folder in folders))
+    assert notes[0].startswith(line)
 
 
 def test_splits_in_one_folder_around_them_are_found():

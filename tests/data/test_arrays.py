@@ -120,7 +120,6 @@ def test_whole_numbers_are_taken_by_their_range(saved):
 
 def test_an_ambiguous_shape_is_told(saved):
     assert "is read as (N, H, W, C)" in load_images(saved(images=np.zeros((5, 3, 28, 3), np.uint8))).notes[0]
-    assert "28 gray images of 3x28" in load_images(saved(images=np.zeros((28, 28, 3), np.uint8))).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +159,16 @@ def test_a_file_that_is_cut_or_no_archive_is_told(saved, tmp_path):
 
 def test_endings_count_whatever_their_case(saved):
     assert len(load_images(saved("A.NPZ", images=X))) == 8
+
+
+def test_labels_in_a_file_of_their_own_are_told(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(2))
+    notes = load_images(str(tmp_path / "images.npy")).notes
+    assert any(note.startswith("no labels: train_labels.npy is not read; keep both in one file") for note in notes)
+
+
+def test_one_picture_is_not_many_narrow_ones(tmp_path):
+    np.savez(tmp_path / "one.npz", image=np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UsageError, match=r"\(16, 16, 3\), which is that of one image"):
+        load_images(str(tmp_path / "one.npz"))

@@ -10,6 +10,7 @@ from hfgen.data.sources import DataSource, _cache_refused, data_bytes, load_tabl
 from hfgen.errors import UsageError
 
 
+@pytest.mark.whole
 def test_built_in_and_local_tables_need_no_cache(monkeypatch, tmp_path):
     import datasets
 

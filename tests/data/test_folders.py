@@ -41,8 +41,9 @@ def test_files_that_are_no_images_are_left_out_and_counted(tmp_path):
     write(tmp_path, *hidden, "@eaDir/a.jpg")
     images = load_images(str(tmp_path))
     assert (len(images), images.label_names) == (2, None)
-    [note] = images.notes
+    note, other = images.notes
     assert note.startswith("left out: ")
+    assert other.startswith("not read: labels.csv, x.parquet; for labels in a table give it itself")
     for part in ("7 hidden or of the system", "2 .json", "1 .xmp", "1 .part", "2 of no known ending", "1 .csv"):
         assert part in note
 
@@ -171,3 +172,27 @@ def test_a_walk_lists_paths_below_the_folder(tmp_path):
     write(tmp_path / "a.png" / "b.png", "c.png")
     seen = walk(tmp_path)
     assert (seen.images, seen.folders) == (["a.png/b.png/c.png"], ["a.png", "a.png/b.png"])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "way"),
+    [
+        ("data_batch_1", b"\x80\x04x", "pickles, which run code"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03", r"IDX\): save them as .npz"),
+        ("a.HEIC", b"x", "Convert the photos to JPEG or PNG"),
+        ("a.tfrecord", b"x", "as parquet or .npz"),
+        ("train-images-idx3-ubyte.gz", b"x", r"\(IDX\). Save the arrays as .npz"),
+    ],
+)
+def test_a_folder_of_other_files_says_what_to_do(tmp_path, file, content, way):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UsageError, match=way):
+        load_images(str(tmp_path))
+
+
+def test_a_table_beside_images_is_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(1))
+    (tmp_path / "labels.csv").write_text("image,label\n0.png,cat\n")
+    *_, note = load_images(str(tmp_path)).notes
+    assert note == f"not read: labels.csv; for labels in a table give it itself, {tmp_path / 'labels.csv'}"
+    assert load_images(str(tmp_path / "labels.csv")).label_names == ["cat"]

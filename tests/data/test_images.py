@@ -94,7 +94,7 @@ def test_parquet(tmp_path):
     [
         ("./no/such/folder", "does not exist: no such file or folder"),
         ("no-such.npz", "does not exist"),
-        ("org/no-such-data-set", "no such folder, and it could not be loaded from the Hub"),
+        ("org/no-such-data-set", "neither a folder nor in the cache, and HF_HUB_OFFLINE forbids"),
     ],
 )
 def test_what_does_not_exist_is_told_as_such(name, message, monkeypatch):

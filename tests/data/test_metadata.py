@@ -144,3 +144,31 @@ def test_files_of_webdataset_beside_images(data):
     images = facts(data)
     assert (images.num_classes, images.labels.tolist()) == (3, [n % 3 for n in range(10)])
     assert images.notes == ["classes are those of 'cls' in the .cls files", "left out: 10 .json"]
+
+
+def test_several_images_of_a_sample_have_its_class(data):
+    for number, name in enumerate(["a.left.png", "a.right.png", "b.left.png"]):
+        (data / "pairs" / name).parent.mkdir(exist_ok=True)
+        (data / "pairs" / name).write_bytes(png(number))
+    (data / "pairs" / "a.cls").write_text("dog")
+    (data / "pairs" / "b.cls").write_text("cat")
+    images = load_images(str(data / "pairs"))
+    assert (images.label_names, images.labels.tolist()) == (["cat", "dog"], [1, 1, 0])
+    assert "2 samples hold 3 images, and all are read" in images.notes
+
+
+def test_a_column_of_a_table_divides_a_folder(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    splits = ["train", "train", "Train", "val", "test"]
+    rows = [f"{number}.png,{'ab'[number % 2]},{splits[number]}" for number in range(5)]
+    write(tmp_path, rows, "file_name,label,split")
+    images = load_images(str(tmp_path))
+    assert (images.labels.tolist(), images.splits) == ([0, 1, 0], ["train", "validation", "test"])
+    assert images.notes[0] == (
+        "splits are those that the table declares: train (3), validation (1), test (1); this is train"
+    )
+    other = load_images(str(tmp_path), split="val")
+    assert (other.labels.tolist(), other.label_names) == ([1], ["a", "b"])
+    write(tmp_path, [f"{number}.png,{number}" for number in range(5)], "file_name,split")
+    assert len(load_images(str(tmp_path))) == 5

@@ -1,5 +1,8 @@
 """Modes, ranges, frames and sizes of pixels as people have them."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from encoded_images import dataset, encoded, noise
@@ -160,3 +163,30 @@ def test_a_grid_with_alpha_as_jpeg_is_put_on_white(tmp_path):
     save_image(plain((0, 0, 0, 0), "RGBA", 8), tmp_path / "grid.jpg")
     with Image.open(tmp_path / "grid.jpg") as grid:
         assert (grid.format, grid.mode, grid.getpixel((3, 3))) == ("JPEG", "RGB", (255, 255, 255))
+
+
+def sixteen_bit_png(pixels):
+    """A color PNG of 16 bits a channel, which pillow does not write."""
+    height, width, channels = pixels.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_color_of_sixteen_bits_is_told_or_refused(channels):
+    whole = sixteen_bit_png(np.full((4, 4, channels), 40000, np.uint16))
+    images = dataset(whole, encoded(plain((9, 9, 9))))
+    assert "of 1 color image of 16 bits a channel the upper 8 are read" in images.notes
+    assert first(dataset(whole))[0] == 40000 >> 8
+    dark = sixteen_bit_png(np.full((4, 4, channels), 4095, np.uint16))
+    with pytest.raises(UsageError, match="16 bits a channel; the upper 8 are read, which reach 15 of 255"):
+        dataset(dark)
+    with pytest.raises(UsageError, match="--value_range scales gray images alone"):
+        dataset(whole, value_range=(0, 40000))
+    assert first(dataset(dark, value_range=(0, 65535)))[0] == 15

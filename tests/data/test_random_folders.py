@@ -17,10 +17,12 @@ SPLITS = {"train": ["train", "Training"], "validation": ["val", "valid", "dev"],
 def tree(rng):
     """A random tree of files, and what is in it: {split: {path: class}}, and the images outside of it."""
     splits = ["train", *rng.sample(["validation", "test"], rng.randrange(3))] if rng.random() < 0.5 else [None]
-    top = rng.choice(["", "", "one/", "one/two/"]) if splits != [None] else ""
+    top = rng.choice(["", "", "one/", "one/two/"])
     classes = rng.sample(WORDS, rng.randrange(2, 6)) if rng.random() < 0.7 else [None]
     if splits == [None] and "train" in classes and {*classes} <= {"train", "test", "dev"}:
         classes.append("fish")
+    if splits == [None] and classes == [None]:
+        top = ""
     truth, outside = {}, []
     for split in splits:
         place = top + (f"{rng.choice(SPLITS[split])}/" if split else "")
@@ -30,7 +32,7 @@ def tree(rng):
             for i, deeper in enumerate([""] + [rng.choice(["", "old/", "a/test/"]) for _ in range(3)])
             if name or not deeper
         }
-        if classes != [None] and rng.random() < 0.5:
+        if classes != [None] and (split or not top) and rng.random() < 0.5:
             outside.append(f"{place}stray.png")
     return truth, outside, classes
 

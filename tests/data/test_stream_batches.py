@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 TINY = {"generator.base_channels": 4, "generator.latent_dim": 6, "discriminator.base_channels": 4}
 
 
+@pytest.mark.whole
 def test_the_global_batch_is_the_same_however_it_is_split(shards):
     """One process, two processes, two micro-batches of two processes: the same images, flips, labels."""
     options = {"random_flip": True, "class_conditional": True}

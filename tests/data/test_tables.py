@@ -13,7 +13,8 @@ from PIL import Image
 
 from hfgen.data.csv_files import read_csv
 from hfgen.data.load import load_images
-from hfgen.data.sources import DataSource, NoSplitError, _why_not_found
+from hfgen.data.on_the_hub import why_not_found
+from hfgen.data.sources import DataSource, NoSplitError
 from hfgen.data.splits import splits_in
 from hfgen.data.streams import stream_images
 from hfgen.errors import HFGenError, UsageError
@@ -80,6 +81,25 @@ def test_absolute_paths_in_the_folder_and_names_of_classes_of_windows(photos, tm
     images = load_images(photos("file;label\n" + rows, encoding="cp1252"))
     assert (grays(images), images.label_names) == ([0, 10], ["é", "ü"])
     assert "is read as Windows-1252" in images.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words", "told"),
+    [
+        ("gbk", ["\u72d7", "\u732b"], "GB 18030"),
+        ("shift_jis", ["\u3044\u306c", "\u306d\u3053"], "Shift-JIS"),
+        ("big5", ["\u72d7", "\u8c93"], "Big5"),
+        ("euc-kr", ["\uac15\uc544\uc9c0", "\uace0\uc591\uc774"], "EUC-KR"),
+        ("cp1251", ["\u043a\u043e\u0448\u043a\u0430", "\u0441\u043e\u0431\u0430\u043a\u0430"], "Windows-1251"),
+        ("cp1253", ["\u03b3\u03ac\u03c4\u03b1", "\u03c3\u03ba\u03cd\u03bb\u03bf\u03c2"], "Windows-1253"),
+        ("cp1252", ["Gr\xf6\xdfe", "na\xefve"], "Windows-1252"),
+    ],
+)
+def test_words_of_all_countries(photos, encoding, words, told):
+    rows = "".join(f"pictures/{number}.png,{words[number % 2]}\n" for number in range(3))
+    images = load_images(photos("file,label\n" + rows, encoding=encoding))
+    assert images.label_names == words
+    assert f"is read as {told}" in images.notes[0]
 
 
 def test_numbers_of_spreadsheets_are_classes(photos):
@@ -263,7 +283,7 @@ def test_a_copied_repository_with_several_configurations(tmp_path):
 
 def test_a_dataset_that_is_a_program_is_told_as_such():
     error = RuntimeError("Dataset scripts are no longer supported, but found faces.py")
-    told = _why_not_found(DataSource("org/faces"), error)
+    told = why_not_found("org/faces", None, error)
     assert told.startswith("The dataset 'org/faces' is a program (faces.py), which is not run.")
     assert "refs/convert/parquet" in told
 
@@ -338,3 +358,16 @@ def test_arrays_that_are_no_images_are_told_by_row(tmp_path):
         pq.write_table(pa.table({"digit": arrays}), tmp_path / "a.parquet")
         with pytest.raises(UsageError, match=f"'digit' holds no image in row 1: .*{why}"):
             load_images(str(tmp_path / "a.parquet"))
+
+
+def test_names_of_files_without_their_endings(photos, tmp_path):
+    images = load_images(photos("id,label\n0,a\n2,b\n", name="pictures.csv"))
+    assert (grays(images), images.label_names) == ([0, 20], ["a", "b"])
+    assert images.notes[0] == "files of 'id' are looked for in pictures/, by their names without an ending"
+    with pytest.raises(UsageError, match="no column of images"):
+        load_images(photos("id,label\n0,a\n99,b\n", name="pictures.csv"))
+
+
+def test_bytes_of_json_lines(photos):
+    rows = [json.dumps({"image": {"bytes": base64.b64encode(png(n)).decode(), "path": None}}) for n in (10, 20)]
+    assert grays(load_images(photos("\n".join(rows), name="a.jsonl"))) == [10, 20]

@@ -119,6 +119,7 @@ class Tiny(DINOv2Base):
     hidden_size = 32
 
 
+@pytest.mark.whole
 def test_dinov2_from_a_folder(tiny_dinov2):
     """Of random weights: the architecture, the range and the size; the weights are not to be had here."""
     from transformers import Dinov2Model

@@ -91,6 +91,7 @@ def test_data_that_changed_since_are_refused(place, tmp_path):
     assert len(Data(str(tmp_path / "same"), None, moved).reference(None)[1]) == 5
 
 
+@pytest.mark.whole
 def test_a_split_test_is_preferred_and_a_part_that_was_not_held_out_is_refused(tmp_path):
     name = "mnist-mini"
     trained = Trained({"dataset_name": name, "validation_fraction": 0.1, "seed": 0}, {})

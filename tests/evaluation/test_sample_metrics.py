@@ -32,6 +32,7 @@ def test_fid_of_equal_features_is_nothing(x):
     assert fid(x, x[torch.randperm(len(x))]).value == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.whole
 def test_fid_of_a_shift_is_its_square(x):
     assert fid(x, x + 0.5).value == pytest.approx(0.25 * D, rel=1e-4)
 

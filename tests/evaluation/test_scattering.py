@@ -98,13 +98,14 @@ def test_alpha_is_put_on_white():
     assert with_channels(opaque, 4) is opaque
 
 
+@pytest.mark.whole
 def test_the_distance_sees_blur_noise_color_texture_and_layout(net):
-    real, other = scenes(150, 0), scenes(150, 1)
+    real, other = scenes(80, 0), scenes(80, 1)
     blurred = avg_pool2d(other.float(), 5, 1, 2, count_include_pad=False).round().to(torch.uint8)
     generator = torch.Generator().manual_seed(2)
     noisy = (other + 12 * torch.randn(other.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
     layout = torch.cat([(other[..., :32] * 0.6).to(torch.uint8), other[..., 32:]], 3)
-    wrong = {"blur": blurred, "noise": noisy, "color": other[:, [1, 0, 2]] // 2, "texture": scenes(150, 3, 12)}
+    wrong = {"blur": blurred, "noise": noisy, "color": other[:, [1, 0, 2]] // 2, "texture": scenes(80, 3, 12)}
     features = net.extract(real)
     floor = fid(features, net.extract(other)).value
     for name, images in {**wrong, "layout": layout}.items():

@@ -112,6 +112,7 @@ def test_hfgen_reads_a_bare_model_of_plain_diffusers(processes, plain, color, tm
     assert str(tmp_path) not in (tmp_path / "again" / "vae" / "config.json").read_text()
 
 
+@pytest.mark.whole
 def test_a_folder_within_a_bare_model_is_not_what_is_looked_at(plain, tmp_path):
     plain.save_pretrained(tmp_path)
     plain.save_pretrained(tmp_path / "vae")

@@ -167,6 +167,7 @@ def radius(generator_loss, steps=500, rate=0.1):
     return math.hypot(psi.item(), theta.item())
 
 
+@pytest.mark.whole
 def test_dirac_gan():
     """The known radii after 500 steps fix every sign: minimax spirals out, non-saturating circles."""
     assert radius(minimax_loss) == pytest.approx(2.179304, abs=1e-3)

@@ -10,7 +10,7 @@ from hfgen.testing import FamilyTests
 TINY = {
     "unet.block_out_channels": [8, 16],
     "unet.layers_per_block": 1,
-    "scheduler.num_train_timesteps": 8,
+    "scheduler.num_train_timesteps": 4,
     "scheduler.beta_schedule": "squaredcos_cap_v2",
 }
 

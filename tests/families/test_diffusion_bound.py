@@ -336,6 +336,7 @@ def test_the_bounds_of_all_images_are_probabilities(variance_type, clip):
         assert sums["posterior mean"] > 0.5
 
 
+@pytest.mark.whole
 def test_the_bound_of_bytes_comes_to_their_entropy():
     """Of the best network, bound and entropy are one in continuous time: H = 1/2 ∫ E[(x_0 - x̂_0)²] dSNR (Guo, Shamai &
     Verdu 2005); with T levels the bound is above it by O(1/T)."""

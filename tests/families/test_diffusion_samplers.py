@@ -369,7 +369,8 @@ def test_solvers_that_are_refused():
 
 @pytest.fixture(scope="module")
 def unet():
-    options = {"unet.block_out_channels": [8, 8], "unet.layers_per_block": 1, "scheduler.num_train_timesteps": 8}
+    options = {"unet.block_out_channels": [8], "unet.layers_per_block": 1, "scheduler.num_train_timesteps": 8}
+    options |= {"unet.down_block_types": ["DownBlock2D"], "unet.up_block_types": ["UpBlock2D"]}
     torch.manual_seed(0)
     return DDPMPipeline.build(8, 3, **options).unet.eval()
 

@@ -275,6 +275,7 @@ def test_likelihoods_are_called_what_they_are():
         pipeline.log_likelihood(images(1) * 0.5)
 
 
+@pytest.mark.whole
 def test_a_latent_walk_keeps_the_noise_at_its_length():
     pipeline = tiny(family=DDIMPipeline)
     frames = list(pipeline.interpolate([1, 2], num_frames=4))
@@ -285,6 +286,7 @@ def test_a_latent_walk_keeps_the_noise_at_its_length():
     assert float(middle.std()) == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.whole
 def test_a_latent_walk_takes_the_steps_and_the_guidance_of_decode():
     pipeline = tiny(num_classes=3)
     for parameter in pipeline.unet.parameters():  # the last layer begins at zero

@@ -282,7 +282,7 @@ def drawn_flow(seed):
     return Glow(size, num_classes=classes, **options), classes, options
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", [pytest.param(i, marks=pytest.mark.slow if i > 7 else ()) for i in range(25)])
 @pytest.mark.whole
 def test_any_flow_is_a_bijection_with_the_determinant_that_it_says(seed):
     torch.manual_seed(seed)

@@ -5,6 +5,8 @@ import pytest
 from hfgen.testing import FamilyTests
 
 TINY = {"unet.block_out_channels": [8, 8], "unet.layers_per_block": 1}
+FEW = {"num_inference_steps": 3}
+ROUGH = {"tolerance": 0.1, "num_probes": 1}
 
 
 class TestFlowMatching(FamilyTests):
@@ -12,6 +14,8 @@ class TestFlowMatching(FamilyTests):
     overrides = TINY
     objective = {"coupling": "optimal_transport"}  # which gathers, and so is what two processes could do otherwise
     sample_size = 8
+    sampling = training = FEW
+    likelihood = ROUGH
     tolerance = 1e-4
 
 
@@ -23,4 +27,6 @@ class TestConditionalFlowMatching(FamilyTests):
     in_channels = 3
     num_classes = 3
     in_processes = False
+    sampling = training = FEW
+    likelihood = ROUGH
     tolerance = 1e-4

@@ -47,6 +47,7 @@ def test_a_number_of_steps_is_a_number_of_calls(solver):
         {"solver": "adaptive", "tolerance": 0.05},
     ],
 )
+@pytest.mark.whole
 def test_an_image_depends_on_its_seed_alone(options):
     """That of a seed also has the noise of its own of the steps."""
     pipeline = flow()
@@ -60,6 +61,7 @@ def test_an_image_depends_on_its_seed_alone(options):
     assert not torch.allclose(three[0], three[1], atol=0.05)
 
 
+@pytest.mark.whole
 def test_the_noise_of_the_steps_is_drawn_anew():
     """Without it the stochastic solver is another map of the same start."""
     pipeline = flow()
@@ -68,6 +70,7 @@ def test_the_noise_of_the_steps_is_drawn_anew():
 
 
 @pytest.mark.parametrize("options", [{}, {"scheduler.interpolant": "variance_preserving"}])
+@pytest.mark.whole
 def test_the_way_up_and_down(options):
     """In small steps it leads back to the image."""
     pipeline = flow(**options)
@@ -86,6 +89,7 @@ def test_a_latent_walk():
     assert [frame.size for frame in frames] == [(8, 8)] * 3
 
 
+@pytest.mark.whole
 def test_the_likelihood_names_its_errors():
     found = flow().log_likelihood(images(2), tolerance=0.05)
     assert found.kind == "estimate"

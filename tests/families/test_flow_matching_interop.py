@@ -42,6 +42,7 @@ def test_plain_diffusers_draws_the_same_images(processes, tmp_path):
 
 
 @pytest.mark.parametrize("scheduler_class", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+@pytest.mark.whole
 def test_a_plain_repository_draws_the_same_images_here(tmp_path, scheduler_class):
     plain = diffusers.DDPMPipeline(flow().unet, scheduler_class(shift=3.0))
     plain.set_progress_bar_config(disable=True)

@@ -215,6 +215,7 @@ def density(s, way, **options):
     ("s", "count", "expected"),
     [(0.5, 10, -0.725788), (0.05, 10, 1.607491), (0.05, 25, 1.577396), (0.005, 25, 3.609382), (0.005, 100, 3.906251)],
 )
+@pytest.mark.whole
 def test_the_density_in_equal_steps(s, count, expected):
     """Which fail on tight data, where steps that are equal in ln SNR do not."""
     found = density(s, times_of(EULER, count, "uniform")[::-1], solver="rk4")
@@ -237,6 +238,7 @@ def test_the_density_along_a_circle_is_the_same():
     assert float(found.nats) == pytest.approx(EXACT[S], abs=1e-5)
 
 
+@pytest.mark.whole
 def test_probes_and_their_error():
     """A velocity whose Jacobian is not diagonal: the mean of many probes nears the trace, as their error says."""
     mix = torch.tensor([[1.0, 0.6], [0.2, 0.5]], dtype=torch.float64)
@@ -266,6 +268,7 @@ def test_transport_is_the_cheapest_pairing():
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(1, 1.99), (16, 0.274), (64, 0.080)])
+@pytest.mark.whole
 def test_the_cost_of_transport_on_a_line(batch, expected):
     """Mean |x - ε|² of N(0, 1) with N(0, 1), which falls with the batch."""
     rounds = 6400 // batch

@@ -122,6 +122,7 @@ def test_a_trained_flow_is_still_a_change_of_variables(trained, data):
     torch.testing.assert_close(log_det[0], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.whole
 def test_the_card_tells_the_certificate(trained):
     card = (trained[1] / "README.md").read_text()
     assert "| round trip error |" in card

@@ -66,8 +66,8 @@ class HubServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, handler: type["Handler"] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.created: dict[str, dict[str, object]] = {}
@@ -154,7 +154,7 @@ class HubServer(ThreadingHTTPServer):
         shutil.rmtree(self.place)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
 

@@ -40,6 +40,7 @@ def prepare() -> None:
     import torch
 
     torch.set_num_threads(1)
+    os.fsync = lambda number: None  # the disk takes longer than what is written
 
 
 def serve(address: str) -> None:

@@ -148,6 +148,7 @@ def test_hfgen_loads_without_running_the_code(folder, pipelines):
     assert np.abs(pipeline(seeds=[4], output_type="np").images - expected).max() <= 1e-5
 
 
+@pytest.mark.whole
 def test_saved_again_it_has_no_code(folder, tmp_path):
     pipeline = HFGenPipeline.from_pretrained(folder)
     for target in (tmp_path / "again", folder):

@@ -137,6 +137,7 @@ def test_the_weights_that_are_checked_are_those_that_are_loaded(saved):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.whole
 def test_an_option_by_its_other_name_is_looked_at(saved):
     """`attribute_map` of a config, as GPT-2 has one: the size that counts may stand under either name."""
     config = sys.modules["toy_transformer"].ToyTransformerConfig

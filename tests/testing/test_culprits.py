@@ -125,6 +125,7 @@ def test_the_guide_explains_each_law():
 
 
 @pytest.mark.parametrize(("law", "fault", "said"), CASES, ids=lambda value: str(value)[:30])
+@pytest.mark.whole
 def test_the_message_names_the_culprit(fails, law, fault, said):
     assert fails(law, None) is None
     assert said in (fails(law, fault) or "nothing")

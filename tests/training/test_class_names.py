@@ -38,6 +38,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.whole
 def test_a_run_remembers_the_names_and_evaluate_numbers_as_it_did(place):
     assert class_names(place / "run") == ["cat", "dog", "owl"]
     assert class_names(place / "run" / "checkpoints" / "checkpoint-1") == ["cat", "dog", "owl"]

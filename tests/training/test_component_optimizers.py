@@ -183,6 +183,7 @@ def test_the_planned_last_step_outlives_limits_and_is_compared(make, tmp_path, c
         assert "scheduled_steps" in line or "scheduled_steps" not in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_config_card_and_averages_of_a_run(data, tmp_path):
     """The card and config.yaml have the optimizers; each further profile is a model in ema/."""
     from hfgen.settings.resolve import resolve

@@ -15,6 +15,7 @@ def test_docstring_examples(module):
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, (960, 768)), (10, (1440, 1440))])
+@pytest.mark.whole
 def test_many_panels_are_in_two_columns(tmp_path, count, size):
     lines = [{"step": step, **{f"value_{i}": float(step * i) for i in range(count)}} for step in (1, 2, 3)]
     plots.plot_curves(lines, tmp_path / "loss.png")

@@ -28,7 +28,7 @@ from hfgen.training.start import build
 @pytest.mark.whole
 def test_a_time_limit_ends_with_everything_in_place(splits, tmp_path):
     """Grid, checkpoint, model and card of the step that it came to; and the run can go on from there."""
-    config = config_of(splits, time_limit="1.5s", max_train_steps=10**6, validation_steps=0, checkpointing_steps=10**5)
+    config = config_of(splits, time_limit="0.8s", max_train_steps=10**6, validation_steps=0, checkpointing_steps=10**5)
     start = time.monotonic()
     summary = run.train(config, get_family("dcgan").load(), tmp_path / "run", say=print)
     assert time.monotonic() - start < 30
@@ -103,7 +103,9 @@ def words(data, folder, *options):
     return ["dcgan", *tiny, *settings, "--num_validation_images", "4", *options]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(  # test_stopped_drawing.py sends all signals
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_saves_and_prints_the_command_that_resumes(processes, data, tmp_path, number, code):
     folder = tmp_path / "run"
     process = processes.start(TRAIN, *words(data, folder, "--max_train_steps", "100000", "--checkpointing_steps", "0"))
@@ -135,6 +137,7 @@ def test_accelerate_launch_that_starts_too_few_processes_is_stopped(data, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # a quarter of a minute; test_launcher.py starts the same script by the same launcher
 def test_accelerate_launch_of_one_process_trains(processes, data, tmp_path):
     script = hfgen.train.__file__
     launch = "from accelerate.commands.accelerate_cli import main; main()"

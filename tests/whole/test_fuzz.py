@@ -98,6 +98,7 @@ def test_an_index(folder, entries):
 )
 @example({"depth": 2**20})
 @example({"width": 2**20, "sample_size": 4096})
+@pytest.mark.whole
 def test_a_config_of_a_network(folder, entries):
     load(folder, CONFIG, {**json.loads((folder / CONFIG).read_text()), **entries})
 
@@ -109,6 +110,7 @@ def test_a_config_of_a_network(folder, entries):
         max_size=3,
     )
 )
+@pytest.mark.whole
 def test_a_config_of_a_scheduler(folder, entries):
     load(folder, PRIOR, {**json.loads((folder / PRIOR).read_text()), **entries})
 
@@ -140,6 +142,7 @@ def test_a_header_of_weights(folder, header, data):
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('[]{}",:\\ a1-e.tn'), max_size=60) | st.text(max_size=60))
+@pytest.mark.whole
 def test_any_json(text):
     """As Python's own parser reads it."""
     try:

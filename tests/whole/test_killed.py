@@ -35,7 +35,7 @@ def whole(processes, data, tmp_path_factory):
 
 
 def words(data, folder, *more):
-    tiny = ["--generator.base_channels", "8", "--discriminator.base_channels", "8", "--train_batch_size", "4"]
+    tiny = ["--generator.base_channels", "4", "--discriminator.base_channels", "4", "--train_batch_size", "4"]
     settings = ["--max_train_steps", str(STEPS), "--checkpointing_steps", "2", "--validation_steps", "6"]
     settings += ["--logging_steps", "1", "--num_validation_images", "4", "--lr_scheduler", "cosine"]
     place = ["--dataset_name", str(data), "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
@@ -148,14 +148,23 @@ def damage_one_bit(file):
         ("trainer/state.json", damage_by_truncation, "state.json: "),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(processes, data, whole, tmp_path, name, damage, told):
-    folder = tmp_path / "damaged"
+def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, name, damage, told):
+    folder, said = tmp_path / "damaged", []
     shutil.copytree(whole, folder)
     newest = checkpoint.list_checkpoints(folder)[-1]
     damage(newest / name)
+    assert checkpoint.find_checkpoint("latest", folder, said.append).name == f"checkpoint-{STEPS - 2}"
+    assert f"the checkpoint {newest} is damaged" in said[0]
+    assert told in said[0]
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_an_undisturbed_one(processes, data, whole, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    newest = checkpoint.list_checkpoints(folder)[-1]
+    damage_one_bit(newest / "trainer" / "discriminator.optimizer.safetensors")
     said = finish(processes, words(data, folder)).stderr
     assert f"the checkpoint {newest} is damaged" in said
-    assert told in said
     assert f"resumed from {newest.parent}/checkpoint-{STEPS - 2}" in said
     assert_equal(what_it_left(folder), what_it_left(whole))
 

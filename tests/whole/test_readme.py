@@ -85,6 +85,7 @@ def test_the_python_about_vaes_runs(run, capsys):
     assert names["reconstructions"].shape == names["images"].shape
 
 
+@pytest.mark.whole
 def test_the_python_about_flows_runs(run, capsys):
     names = run(DOCS / "flow.md", "glow")
     assert names["latents"].shape == (8, 784)
