@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import hfgen
 from hfgen.data.images import Images, decode_images
+from hfgen.evaluation.drawing import draw
 from hfgen.modalities import image as grid
 from hfgen.settings.resolve import resolve
 from hfgen_gan.dcgan import DCGANPipeline
@@ -191,7 +192,7 @@ class Training:
     def seconds_of_grid(self) -> float:
         start = time.perf_counter()
         with self.trainer.networks.averaged() as pipeline:
-            images = grid.draw(pipeline, range(self.trainer.arguments.num_validation_images))
+            images = draw(pipeline, range(self.trainer.arguments.num_validation_images))
         grid.save_image(grid.image_grid(images), self.folder / "samples" / "grid.png")
         return time.perf_counter() - start
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import hfgen
-from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.images import Images
 from hfgen.data.layout import Layout
 from hfgen.objective import Batch
@@ -90,7 +90,7 @@ def settings() -> Any:
 
 def batches(images: Images, device: torch.device) -> Iterator[Batch]:
     """The very batches that the Trainer gets, without its bookkeeping of micro-batches."""
-    source = Batches(images, Decoding(28), Layout(BATCH), device=device)
+    source = image_batches(images, Decoding(28), Layout(BATCH), device=device)
     assert source.pixels is not None
     for epoch in itertools.count():
         order = source._permutation(epoch)

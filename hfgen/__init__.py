@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two lists
-    from hfgen.components import eval_mode as eval_mode
     from hfgen.conversion.convert import rename_tensors as rename_tensors
     from hfgen.conversion.converter import (
         BATCH_NORM_COUNTER as BATCH_NORM_COUNTER,
@@ -77,7 +76,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.settings.resolve import check_options as check_options
     from hfgen.training.trainer import Trainer as Trainer
     from hfgen.whole_batch import parts as parts
-    from hfgen.wrappers import directional_derivative as directional_derivative, unwrapped as unwrapped
+    from hfgen.wrappers import (
+        directional_derivative as directional_derivative,
+        eval_mode as eval_mode,
+        unwrapped as unwrapped,
+    )
 
 __version__ = "0.1.0"
 
@@ -116,7 +119,7 @@ _HOME = {  # name -> the module that defines it
     "check_latents": "hfgen.inputs",
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
-    "eval_mode": "hfgen.components",
+    "eval_mode": "hfgen.wrappers",
     "Given": "hfgen.editing",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood

@@ -96,7 +96,11 @@ def build_components(
     for name, options in given.items():
         built[name], sources[name] = _load(name, choices[name], options)
     preferred = {name: {CLASS_NAME: choice} for name, choice in family.preferred_classes(shape[1]).items()}
-    known = {**preferred, **nested, **{name: options_of(part, choices[name]) for name, part in built.items()}}
+    known = {
+        **preferred,
+        **nested,
+        **{name: options_of(part, choices[name]) for name, part in built.items() if hasattr(part, "config")},
+    }
     classes, checked = family.component_classes(known), dict[str, Config]()
     for name, options in known.items():
         if name not in built and not is_pipeline(classes[name]):

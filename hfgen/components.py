@@ -4,7 +4,6 @@ Whatever walks components does it here. diffusers saves and loads a pipeline ins
 the networks of the outer one; `ComposedPipeline` goes on to those inside.
 """
 
-import contextlib
 import copy
 import functools
 import hashlib
@@ -130,19 +129,6 @@ def weights_sha256(models: Mapping[str, nn.Module]) -> str:
             digest.update(f"{component}.{name} {data.dtype} {tuple(data.shape)}".encode())
             digest.update(data.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def eval_mode(models: Any) -> Iterator[None]:
-    """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
-    training = [model for model in models if model.training]
-    for model in training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model in training:
-            model.train()
 
 
 # --- what diffusers does with the networks of a pipeline ------------------------------------------------------------

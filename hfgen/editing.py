@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
-from hfgen.components import ComposedPipeline, eval_mode
+from hfgen.components import ComposedPipeline
 from hfgen.errors import HFGenError, UsageError
-from hfgen.inputs import CALL, check_output_type, noise_of
-from hfgen.modalities.image import check_images, postprocess
+from hfgen.inputs import CALL, noise_of
+from hfgen.modalities.image import check_images
 from hfgen.settings.signatures import refuse_options
+from hfgen.wrappers import eval_mode
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -57,7 +57,7 @@ class EditingPipeline(ComposedPipeline):
         seeds: Sequence[int] | None = None,
         class_labels: Any = None,
         num_inference_steps: int | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
@@ -92,7 +92,7 @@ class EditingPipeline(ComposedPipeline):
         seeds: Sequence[int] | None = None,
         class_labels: Any = None,
         num_inference_steps: int | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
@@ -138,12 +138,12 @@ class EditingPipeline(ComposedPipeline):
         noise: Any,
         class_labels: Any,
         num_inference_steps: int | None,
-        output_type: str,
+        output_type: str | None,
         return_dict: bool,
         options: dict[str, Any],
     ) -> Any:
         refuse_options(self, options, "sample", also=CALL)
-        check_output_type(output_type)
+        output_type = self.check_output_type(output_type)
         if len(given.image) not in (1, len(noise)):
             raise UsageError(f"{len(noise)} seeds for {len(given.image)} images; expected one for each.")
         device, count = self._execution_device, len(noise)
@@ -159,9 +159,9 @@ class EditingPipeline(ComposedPipeline):
             raise HFGenError("Drawn images contain NaN or inf: the weights are damaged, or training diverged.")
         if mask is not None:
             drawn = torch.where(mask, drawn, image)
-        images = postprocess(drawn, output_type)
+        output = self.to_output(drawn, output_type)
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return output if return_dict else (output[0],)
 
 
 def edits(pipeline_class: Any) -> bool:

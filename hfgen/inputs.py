@@ -7,17 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.errors import UsageError, did_you_mean
+from hfgen.errors import UsageError
 from hfgen.noise import SeededNoise, draw_seed
 
 CALL = ("batch_size", "generator", "seeds", "class_labels", "num_inference_steps", "output_type", "return_dict")
-OUTPUT_TYPES = ("pil", "np", "pt")
-
-
-def check_output_type(output_type: str) -> None:
-    """Raise a UsageError unless images can be returned as this type."""
-    if output_type not in OUTPUT_TYPES:
-        raise UsageError(f"output_type is {output_type!r}.{did_you_mean(str(output_type), OUTPUT_TYPES)}")
 
 
 def check_latents(latents: Tensor, shape: Sequence[int]) -> None:

@@ -7,32 +7,31 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import ImagePipelineOutput, SchedulerMixin
 from torch import Tensor, nn
 
 from hfgen import __version__, registry
 from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
-from hfgen.components import eval_mode, networks
+from hfgen.components import networks
 from hfgen.declaration import require_known_names
 from hfgen.editing import EditingPipeline
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
-from hfgen.inputs import CALL, check_output_type, labels_for, noise_of
+from hfgen.inputs import CALL, labels_for, noise_of
 from hfgen.likelihood import LogLikelihood
-from hfgen.modalities.image import postprocess
 from hfgen.noise import Noise, SeededNoise
 from hfgen.objective import Objective
-from hfgen.repository.checks import LOADING, check_pipeline, check_weights_are_complete, loading_arguments
-from hfgen.repository.components import PROCESSORS, STACK, classes_in, pipeline_class_of, redirect
+from hfgen.repository.checks import check_given, check_pipeline, check_weights_are_complete, loading_arguments
+from hfgen.repository.components import STACK, classes_in, pipeline_class_of, redirect
 from hfgen.repository.index import check_index, class_name_of, component_entries, is_bundled
 from hfgen.repository.inner import is_variant_of, load_inner
 from hfgen.repository.save import as_saved, saving
 from hfgen.settings.model_configs import component_config
-from hfgen.settings.options import chosen_class, component_choices, is_pipeline, signature_of
+from hfgen.settings.options import chosen_class, component_choices, is_pipeline
 from hfgen.settings.signatures import refuse_options
+from hfgen.wrappers import eval_mode
 
 Config = dict[str, Any]
 
@@ -43,6 +42,7 @@ class HFGenPipeline(EditingPipeline):
     A family declares itself by class attributes, and its components by the annotations of its `__init__`:
 
     Attributes:
+        modality: name of what it generates (`hfgen.modality`).
         objective_class: the objective that training minimizes.
         training_defaults: values of `TrainingArguments` that differ for this family.
         ema_components: components whose EMA weights are used for sampling.
@@ -56,6 +56,7 @@ class HFGenPipeline(EditingPipeline):
         measured_on_request: metrics that take long, or hold by construction: evaluated only if they are named.
     """
 
+    modality: ClassVar[str] = "image"
     objective_class: ClassVar[type[Objective]]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     ema_components: ClassVar[tuple[str, ...]] = ()
@@ -66,6 +67,7 @@ class HFGenPipeline(EditingPipeline):
     notes: ClassVar[tuple[str, ...]] = ()
     measured_on_request: ClassVar[tuple[str, ...]] = ()
 
+    from_data: Sequence[str] = ()  # components that the data brought, such as a tokenizer
     sources: Mapping[str, Source] = {}  # component -> where `build` has loaded it from
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -102,10 +104,21 @@ class HFGenPipeline(EditingPipeline):
         raise NotImplementedError
 
     @classmethod
-    def build(cls, sample_size: int, in_channels: int, num_classes: int | None = None, **overrides: Any) -> Self:
+    def build(
+        cls,
+        sample_size: int,
+        in_channels: int,
+        num_classes: int | None = None,
+        components: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Self:
         """Build an untrained pipeline for images of shape (in_channels, sample_size, sample_size).
 
+        Of texts `sample_size` is the length and `in_channels` the number of symbols.
+
         Args:
+            components: those that come from the data, such as a tokenizer; a family without one of that name goes
+                without it.
             num_classes: the number of classes of a class-conditional model.
             overrides: `{"generator.base_channels": 32}`, or nested as `generator={"base_channels": 32}`; `class_name`
                 among a component's options chooses its class, `from_pretrained` loads it (`hfgen.building`), and
@@ -117,9 +130,10 @@ class HFGenPipeline(EditingPipeline):
             PluginError: a class attribute names a component or a metric that does not exist.
         """
         require_known_names(cls)
-        parts, sources = build_components(cls, (sample_size, in_channels, num_classes), overrides)
+        brought = {name: part for name, part in (components or {}).items() if name in component_choices(cls)}
+        parts, sources = build_components(cls, (sample_size, in_channels, num_classes), overrides, brought)
         pipeline = cls(**parts)
-        pipeline.sources = sources
+        pipeline.sources, pipeline.from_data = sources, tuple(brought)
         if num_classes is not None and pipeline.num_classes != num_classes:
             raise UsageError(f"{cls.__name__} has no class-conditional form; train it without --class_conditional.")
         for model in pipeline.models().values():
@@ -146,11 +160,11 @@ class HFGenPipeline(EditingPipeline):
         seeds: Sequence[int] | None = None,
         class_labels: Sequence[int] | Tensor | int | None = None,
         num_inference_steps: int | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """Sample images: an `ImagePipelineOutput`, or a tuple if `return_dict` is False.
+        """Sample images, as an `ImagePipelineOutput`, or what the modality has; a tuple if `return_dict` is False.
 
         The image of a seed is the same whatever the batch size, the order or the number of processes.
 
@@ -160,23 +174,40 @@ class HFGenPipeline(EditingPipeline):
             seeds: one for each image.
             class_labels: one for all images or one for each, for a class-conditional model; random by default.
             num_inference_steps: for families that sample in many steps.
-            output_type: `"pil"`, `"np"` (B, H, W, C in [0, 1]), `"pt"` (B, C, H, W in [0, 1]).
+            output_type: of images `"pil"`, the default, `"np"` (B, H, W, C in [0, 1]), `"pt"` (B, C, H, W in [0, 1]).
             options: further arguments of this family's `sample`.
 
         Raises:
             UsageError: arguments contradict each other, or this model does not take one of them.
         """
         refuse_options(self, options, "sample", also=CALL)
-        check_output_type(output_type)
+        output_type = self.check_output_type(output_type)
         noise = noise_of(batch_size, generator, seeds, self._execution_device)
         with eval_mode(self.models().values()):
             labels = self._labels(class_labels, noise)
             images = self.sample(noise, class_labels=labels, num_inference_steps=num_inference_steps, **options)
         if not images.isfinite().all():
-            raise HFGenError("Sampled images contain NaN or inf: the weights are damaged, or training diverged.")
-        images = postprocess(images, output_type)
+            raise HFGenError("Samples contain NaN or inf: the weights are damaged, or training diverged.")
+        output = self.to_output(images, output_type)
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return output if return_dict else (output[0],)
+
+    def check_output_type(self, output_type: str | None) -> str:
+        """Return the type in which samples are returned, by default the modality's first.
+
+        Raises:
+            UsageError: there is no such type.
+        """
+        known = registry.modality_of(self).output_types
+        if output_type is None:
+            return str(known[0])
+        if output_type not in known:
+            raise UsageError(f"output_type is {output_type!r}.{did_you_mean(str(output_type), known)}")
+        return output_type
+
+    def to_output(self, samples: Tensor, output_type: str) -> Any:
+        """Return samples as the modality's output."""
+        return registry.modality_of(self).output(samples, self, output_type)
 
     def sample(
         self, noise: SeededNoise, class_labels: Tensor | None = None, num_inference_steps: int | None = None
@@ -246,7 +277,7 @@ class HFGenPipeline(EditingPipeline):
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
                 label = None if labels is None else labels[start : start + 1]
-                yield postprocess(self.decode(z, class_labels=label, **options), "pil")[0]
+                yield self.to_output(self.decode(z, class_labels=label, **options), self.check_output_type(None))[0][0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -289,13 +320,12 @@ class HFGenPipeline(EditingPipeline):
         verify, variant = kwargs.pop("verify", True), kwargs.get("variant")
         with folder.clear_errors():
             family = cls._dispatch(folder.index)
-            family._check_given(kwargs)
+            check_given(family, kwargs)
             classes = check_pipeline(folder, family, kwargs, variant)
             inner = load_inner(folder, classes, {**kwargs, "verify": verify})
             if inner and not is_variant_of(folder, classes.keys() - inner.keys(), variant):
                 kwargs["variant"] = None  # diffusers wants it of a network of its own
             with bars_on_a_terminal_only():
-                # diffusers' method with `family` as its `cls`, where `family.from_pretrained` would begin here again
                 pipeline = super(HFGenPipeline, family).from_pretrained(str(folder), **kwargs, **inner)
             loaded = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
             loaded = {name: model for name, model in loaded.items() if name not in kwargs}
@@ -306,22 +336,6 @@ class HFGenPipeline(EditingPipeline):
 
     def verify(self) -> None:
         """Check a loaded model as far as that needs no data; raise a LoadError if a check fails."""
-
-    @classmethod
-    def _check_given(cls, kwargs: Mapping[str, Any]) -> None:
-        """Refuse unknown keywords, which diffusers would ignore, and components of the wrong kind."""
-        known = [*LOADING, *signature_of(cls), *component_choices(cls)]
-        for name in kwargs:
-            if name not in known:
-                raise UsageError(f"{cls.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
-        for name, class_ in cls.component_classes().items():
-            if name in kwargs and kwargs[name] is None and name not in cls._optional_components:
-                raise UsageError(f"{name!r} is None; a {cls.__name__} needs it.")
-            kinds = (SchedulerMixin, HFGenPipeline, *PROCESSORS)
-            kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
-            given = kwargs.get(name)
-            if given is not None and not isinstance(given, kind):
-                raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")
 
     @classmethod
     def _dispatch(cls, index: Mapping[str, Any]) -> type[Self]:

@@ -1,4 +1,4 @@
-"""Entry points -> what is installed: families, extractors, formats, and the models that a family wraps.
+"""Entry points -> what is installed: families, modalities, extractors, formats, and the models that a family wraps.
 
 A distribution registers a class under a name, in one of the groups below. Name and class name are metadata, so listing
 imports nothing, and a plugin that fails to import hurts only those who ask for it. All groups are read by the same
@@ -8,6 +8,7 @@ code: HFGEN_PLUGINS chooses among distributions, and a name of hfgen's own canno
     dcgan = "hfgen_gan.dcgan:DCGANPipeline"
 """
 
+import contextlib
 import difflib
 import functools
 import importlib.metadata
@@ -40,7 +41,8 @@ FAMILIES = Group("hfgen.families", "family", "hfgen.pipeline:HFGenPipeline")
 COMPONENTS = Group("hfgen.components", "model class", "hfgen.pipeline:HFGenPipeline")  # -> the family that wraps it
 EXTRACTORS = Group("hfgen.extractors", "extractor", "hfgen.evaluation.extractors:FeatureExtractor")
 CONVERTERS = Group("hfgen.converters", "format", "hfgen.conversion.converter:Converter")
-GROUPS = (FAMILIES, COMPONENTS, EXTRACTORS, CONVERTERS)
+MODALITIES = Group("hfgen.modalities", "modality", "hfgen.modality:Modality")
+GROUPS = (FAMILIES, COMPONENTS, EXTRACTORS, CONVERTERS, MODALITIES)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,33 @@ def conflict(entry: Entry, entries: Iterable[Entry]) -> str | None:
         if other.distribution != entry.distribution and (other.name == entry.name or same_class):
             return f"clashes with {other.name!r} of {other.source}"
     return None
+
+
+# --- modalities -------------------------------------------------------------------------------------------------
+
+
+def get_modality(name: str) -> Any:
+    """Return the modality of this name (`hfgen.modality.Modality`); raises as `load`."""
+    return _only_one(load(MODALITIES, name))
+
+
+@functools.cache
+def _only_one(modality: type) -> Any:
+    return modality()
+
+
+def modality_of(family: Any) -> Any:
+    """Return the modality of a family, or of its pipeline."""
+    return get_modality(family.modality)
+
+
+def list_modalities() -> list[Any]:
+    """Return all modalities of enabled distributions, hfgen's own first; one that fails to import is left out."""
+    found = []
+    for entry in sorted(installed(MODALITIES), key=lambda e: (not e.is_built_in, e.name)):
+        with contextlib.suppress(PluginError, UsageError):
+            found.append(get_modality(entry.name))
+    return found
 
 
 # --- HFGEN_PLUGINS ----------------------------------------------------------------------------------------------

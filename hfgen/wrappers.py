@@ -1,6 +1,8 @@
 """Networks inside the wrappers of a training, for penalties and derivatives that wrappers hinder."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -92,3 +94,16 @@ def directional_derivative(
         seed_device(inputs[0].device, seed)
         ends.append(inside(*(x + h * v for x, v in zip(inputs, tangents, strict=True)), **conditions))
     return (ends[0] - ends[1]) / (2 * step)
+
+
+@contextlib.contextmanager
+def eval_mode(models: Any) -> Iterator[None]:
+    """Put the networks in eval mode for a while: BatchNorm in training mode would mix the images of a batch."""
+    training = [model for model in models if model.training]
+    for model in training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in training:
+            model.train()

@@ -7,11 +7,14 @@ from composed import install_composed
 from safetensors.torch import load_file
 
 from hfgen import HFGenPipeline, LoadError, Trainer, UsageError, load_images, registry
+from hfgen.registry import get_modality
 from hfgen.run_folder import read_metrics
 from hfgen.settings.resolve import resolve
 from hfgen.testing import FamilyTests, make_data
 from hfgen.training import run
-from hfgen.training.start import build, find_images
+from hfgen.training.start import build, find_data
+
+IMAGES = get_modality("image")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +84,7 @@ def test_a_component_of_a_saved_pipeline_is_found_by_its_name(encoder, tmp_path)
 def test_frozen_means_that_training_leaves_it_alone(encoder, data):
     """No gradient, no optimizer, no EMA, no wrapper, in eval mode: its statistics stay too."""
     config = config_of(data, encoder={"from_pretrained": str(encoder)})
-    pipeline = build(config, registry.get_family("codec").load(), find_images(config))
+    pipeline = build(config, registry.get_family("codec").load(), find_data(config, IMAGES))
     before = {name: tensor.clone() for name, tensor in pipeline.encoder.state_dict().items()}
     trainer = Trainer(pipeline, load_images(data), config.arguments)
     assert list(trainer.networks.optimizers) == list(trainer.networks.emas) == ["decoder"]

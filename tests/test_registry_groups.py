@@ -13,7 +13,7 @@ from hfgen.commands.plugins import command as plugins_command
 from hfgen.conversion.converter import converter_of
 from hfgen.errors import LoadError, PluginError, UsageError
 from hfgen.evaluation.extractors import extractor_class
-from hfgen.registry import COMPONENTS, CONVERTERS, EXTRACTORS, FAMILIES, GROUPS
+from hfgen.registry import COMPONENTS, CONVERTERS, EXTRACTORS, FAMILIES, GROUPS, MODALITIES
 
 BUILT_IN = {group: next(entry for entry in registry.installed(group) if entry.is_built_in) for group in GROUPS}
 LOOKED_UP = {
@@ -21,6 +21,7 @@ LOOKED_UP = {
     COMPONENTS: lambda name: registry.load(COMPONENTS, name),
     EXTRACTORS: extractor_class,
     CONVERTERS: converter_of,
+    MODALITIES: lambda name: type(registry.get_modality(name)),
 }
 every_group = pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 

@@ -8,10 +8,13 @@ from composed import install_composed
 
 from hfgen import HFGenPipeline, Trainer, UsageError, load_images, registry
 from hfgen.hub.contents import contents
+from hfgen.registry import get_modality
 from hfgen.settings.resolve import resolve
 from hfgen.testing import FamilyTests, make_data, state
 from hfgen.training import run
-from hfgen.training.start import build, find_images
+from hfgen.training.start import build, find_data
+
+IMAGES = get_modality("image")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,9 +80,9 @@ def test_training_further_builds_them_anew_or_asks(teacher, data, tmp_path):
     further = {"pretrained_model_name_or_path": str(tmp_path / "model"), "critic": {"width": 3}}
     config = config_of(data, **further)
     with pytest.raises(UsageError, match=r"(?s)teacher is frozen.*--teacher.from_pretrained SOURCE"):
-        build(config, cls, find_images(config))
+        build(config, cls, find_data(config, IMAGES))
     config = config_of(data, **further, teacher={"from_pretrained": teacher})
-    pipeline = build(config, cls, find_images(config))
+    pipeline = build(config, cls, find_data(config, IMAGES))
     assert (pipeline.generator.config.width, pipeline.critic.config.width) == (6, 3)
     assert torch.equal(
         pipeline.teacher.inner.weight, HFGenPipeline.from_pretrained(teacher[:-10]).generator.inner.weight

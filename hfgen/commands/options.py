@@ -20,7 +20,9 @@ Decorator = Callable[[Any], Any]
 
 def dataclass_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option per field of `TrainingArguments`; one that is not given is None, defaults are resolved later."""
-    fields = [f for f in dataclasses.fields(TrainingArguments) if f.name != "optimizer"]  # a dotted option
+    fields = [
+        f for f in dataclasses.fields(TrainingArguments) if f.name not in ("optimizer", "data")
+    ]  # dotted options
     return _together(*(_option(f, HINTS[f.name]) for f in fields))(function)
 
 

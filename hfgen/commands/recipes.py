@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hfgen.data.sources import PLACES, check_name
+from hfgen.data.sources import BUILT_IN, PLACES, check_name
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.files import read_config_file
 from hfgen.processes.child import launched_precision
-from hfgen.registry import get_family, list_families
+from hfgen.registry import get_family, list_families, list_modalities, modality_of
 from hfgen.settings.arguments import canonical
 from hfgen.settings.resolve import RunConfig, resolve
 from hfgen.settings.unimported import check_words
@@ -97,11 +97,17 @@ def resolve_run(
     name = _one_model(layers)
     family = get_family(name)
     if family.by_hand is None:
-        check_words(layers, family.module, family.class_name)
+        check_words(layers, family.module, family.class_name, own_data_options())
     if with_data:
         _check_data(layers)
     pipeline_class = family.load()
-    return resolve(layers, name, pipeline_class), pipeline_class
+    return resolve(layers, name, pipeline_class, modality_of(pipeline_class)), pipeline_class
+
+
+def own_data_options() -> set[str]:
+    """Return the names of the options of data that only one modality has, of all modalities."""
+    declared = [m.data_options for m in list_modalities() if m.data_options is not None]
+    return {name for options in declared for name in options.__dataclass_fields__}
 
 
 def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
@@ -120,8 +126,9 @@ def _one_model(layers: list[tuple[str, Mapping[str, Any]]]) -> str:
 def _check_data(layers: list[tuple[str, Mapping[str, Any]]]) -> None:
     settings = {canonical(key): value for _, layer in layers for key, value in layer.items()}
     for place in PLACES:
-        if settings.get(place):
-            check_name(str(settings[place]), settings.get("dataset_split"))
+        name = settings.get(place)
+        if name and (name in BUILT_IN or not any(name in modality.built_in for modality in list_modalities())):
+            check_name(str(name), settings.get("dataset_split"))
 
 
 def is_family(target: str) -> bool:

@@ -10,12 +10,12 @@ import yaml
 
 from hfgen import run_folder
 from hfgen.commands.options import DottedCommand, dataclass_options, refuse_beside
-from hfgen.commands.recipes import is_family, list_recipes, resolve_run
+from hfgen.commands.recipes import is_family, list_recipes, own_data_options, resolve_run
 from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.settings.ignored import refuse_ignored
-from hfgen.settings.resolve import RunConfig
+from hfgen.settings.resolve import DATA, RunConfig
 from hfgen.tokens import without_secrets
 
 GROUPS = {  # the first option of each group of the help
@@ -51,6 +51,7 @@ class TrainCommand(DottedCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         words, beyond = args[:end], args[end + 1 :]
+        words = _with_block(words)
         known = {option.lstrip("-") for p in self.get_params(ctx) for option in [*p.opts, *p.secondary_opts]}
         rest, script = take_out(words, known)
         try:
@@ -62,6 +63,14 @@ class TrainCommand(DottedCommand):
             raise click.UsageError(said, ctx) from None
         ctx.params |= {"words": words, "beyond": beyond, "script": script}
         return parsed
+
+
+def _with_block(words: list[str]) -> list[str]:
+    """Write options of the data that only one modality has as those of the block `data`: `--data.block_size`."""
+    own = own_data_options()
+    names = [word.removeprefix("--").partition("=")[0].replace("-", "_") for word in words]
+    pairs = zip(words, names, strict=True)
+    return [f"--{DATA}.{word[2:]}" if word.startswith("--") and name in own else word for word, name in pairs]
 
 
 @click.command(

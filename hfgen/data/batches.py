@@ -1,21 +1,19 @@
-"""Batches of images, in an order that is a function of (seed, epoch, position) alone.
+"""Batches of items, in an order that is a function of (seed, epoch, position) alone.
 
-So a run can be resumed at any step without replaying the data, and the global batch of a step holds the same images
+So a run can be resumed at any step without replaying the data, and the global batch of a step holds the same items
 however many processes and micro-batches it is split into.
 """
 
 import functools
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hfgen.data.decoding import Decoding
-from hfgen.data.images import Images, decode_images
-from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
-from hfgen.data.looks import evenly_spaced
+from hfgen.data.facts import Items, evenly_spaced
+from hfgen.data.layout import Layout, in_steps, no_labels, too_large
 from hfgen.data.workers import decoded
 from hfgen.errors import UsageError
 from hfgen.noise import key
@@ -23,15 +21,54 @@ from hfgen.noise import key
 GIB = 1 << 30
 
 
+class Source(Protocol):
+    """The items that batches are made of: images as they are trained on, or windows of texts.
+
+    Attributes:
+        facts: of the dataset.
+        labels: class of each item, (N,), -1 for one without; None where there are none.
+        in_memory: all items lie in memory, on the device; else `fetch` runs in worker processes.
+    """
+
+    labels: Tensor | None
+    in_memory: bool
+
+    @property
+    def facts(self) -> Items: ...
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor, epoch: int | None) -> Any:
+        """Return items in their stored form, (B, ...): a tensor on the device if `in_memory`, else an array.
+
+        Args:
+            epoch: it may decide on flips, or where windows begin; None leaves the items as they are.
+        """
+
+    def finish(self, stored: Tensor) -> dict[str, Tensor]:
+        """Turn stored items on the device into what objectives take, by the names of a batch."""
+
+
+def require_enough(facts: Items, count: int, layout: Layout, class_conditional: bool) -> None:
+    """Raise a UsageError if labels are wanted and some are missing, or if `count` items are less than a batch."""
+    if class_conditional and (facts.labels is None or not facts.all_labeled):
+        raise UsageError(no_labels(facts))
+    if layout.global_batch_size > count:
+        raise UsageError(too_large(layout, facts, count))
+
+
+def _fetch(source: Source, asked: tuple[int, Tensor]) -> "np.ndarray[Any, Any]":
+    """Fetch items in a worker, to which no more than the source is sent."""
+    epoch, indices = asked
+    return np.asarray(source.fetch(indices, epoch))
+
+
 class Batches:
     """The micro-batches of each optimizer step, on the device.
 
-    Small datasets are decoded once and stay in memory as uint8; larger ones are decoded by worker processes when they
-    are needed.
-
     Args:
-        memory_limit: bytes of decoded pixels up to which the data stay in memory.
-        progress: wraps the indices of the images while they are decoded into memory.
+        class_conditional: whether labels are wanted.
+        num_workers: processes that fetch what is not in memory; None takes the cores of this process but one.
 
     Raises:
         UsageError: the global batch is larger than the data, or labels are wanted and there are none.
@@ -39,25 +76,20 @@ class Batches:
 
     def __init__(
         self,
-        images: Images,
-        decoding: Decoding,
+        source: Source,
         layout: Layout,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        memory_limit: float = 2 * GIB,
-        progress: Any = iter,
+        class_conditional: bool = False,
+        num_workers: int | None = None,
     ) -> None:
-        self.images, self.decoding, self.layout, self.seed = images, decoding, layout, seed
-        self.device = torch.device(device)
-        self._flips_of = (-1, torch.empty(0))
+        self.source, self.layout, self.seed, self.num_workers = source, layout, seed, num_workers
+        self.facts, self.device = source.facts, torch.device(device)
         self._examples: dict[str, Tensor] | None = None
-        self.labels = _wanted_labels(images) if decoding.class_conditional else None
-        if layout.global_batch_size > len(images):
-            raise UsageError(too_large(layout, images.name, len(images)))
-        self.steps_per_epoch = len(images) // layout.global_batch_size
-        size, self.pixels = len(images) * images.channels * decoding.resolution**2, None
-        if size <= memory_limit:  # everything that an index selects from is on one device: no step waits for a copy
-            self.pixels = decode_images(images, decoding.resolution, decoding.center_crop, progress).to(self.device)
+        require_enough(self.facts, len(source), layout, class_conditional)
+        self.labels = source.labels if class_conditional else None
+        self.steps_per_epoch = len(source) // layout.global_batch_size
+        if source.in_memory:  # everything that an index selects from is on one device: no step waits for a copy
             self.labels = None if self.labels is None else self.labels.to(self.device)
 
     def steps(
@@ -68,23 +100,20 @@ class Batches:
         Args:
             stopped: as for `StreamBatches`; not used, since these data never block.
         """
-        source = self._resident(first, last) if self.pixels is not None else self._decoded(first, last)
-        return in_steps(source, self.layout.accumulation)
+        batches = self._resident(first, last) if self.source.in_memory else self._fetched(first, last)
+        return in_steps(batches, self.layout.accumulation)
 
     def epochs(self, step: int) -> float:
         """Return the passes over the data in `step` steps."""
         return step / self.steps_per_epoch
 
     def examples(self, count: int) -> dict[str, Tensor]:
-        """Return at most `count` images, evenly spaced over the data and not flipped: always the same."""
+        """Return at most `count` items, evenly spaced over the data and as they are: always the same."""
         if self._examples is None:
-            indices = torch.tensor(list(evenly_spaced(len(self.images), count)))
-            if self.pixels is not None:
-                indices = indices.to(self.device)
-                pixels = self.pixels[indices]
-            else:
-                pixels = torch.from_numpy(np.stack([self._decoder(i) for i in indices.tolist()])).to(self.device)
-            self._examples = finished(pixels, None, self._labels_of(indices))
+            indices = torch.tensor(list(evenly_spaced(len(self.source), count)))
+            indices = indices.to(self.device) if self.source.in_memory else indices
+            stored = torch.as_tensor(self.source.fetch(indices, None)).to(self.device)
+            self._examples = self._finished(stored, indices)
         return self._examples
 
     def state_dict(self) -> None:
@@ -101,23 +130,23 @@ class Batches:
             )
 
     def _resident(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
-        assert self.pixels is not None
         for epoch, indices in self._indices(first, last):
-            pixels = self.pixels.index_select(0, indices)  # whole rows; [] goes by element
-            yield finished(pixels, self._flips(epoch, indices), self._labels_of(indices))
+            yield self._finished(self.source.fetch(indices, epoch), indices)
 
-    def _decoded(self, first: int, last: int) -> Generator[dict[str, Tensor], None, None]:
-        asked = ((indices.tolist(), (epoch, indices)) for epoch, indices in self._indices(first, last))
-        for pixels, (epoch, indices) in decoded(asked, self._decoder, self.decoding.num_workers, self.device):
-            yield finished(pixels, self._flips(epoch, indices), self._labels_of(indices))
+    def _fetched(self, first: int, last: int) -> Generator[dict[str, Tensor], None, None]:
+        asked = (((epoch, indices), indices) for epoch, indices in self._indices(first, last))
+        fetch = functools.partial(_fetch, self.source)
+        for stored, indices in decoded(asked, fetch, self.num_workers, self.device):
+            yield self._finished(stored, indices)
 
-    @property
-    def _decoder(self) -> Any:
-        how = self.decoding
-        return functools.partial(self.images.decode, resolution=how.resolution, center_crop=how.center_crop)
+    def _finished(self, stored: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        batch = self.source.finish(stored)
+        if self.labels is not None:
+            batch["class_labels"] = self.labels[indices].to(stored.device, non_blocking=True)
+        return batch
 
     def _indices(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (epoch, indices of the images) of each micro-batch of this process."""
+        """Yield (epoch, indices of the items) of each micro-batch of this process."""
         known = -1
         for step in range(first, last):
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -130,23 +159,5 @@ class Batches:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(key(self.seed, "order", epoch))
-        order = torch.randperm(len(self.images), generator=generator)
-        return order if self.pixels is None else order.to(self.device)
-
-    def _flips(self, epoch: int, indices: Tensor) -> Tensor | None:
-        if not self.decoding.random_flip:
-            return None
-        if self._flips_of[0] != epoch:
-            generator = torch.Generator().manual_seed(key(self.seed, "flip", epoch))
-            flips = torch.rand(len(self.images), generator=generator) < 0.5
-            self._flips_of = (epoch, flips.to(indices.device))
-        return self._flips_of[1][indices]
-
-    def _labels_of(self, indices: Tensor) -> Tensor | None:
-        return None if self.labels is None else self.labels[indices]
-
-
-def _wanted_labels(images: Images) -> Tensor:
-    if images.labels is None or not images.all_labeled:
-        raise UsageError(no_labels(images))
-    return images.labels
+        order = torch.randperm(len(self.source), generator=generator)
+        return order.to(self.device) if self.source.in_memory else order

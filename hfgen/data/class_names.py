@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-from hfgen.data.images import Images
+from hfgen.data.facts import Items
 from hfgen.data.labels import table
 from hfgen.errors import UsageError
 
+Found = TypeVar("Found", bound=Items)
 
-def aligned(images: Images, names: Sequence[str] | None, num_classes: int | None) -> Images:
-    """Return the images with the class numbers of a model, found by name.
+
+def aligned(items: Found, names: Sequence[str] | None, num_classes: int | None) -> Found:
+    """Return the items with the class numbers of a model, found by name.
 
     Data without names have numbers, which are names too; where only one side has words, numbers are left as they are.
 
@@ -20,30 +23,30 @@ def aligned(images: Images, names: Sequence[str] | None, num_classes: int | None
         num_classes: of the model; None for one without classes, for which nothing is changed.
 
     Raises:
-        UsageError: some of the images are of a class that the model does not have.
+        UsageError: some of the items are of a class that the model does not have.
     """
-    if num_classes is None or images.labels is None or images.num_classes is None:
-        return images
+    if num_classes is None or items.labels is None or items.num_classes is None:
+        return items
     ours = list(names or map(str, range(num_classes)))
-    theirs = images.label_names or [str(number) for number in range(images.num_classes)]
-    if (names is None and not _are_numbers(theirs)) or (images.label_names is None and not _are_numbers(ours)):
-        if images.num_classes > num_classes:
-            raise UsageError(f"{images.name} has {images.num_classes} classes, and the model has {num_classes}.")
-        return images
+    theirs = items.label_names or [str(number) for number in range(items.num_classes)]
+    if (names is None and not _are_numbers(theirs)) or (items.label_names is None and not _are_numbers(ours)):
+        if items.num_classes > num_classes:
+            raise UsageError(f"{items.name} has {items.num_classes} classes, and the model has {num_classes}.")
+        return items
     exact = {name: number for number, name in reversed([*enumerate(ours)])}
     folded = {name.casefold(): number for number, name in reversed([*enumerate(ours)])}
     numbers = [exact.get(name, folded.get(name.casefold(), -1)) for name in theirs]
-    seen = sorted({int(label) for label in images.labels.unique() if label >= 0})
+    seen = sorted({int(label) for label in items.labels.unique() if label >= 0})
     unknown = [theirs[label] for label in seen if numbers[label] < 0]
     if unknown:
         raise UsageError(
-            f"{images.name} has images of classes that the model does not have: {', '.join(unknown[:8])}"
+            f"{items.name} has {items.noun[1]} of classes that the model does not have: {', '.join(unknown[:8])}"
             f"{' ...' if len(unknown) > 8 else ''}.\nIts classes are {table(ours)}."
         )
     if numbers == [*range(len(theirs))] and len(theirs) <= num_classes:
-        return images if names is None else replace(images, label_names=ours)
-    labels = torch.tensor([*numbers, -1])[images.labels]  # -1 stays -1
-    return replace(images, labels=labels, label_names=ours)
+        return items if names is None else replace(items, label_names=ours)
+    labels = torch.tensor([*numbers, -1])[items.labels]  # -1 stays -1
+    return replace(items, labels=labels, label_names=ours)
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from hfgen.data.looks import Range, brightest, evenly_spaced, extremes, is_opaque, of_sample, range_of
+from hfgen.data.facts import evenly_spaced
+from hfgen.data.looks import Range, brightest, extremes, is_opaque, of_sample, range_of
 from hfgen.data.pixels import SIXTEEN_BITS, WIDE, common_mode, holds_several, is_cut, naming, true_mode, upright_size
 from hfgen.data.sources import DataSource
 from hfgen.errors import HFGenError, UsageError, counted

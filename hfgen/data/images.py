@@ -2,73 +2,80 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from hfgen.data.pixels import CHANNELS, naming, to_pixels
+from hfgen.data.facts import Facts, Items, Options
+from hfgen.data.pixels import CHANNELS, SIXTEEN_BITS, naming, to_pixels
 from hfgen.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFacts:
-    """Facts of a dataset that was found and inspected, but not decoded.
+class ImageFacts(Facts):
+    """Facts of images that were found and inspected, but not decoded.
 
     Attributes:
-        name: as the user gave it.
         mode: the PIL mode that fits every image seen: L, RGB or RGBA.
         sizes: (width, height) -> the number of images seen of that size.
-        count: number of images; None for a stream of unknown length.
         value_range: the values of images of more than 8 bits that stand for black and white; None where all have 8.
-        notes: lines for the user.
-        label_names: name of each class; None where there are no classes, or they are numbers.
-        label_problem: why images have no class, or which have none; None where nothing is known to be wrong.
-        splits: names of all splits that the dataset has, as far as known.
-        dataset_id: id on the Hub, for the card; None for local data.
     """
 
-    name: str
+    noun = ("image", "images")
+
     mode: str
     sizes: Counter[tuple[int, int]]
-    count: int | None
     value_range: tuple[float, float] | None = None
-    notes: list[str] = field(default_factory=list)
-    label_names: list[str] | None = None
-    label_problem: str | None = None
-    splits: list[str] = field(default_factory=list)
-    dataset_id: str | None = None
 
     @property
     def channels(self) -> int:
         return CHANNELS[self.mode]
 
-    @property
-    def num_classes(self) -> int | None:
-        return len(self.label_names) if self.label_names else None
+    def words(self, options: Options) -> str:
+        side = options.get("resolution") or self.resolution()
+        return f"{self.mode}, {side}x{side}"
 
-    @property
-    def all_labeled(self) -> bool:
-        """Return whether each image has a class."""
-        return self.num_classes is not None
+    def info(self) -> dict[str, Any]:
+        sizes = {f"{w}x{h}": count for (w, h), count in self.sizes.most_common(5)}
+        return {"mode": self.mode, "channels": self.channels, "commonest_sizes": sizes}
 
-    @property
-    def how_to_label(self) -> str:
-        """The advice to a user who wants labels where there are none."""
-        return "Put the images in one sub-folder per class, or name a column: --label_column."
+    def recorded(self, options: Options) -> dict[str, Any]:
+        limits = {"value_range": list(self.value_range)} if self.value_range else {}
+        return {"channels": self.channels, "resolution": options.get("resolution") or self.resolution(), **limits}
 
-    def read_as(self, channels: int, value_range: tuple[float, float] | None) -> Self:
-        """Return the images as others of the same data were read: with alpha or not, in the same range of values."""
+    def read_as(self, recorded: Mapping[str, Any]) -> Self:
+        """Return the images as others of the same data were read: with alpha or not, in the same range of values.
+
+        Older versions kept unused alpha, and took all wide values for 16 bits.
+        """
+        if "channels" not in recorded:
+            return self
         modes = {number: mode for mode, number in CHANNELS.items()}
-        wanted = modes.get(channels, self.mode)
+        wanted, limits = modes.get(recorded["channels"], self.mode), recorded.get("value_range", SIXTEEN_BITS)
         mode = wanted if {self.mode, wanted} <= {"RGB", "RGBA"} else self.mode
-        return replace(
-            self, mode=mode, value_range=value_range if self.value_range and value_range else self.value_range
-        )
+        known = (limits[0], limits[1]) if self.value_range and limits else self.value_range
+        return replace(self, mode=mode, value_range=known)
+
+    def read_like(self, trained_on: Any) -> Self:
+        return self.read_as({"channels": trained_on.channels, "value_range": trained_on.value_range})
+
+    def refuse_other(self, trained_on: Any, options: Options) -> None:
+        """Raise a UsageError of validation images whose mode or size differs from the training images'."""
+        if self.mode != trained_on.mode:
+            raise UsageError(
+                f"--validation_split has images of mode {self.mode}, and the training images are of "
+                f"{trained_on.mode}.\nConvert both: --image_mode {trained_on.mode}; or leave --validation_split out."
+            )
+        if options.get("resolution") is None and self.resolution() != trained_on.resolution():
+            raise UsageError(
+                f"--validation_split has images of {self.resolution()} pixels a side, and the training images have "
+                f"{trained_on.resolution()}.\nResize both: --resolution {trained_on.resolution()}"
+            )
 
     def resolution(self) -> int:
         """Return the side of the images, where they are square and of one size.
@@ -90,54 +97,16 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(ImageFacts):
+class Images(ImageFacts, Items):
     """A dataset whose images can be read in any order, by index.
 
     Attributes:
         open_image: number of an image in the dataset -> the image, not decoded yet.
         name_image: number -> how the user finds it: its path in the dataset, or its row.
-        labels: class of each image, shape (N,), int64, -1 for an image without; None where the data have none.
-        rows: the numbers, shape (N,), of the images that this part of the dataset has; None for all.
-        held_out: the other part of the dataset, which is not trained on; None where nothing is held out.
     """
 
     open_image: Callable[[int], Image.Image]
     name_image: Callable[[int], str] = "image {}".format
-    count: int
-    labels: Tensor | None = None
-    rows: np.ndarray | None = None
-    held_out: "Images | None" = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    @property
-    def num_classes(self) -> int | None:
-        if self.labels is None:
-            return None
-        return len(self.label_names) if self.label_names else int(self.labels.max()) + 1
-
-    @property
-    def all_labeled(self) -> bool:
-        return self.labels is not None and bool((self.labels >= 0).all())
-
-    def labeled(self) -> "Images":
-        """Return the images that have a class; all of them where none has."""
-        if self.labels is None or self.all_labeled:
-            return self
-        kept = torch.nonzero(self.labels >= 0).flatten()
-        left_out = f"{len(self) - len(kept)} images without a class are left out"
-        return replace(
-            self.part(kept),
-            label_problem=None,
-            notes=[*(note for note in self.notes if note != self.label_problem), left_out],
-        )
-
-    def part(self, indices: Tensor) -> "Images":
-        """Return the images of these indices, in their order."""
-        rows = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
-        labels = None if self.labels is None else self.labels[indices]
-        return replace(self, rows=rows, count=len(rows), labels=labels)
 
     def tensor(self, indices: Sequence[int] | range, resolution: int | None = None) -> Tensor:
         """Decode images for a network: (B, C, resolution, resolution), float32 in [-1, 1]."""
@@ -157,10 +126,6 @@ class Images(ImageFacts):
     def name_of(self, index: int) -> str:
         """Return how the user finds image `index`: its path in the dataset, or its row."""
         return self.name_image(self.row(index))
-
-    def row(self, index: int) -> int:
-        """Return the number in the whole dataset of image `index` of this part."""
-        return index if self.rows is None else int(self.rows[index])
 
 
 def _power_of_two(side: int) -> int:

@@ -1,4 +1,4 @@
-"""Layout of the global batch of a step over processes and micro-batches, and the form of a batch."""
+"""Layout of the global batch of a step over processes and micro-batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfgen.data.images import ImageFacts
+from hfgen.data.facts import Facts
 from hfgen.settings.arguments import TrainingArguments
 
 
@@ -16,7 +16,7 @@ class Layout:
     """The split of the global batch of a step into micro-batches, and of each of these over the processes.
 
     Attributes:
-        batch_size: images per process and micro-batch.
+        batch_size: items per process and micro-batch.
         accumulation: micro-batches per optimizer step.
     """
 
@@ -57,37 +57,27 @@ def in_steps(micro_batches: Iterable[dict[str, Tensor]], accumulation: int) -> I
             micros = []
 
 
-def finished(pixels: Tensor, flips: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-    """Make the batch that objectives take: float32 in [-1, 1] from uint8, flipped where `flips`, (B,), is true."""
-    if flips is not None:
-        flips = flips.to(pixels.device, non_blocking=True)
-        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
-    batch = {"pixel_values": pixels.float().div_(127.5).sub_(1)}
-    if labels is not None:
-        batch["class_labels"] = labels.to(pixels.device, non_blocking=True)
-    return batch
-
-
-def no_labels(images: ImageFacts) -> str:
+def no_labels(facts: Facts) -> str:
     """Compose the message for a dataset without labels, or with some images without, where they are wanted."""
-    why = f"{images.label_problem}.\n" if images.label_problem else ""
-    if images.num_classes is None:
-        return f"{images.name} has no class labels, which --class_conditional needs.\n{why}{images.how_to_label}"
-    return f"{images.name}: {why}--class_conditional needs a class for each; --unlabeled skip leaves these images out."
+    why = f"{facts.label_problem}.\n" if facts.label_problem else ""
+    if facts.num_classes is None:
+        return f"{facts.name} has no class labels, which --class_conditional needs.\n{why}{facts.how_to_label}"
+    skip = f"--unlabeled skip leaves these {facts.noun[1]} out"
+    return f"{facts.name}: {why}--class_conditional needs a class for each; {skip}."
 
 
-def too_large(layout: Layout, name: str, count: int) -> str:
-    """Compose the message for a dataset with fewer images than a global batch."""
+def too_large(layout: Layout, facts: Facts, count: int) -> str:
+    """Compose the message for a dataset with fewer items, `count`, than a global batch."""
     parts: Sequence[str] = [f"--train_batch_size {layout.batch_size}"]
     if layout.num_processes > 1:
         parts = [*parts, f"{layout.num_processes} processes"]
     if layout.accumulation > 1:
         parts = [*parts, f"--gradient_accumulation_steps {layout.accumulation}"]
-    noun = "image" if count == 1 else "images"
+    noun = facts.noun[count != 1]
     smaller = ["--train_batch_size"] if layout.batch_size > 1 else []
     smaller += ["--num_processes"] if layout.num_processes > 1 else []
     smaller += ["--gradient_accumulation_steps"] if layout.accumulation > 1 else []
     return (
-        f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {name}: "
+        f"A batch of {layout.global_batch_size} ({' x '.join(parts)}) is larger than {facts.name}: "
         f"{count} {noun}.\nGive a smaller {' or '.join(smaller)}, or more data."
     )

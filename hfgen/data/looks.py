@@ -2,12 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
+from hfgen.data.facts import evenly_spaced
 from hfgen.data.pixels import UNREADABLE, loaded, true_mode
 from hfgen.errors import HFGenError, UsageError
 from hfgen.modalities.formats import MOST_MEMORY, memory_of
@@ -18,15 +19,6 @@ WIDTHS = (8, 10, 12, 14, 16)  # bits of what scanners and cameras measure, in fi
 
 Found = TypeVar("Found")
 Range = tuple[float, float]
-
-
-def evenly_spaced(count: int, at_most: int) -> Iterable[int]:
-    """Return numbers below `count`, all or so many.
-
-    >>> list(evenly_spaced(10, 3))
-    [0, 3, 6]
-    """
-    return range(count) if count <= at_most else (i * count // at_most for i in range(at_most))
 
 
 def of_sample(

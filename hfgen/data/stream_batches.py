@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from hfgen.data.decoding import Decoding
-from hfgen.data.layout import Layout, finished, in_steps, no_labels, too_large
+from hfgen.data.image_batches import as_batch, flipped
+from hfgen.data.layout import Layout, in_steps, no_labels, too_large
 from hfgen.data.pixels import naming, to_pixels
 from hfgen.data.records import named
 from hfgen.data.stream_order import Block, EpochEnd, Place, Start, Stream, read_ahead
@@ -64,8 +65,9 @@ class StreamBatches:
         if decoding.class_conditional and images.label_column is None:
             raise UsageError(no_labels(images))
         if images.count is not None and layout.global_batch_size > images.count:
-            raise UsageError(too_large(layout, images.name, images.count))
+            raise UsageError(too_large(layout, images, images.count))
         self.images, self.decoding, self.layout, self.note = images, decoding, layout, note
+        self.facts = images
         self.device = torch.device(device)
         self.stream = Stream(images, seed, shuffle_buffer_size, decoding.class_conditional)
         self.decoder = functools.partial(_decode, images, decoding)
@@ -108,9 +110,14 @@ class StreamBatches:
     def _finished(
         self, asked: Generator[tuple[list[Any], _Rest], None, None]
     ) -> Generator[dict[str, Tensor], None, None]:
-        for pixels, rest in decoded(asked, self.decoder, self.decoding.num_workers, self.device):
+        fetch = functools.partial(_fetch, self.decoder)
+        for pixels, rest in decoded(asked, fetch, self.decoding.num_workers, self.device):
             self.place = rest.after
-            yield finished(pixels, rest.flips if self.decoding.random_flip else None, rest.labels)
+            yield self._batch(flipped(pixels, rest.flips) if self.decoding.random_flip else pixels, rest.labels)
+
+    def _batch(self, pixels: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        classes = {} if labels is None else {"class_labels": labels.to(pixels.device, non_blocking=True)}
+        return {**as_batch(pixels), **classes}
 
     def _asked(self, steps: Steps, first: int, last: int) -> Generator[tuple[list[Any], _Rest], None, None]:
         """Yield (records to decode, the rest of the batch) for each micro-batch of this process."""
@@ -154,7 +161,7 @@ class StreamBatches:
     def _check(self, end: EpochEnd, began: Place, step: int) -> None:
         """Refuse an epoch without a step, which would be followed by others like it for ever."""
         if began.position == 0 and began.step == step:
-            raise UsageError(too_large(self.layout, self.images.name, end.count))
+            raise UsageError(too_large(self.layout, self.images, end.count))
         if end.epoch == 0 and self.images.count not in (None, end.count):
             self.note(
                 f"{self.images.name} is said to hold {self.images.count:,} images, but its stream ended after "
@@ -169,7 +176,7 @@ class StreamBatches:
             pixels = torch.from_numpy(np.stack([self.decoder(record) for record in records]))
             labels = self.stream.labels_of(table)
             known = None if labels is None else torch.tensor(labels.tolist())
-            self._examples = finished(pixels.to(self.device), None, known)
+            self._examples = self._batch(pixels.to(self.device), known)
         return self._examples
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,6 +202,10 @@ class StreamBatches:
                 )
         place = {name: value for name, value in state.items() if name not in self._settings()}
         self.place = Place(**{**place, "start": Start(**place["start"])})
+
+
+def _fetch(decode: Callable[[Any], np.ndarray], records: list[Any]) -> np.ndarray:
+    return np.stack([decode(record) for record in records])
 
 
 def _decode(images: StreamedImages, how: Decoding, record: tuple[int, Mapping[str, Any] | None]) -> np.ndarray:

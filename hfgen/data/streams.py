@@ -4,15 +4,15 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hfgen.data.columns import class_columns_of
+from hfgen.data.facts import evenly_spaced
 from hfgen.data.folder_streams import FolderStream, WalkedHome
 from hfgen.data.folders import Folder, choose, found_in
 from hfgen.data.headers import inspect_headers
 from hfgen.data.image_column import with_images
 from hfgen.data.images import ImageFacts
-from hfgen.data.looks import evenly_spaced
 from hfgen.data.parquet_files import PARQUET
 from hfgen.data.records import Home, Records
 from hfgen.data.sources import DataSource, Table, arguments_of, load_table
@@ -44,6 +44,15 @@ class StreamedImages(ImageFacts):
             "With --streaming, labels need a column of the type ClassLabel, which names all classes in advance.\n"
             "Without --streaming, a column of numbers is enough."
         )
+
+    def renumbered(self, names: Sequence[str]) -> Self:
+        """Give the classes of a local folder the numbers that they have in a run, if they are the same classes."""
+        folder, ours = self.dataset, self.label_names or []
+        if not isinstance(folder, FolderStream) or folder.labels is None or sorted(names) != sorted(ours):
+            return self
+        numbers = {place: names.index(name) for place, name in enumerate(ours)} | {-1: -1}
+        labels = [numbers[label] for label in folder.labels]
+        return replace(self, label_names=[*names], dataset=replace(folder, labels=labels))
 
 
 def stream_images(source: DataSource) -> StreamedImages:
@@ -93,16 +102,6 @@ def stream_images(source: DataSource) -> StreamedImages:
         image_column=column,
         label_column=label,
     )
-
-
-def renumbered(images: StreamedImages, names: Sequence[str]) -> StreamedImages:
-    """Give the classes of a local folder the numbers that they have in a run, if they are the same classes."""
-    folder, ours = images.dataset, images.label_names or []
-    if not isinstance(folder, FolderStream) or folder.labels is None or sorted(names) != sorted(ours):
-        return images
-    numbers = {place: names.index(name) for place, name in enumerate(ours)} | {-1: -1}
-    labels = [numbers[label] for label in folder.labels]
-    return replace(images, label_names=[*names], dataset=replace(folder, labels=labels))
 
 
 def _refuse_what_reads_all(source: DataSource) -> None:

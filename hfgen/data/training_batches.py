@@ -7,6 +7,7 @@ import torch
 
 from hfgen.data.batches import GIB, Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.images import ImageFacts, Images
 from hfgen.data.layout import Layout
 from hfgen.data.stream_batches import StreamBatches
@@ -35,4 +36,4 @@ def make_batches(
     if isinstance(images, StreamedImages):
         return StreamBatches(images, decoding, layout, a.seed, device, a.shuffle_buffer_size, note)
     assert isinstance(images, Images)
-    return Batches(images, decoding, layout, a.seed, device, a.data_memory_limit * GIB, progress)
+    return image_batches(images, decoding, layout, a.seed, device, a.data_memory_limit * GIB, progress)

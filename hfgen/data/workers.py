@@ -1,4 +1,4 @@
-"""Images are decoded in worker processes, ahead of the training and in the requested order."""
+"""Items are read and decoded in worker processes, ahead of the training and in the requested order."""
 
 import atexit
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -28,31 +28,31 @@ Rest = TypeVar("Rest")
 
 
 def decoded(
-    asked: Generator[tuple[Sequence[Any], Rest], None, None],
-    decode: Callable[[Any], np.ndarray],
+    asked: Generator[tuple[Any, Rest], None, None],
+    fetch: Callable[[Any], np.ndarray],
     num_workers: int | None,
     device: torch.device,
 ) -> Generator[tuple[Tensor, Rest], None, None]:
-    """Decode batches of items to pixels on the device, in the same order.
+    """Fetch batches of items in their stored form, on the device, in the same order.
 
-    An error of `asked` or of `decode` is raised where its batch would have come, so the step at which a training stops
+    An error of `asked` or of `fetch` is raised where its batch would have come, so the step at which a training stops
     does not depend on how far ahead the workers are. The workers end with this generator.
 
     Args:
-        asked: yields (the items of a batch, the rest of that batch, which is passed through).
-        decode: an item -> uint8, shape (C, H, W); runs in the workers.
+        asked: yields (what `fetch` takes for a batch, the rest of that batch, which is passed through).
+        fetch: returns the stored items of a batch, (B, ...); runs in the workers.
         num_workers: 0 decodes in this process; None takes the cores of this process but one, at most 8.
 
     Yields:
-        (pixels, uint8, shape (B, C, H, W); the rest of that batch).
+        (the stored items, shape (B, ...); the rest of that batch).
 
     Raises:
-        HFGenError: an image cannot be decoded, or a worker died.
+        HFGenError: an item cannot be read, or a worker died.
     """
     belongings: deque[Rest] = deque()
     failed: list[Exception] = []
 
-    def items() -> Generator[Sequence[Any], None, None]:
+    def items() -> Generator[Any, None, None]:
         try:
             for batch, rest in asked:
                 belongings.append(rest)
@@ -61,8 +61,8 @@ def decoded(
             failed.append(error)
 
     loader = DataLoader(
-        _Items(decode),
-        batch_sampler=items(),  # type: ignore[arg-type]  # iterated once
+        _Items(fetch),
+        batch_sampler=items(),  # iterated once
         num_workers=workers_here() if num_workers is None else num_workers,
         collate_fn=_as_it_is,
         pin_memory=device.type == "cuda",
@@ -73,10 +73,10 @@ def decoded(
     shutdown = getattr(batches, "_shutdown_workers", lambda: None)
     atexit.register(shutdown)  # at its exit Python would wait for workers of an unfinished training
     try:
-        for pixels in batches:
-            if isinstance(pixels, HFGenError):
-                raise pixels
-            yield torch.as_tensor(pixels).to(device, non_blocking=True), belongings.popleft()
+        for stored in batches:
+            if isinstance(stored, HFGenError):
+                raise stored
+            yield torch.as_tensor(stored).to(device, non_blocking=True), belongings.popleft()
     except RuntimeError as error:
         raise HFGenError(_died(error)) from error
     finally:
@@ -96,15 +96,15 @@ def workers_here() -> int:
 class _Items(Dataset[Any]):
     """The dataset that workers read. An error travels as a value; raised, it would come wrapped in a traceback."""
 
-    def __init__(self, decode: Callable[[Any], np.ndarray]) -> None:
-        self.decode = decode
+    def __init__(self, fetch: Callable[[Any], np.ndarray]) -> None:
+        self.fetch = fetch
 
-    def __getitems__(self, items: Sequence[Any]) -> Tensor | np.ndarray | HFGenError:
+    def __getitems__(self, items: Any) -> Tensor | np.ndarray | HFGenError:
         try:
-            pixels = np.stack([self.decode(item) for item in items])
+            stored = self.fetch(items)
             worker = torch.utils.data.get_worker_info()
-            fits = worker is None or fits_shared_memory(pixels.nbytes, worker.num_workers)
-            return torch.from_numpy(pixels) if fits else pixels
+            fits = worker is None or fits_shared_memory(stored.nbytes, worker.num_workers)
+            return torch.from_numpy(stored) if fits else stored
         except HFGenError as error:
             kind = UsageError if isinstance(error, UsageError) else HFGenError
             return kind(str(error))  # without its cause, which may not be picklable
@@ -145,6 +145,6 @@ def _await_a_second(number: int, frame: FrameType | None) -> None:
 
 def _died(error: RuntimeError) -> str:
     return (
-        f"A process that decodes images died: {first_line(error)}\n"
+        f"A process that reads the data died: {first_line(error)}\n"
         "Memory, or shared memory (/dev/shm), may have run out; try --dataloader_num_workers 1, or 0."
     )

@@ -1,4 +1,4 @@
-"""Check a card: render it again from the run's files, sample its pictures again, run its snippets."""
+"""Check a card: render it again from the run's files, sample again what it shows, run its snippets."""
 
 import difflib
 import subprocess
@@ -8,20 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hfgen import run_folder
 from hfgen.cards import card
 from hfgen.cards.parts import unmarked
 from hfgen.components import weights_sha256
 from hfgen.errors import UsageError, counted
+from hfgen.evaluation.drawing import draw
 from hfgen.files import printable
-from hfgen.modalities import image as grid
 from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import modality_of
 from hfgen.results.records import read_results
 
-LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
-FRACTION = 0.01  # of the pixels may be off by more
 SHOWN = 5  # differing lines of a card
 PATIENCE = 1800  # seconds
 
@@ -30,7 +27,7 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     """Yield each check in words, with a list of what is wrong: empty where it holds.
 
     Args:
-        num_redrawn: images of the sample grid that are sampled again.
+        num_redrawn: items of the samples that are sampled again.
 
     Raises:
         UsageError: the folder does not hold a finished run with a card.
@@ -42,7 +39,7 @@ def check_card(folder: Path, num_redrawn: int, run_snippets: bool = True) -> Ite
     pipeline = HFGenPipeline.from_pretrained(folder)
     yield "results are of these very weights", other_weights(folder, pipeline)
     seeds = redrawn(card.read_facts(folder)["config"]["num_validation_images"], num_redrawn)
-    yield f"{counted(len(seeds), 'picture')} sampled again", other_pictures(folder, pipeline, seeds)
+    yield f"{counted(len(seeds), modality_of(pipeline).noun[0])} sampled again", other_samples(folder, pipeline, seeds)
     if run_snippets:
         yield "the card's snippets run, in a fresh process", failing(folder, card.name_on(folder))
 
@@ -76,7 +73,7 @@ def other_weights(folder: Path, pipeline: HFGenPipeline) -> list[str]:
 
 
 def redrawn(total: int, count: int) -> list[int]:
-    """The seeds of a grid's images that are sampled again: so many, or all, evenly spaced.
+    """The seeds of a grid's items that are sampled again: so many, or all, evenly spaced.
 
     >>> redrawn(64, 4), redrawn(2, 8)
     ([0, 16, 32, 48], [0, 1])
@@ -84,26 +81,16 @@ def redrawn(total: int, count: int) -> list[int]:
     return sorted({index * total // min(count, total) for index in range(min(count, total))})
 
 
-def other_pictures(folder: Path, pipeline: HFGenPipeline, seeds: Sequence[int]) -> list[str]:
-    """Tiles of the card's sample grid that the model does not sample from their seeds."""
+def other_samples(folder: Path, pipeline: HFGenPipeline, seeds: Sequence[int]) -> list[str]:
+    """Samples of the card that the model does not sample from their seeds."""
     environment = run_folder.read_environment(folder)
     config = card.read_facts(folder)["config"]
     step = run_folder.read_metrics(folder)[-1]["step"]
-    path, total = folder / "samples" / f"step_{step:06d}.png", config["num_validation_images"]
-    if not path.is_file():
-        return [f"{path.name} is missing"]
-    drawn = grid.draw(pipeline, seeds, **environment.get("sampled_with", {}))
-    whole, wrong = np.asarray(grid.read_image(path)).astype(int), []
-    columns = whole.shape[1] // drawn[0].width
-    for seed, image in zip(seeds, drawn, strict=True):
-        row, column = divmod(seed, columns)
-        tile = whole[row * image.height :, column * image.width :][: image.height, : image.width]
-        if tile.shape != np.asarray(image).shape:
-            return [f"{path.name} is not a grid of {total} images of {image.width}x{image.height} pixels"]
-        off = np.abs(tile - np.asarray(image).astype(int)) > LEVELS
-        if off.mean() > FRACTION:
-            wrong.append(f"seed {seed} gives another image: {off.mean():.0%} of its pixels differ")
-    return wrong
+    modality, stem = modality_of(pipeline), folder / "samples" / f"step_{step:06d}"
+    if not modality.previews(stem):
+        return [f"{stem.name} is missing"]
+    drawn = draw(pipeline, seeds, **environment.get("sampled_with", {}))
+    return list(modality.different(drawn, seeds, config["num_validation_images"], stem))
 
 
 def failing(folder: Path, name: str) -> list[str]:

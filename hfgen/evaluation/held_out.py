@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hfgen.components import eval_mode
-from hfgen.data.images import ImageFacts, Images
+from hfgen.data.images import Images
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.evaluation.extractors import extractor_class, refuse_shape
 from hfgen.evaluation.likelihoods import metric_names
@@ -14,6 +13,7 @@ from hfgen.pipeline import HFGenPipeline
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.wrappers import eval_mode
 
 PREFIX = "validation_"
 NAME = "validation"
@@ -70,20 +70,6 @@ class HeldOut:
             measured = measure(pipeline, self.real, self.protocol, self.metrics, options=options, alone=True)
         values, _ = measured or ({}, None)
         return {PREFIX + name: estimate.value for name, estimate in values.items()}
-
-
-def refuse_other_images(images: Images, trained_on: ImageFacts, resolution: int | None) -> None:
-    """Raise a UsageError of validation images whose mode or size differs from the training images'."""
-    if images.mode != trained_on.mode:
-        raise UsageError(
-            f"--validation_split has images of mode {images.mode}, and the training images are of {trained_on.mode}.\n"
-            f"Convert both: --image_mode {trained_on.mode}; or leave --validation_split out."
-        )
-    if resolution is None and images.resolution() != trained_on.resolution():
-        raise UsageError(
-            f"--validation_split has images of {images.resolution()} pixels a side, and the training images have "
-            f"{trained_on.resolution()}.\nResize both: --resolution {trained_on.resolution()}"
-        )
 
 
 def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model: str) -> list[str]:

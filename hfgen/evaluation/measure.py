@@ -10,8 +10,8 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hfgen.components import published_networks
+from hfgen.data.facts import evenly_spaced
 from hfgen.data.images import Images
-from hfgen.data.looks import evenly_spaced
 from hfgen.errors import UsageError
 from hfgen.evaluation import likelihoods
 from hfgen.evaluation.drawn_features import Sampled, draw_features

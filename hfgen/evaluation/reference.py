@@ -145,9 +145,7 @@ class Data:
             source = replace(source, **same, value_range=limits)
         images = images_from(source)
         if self.trained is not None:
-            then = self.trained.facts
-            limits = then.get("value_range")
-            images = images.read_as(then.get("channels", images.channels), (limits[0], limits[1]) if limits else None)
+            images = images.read_as(self.trained.facts)
         if self.trained is None or not of.get("class_conditional"):
             return images
         names = self.trained.facts.get("class_names")

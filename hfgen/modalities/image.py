@@ -5,17 +5,15 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from diffusers import ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
-from hfgen.errors import UsageError
+from hfgen.errors import UsageError, did_you_mean
 from hfgen.modalities.formats import check_memory, on_white, open_picture
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def check_images(images: Tensor, shape: Sequence[int]) -> None:
@@ -48,6 +46,21 @@ def postprocess(images: Tensor, output_type: str = "pil") -> Any:
     return VaeImageProcessor().postprocess(images.detach().float().clamp(-1, 1), output_type=output_type)
 
 
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+def check_output_type(output_type: str | None) -> str:
+    """Return the type in which images are returned; raise a UsageError for an unknown one."""
+    if output_type is not None and output_type not in OUTPUT_TYPES:
+        raise UsageError(f"output_type is {output_type!r}.{did_you_mean(str(output_type), OUTPUT_TYPES)}")
+    return output_type or OUTPUT_TYPES[0]
+
+
+def to_output(images: Tensor, output_type: str = "pil") -> ImagePipelineOutput:
+    """Return images in [-1, 1], shape (B, C, H, W), as diffusers' output."""
+    return ImagePipelineOutput(images=postprocess(images, output_type))
+
+
 def image_grid(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
     """Arrange images row by row, by default in about as many rows as columns; the last row is filled with black."""
     columns = columns or math.ceil(math.sqrt(len(images)))
@@ -59,24 +72,14 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None) -> Ima
     return grid
 
 
-def draw(
-    pipeline: "DiffusionPipeline",
-    seeds: Sequence[int],
-    class_labels: Sequence[int] | None = None,
-    batch_size: int = 64,
-    **options: Any,
-) -> list[Image.Image]:
-    """Sample one PIL image per seed, in batches; their size changes only memory and speed.
+ROWS, COLUMNS = 4, 8  # of a sheet of reconstructions
 
-    Args:
-        options: what the pipeline's call takes beyond seeds and labels.
-    """
-    images: list[Image.Image] = []
-    for start in range(0, len(seeds), batch_size):
-        part = slice(start, start + batch_size)
-        labels = None if class_labels is None else class_labels[part]
-        images += pipeline(seeds=seeds[part], class_labels=labels, **options).images
-    return images
+
+def pairs_grid(originals: Tensor, others: Tensor) -> Image.Image:
+    """Arrange rows of images, each above the row of its counterparts; both in [-1, 1], shape (B, C, H, W)."""
+    pairs, count = [postprocess(originals), postprocess(others)], len(originals)
+    tiles = [tile for start in range(0, count, COLUMNS) for row in pairs for tile in row[start : start + COLUMNS]]
+    return image_grid(tiles, min(COLUMNS, count))
 
 
 def read_image(path: Path) -> Image.Image:

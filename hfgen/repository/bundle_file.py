@@ -10,7 +10,6 @@ import ast
 import builtins
 import dataclasses
 import importlib
-import sys
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
@@ -24,7 +23,16 @@ from hfgen import _HOME
 from hfgen.components import ComposedPipeline
 from hfgen.errors import UsageError
 from hfgen.objective import Objective
-from hfgen.registry import register_family
+from hfgen.repository.bundle_origins import (
+    OF_MODALITY,
+    PIPELINE,
+    Key,
+    for_modality,
+    is_registration,
+    is_same,
+    place_of,
+    value_of,
+)
 from hfgen.repository.module_source import (
     DATA_FILES,
     FILE_NAMES,
@@ -41,11 +49,15 @@ from hfgen.repository.module_source import (
     wrap,
 )
 
-Key = tuple[str, str]  # a module and a name that it binds
 CALLED = {"__init__", "__call__", "encode", "decode", "reconstruct", "log_likelihood", "interpolate"}
 CALLED |= {"to_latents", "from_latents"}
 LEFT_OUT = {"from_pretrained", "save_pretrained", "push_to_hub", "download", "load_config", "to_json_string"}
-LEFT_OUT |= {"sources", *(name for name in vars(ComposedPipeline) if not name.startswith("__"))}  # of pipelines inside
+LEFT_OUT |= {
+    "sources",
+    "from_data",
+    "modality",
+    *(name for name in vars(ComposedPipeline) if not name.startswith("__")),
+}  # of pipelines inside
 STAND_INS = (  # for annotations
     (ModelMixin, Import("diffusers", "ModelMixin", "ModelMixin")),
     (PreTrainedModel, Import("transformers", "PreTrainedModel", "PreTrainedModel")),
@@ -94,6 +106,7 @@ class _Collected:
         self.members: dict[Key, list[ast.stmt]] = {}
         self.asked: set[str] = set()
         self.edits: dict[int, list[Edit]] = {}
+        self.replaced: dict[int, str] = {}
 
     # --- collecting -------------------------------------------------------------------------------------------------
 
@@ -128,9 +141,9 @@ class _Collected:
     def claim(self, name: str, origin: Key | Import, module: str) -> None:
         """Reserve a name in the file; raise a UsageError if it already stands for something else."""
         other = self.names.setdefault(name, origin)
-        if other == origin or (isinstance(other, Import) and isinstance(origin, Import) and _same(other, origin)):
+        if other == origin or (isinstance(other, Import) and isinstance(origin, Import) and is_same(other, origin)):
             return
-        places = " and ".join(_place(place) for place in (other, origin))
+        places = " and ".join(place_of(place) for place in (other, origin))
         raise UsageError(f"{self._cannot()}: {name!r} stands for two things, {places}.\nRename one in {module}.")
 
     def _define(self, key: Key, user: str) -> None:
@@ -203,7 +216,7 @@ class _Collected:
     def stand_in(self, module: str, name: str) -> str | None:
         """Find the base class that replaces a class in annotations: every file has its own copy of the class."""
         found = self.resolve(module, name)
-        value: Any = None if found is None or isinstance(found, Import) else _value(found)
+        value: Any = None if found is None or isinstance(found, Import) else value_of(found)
         bases = [(base, entry) for base, entry in STAND_INS if self.is_pipeline or base is not nn.Module]
         is_class = isinstance(value, type)
         return next((entry.bound for base, entry in bases if is_class and issubclass(value, base)), None)
@@ -235,9 +248,19 @@ class _Collected:
         for member in node.body:
             if member not in self.members[key] and self._is_reached(member):
                 self.members[key].append(member)
-                self.scan(source, member, known)
+                if not self._is_replaced(key, member):
+                    self.scan(source, member, known)
                 found = True
         return found
+
+    def _is_replaced(self, key: Key, member: Any) -> bool:
+        """Collect the function of the modality that stands in for a method which asks it; tell if there is one."""
+        if key[0] != PIPELINE or getattr(member, "name", "") not in OF_MODALITY:
+            return False
+        module, function, self.replaced[id(member)] = for_modality(self.root, member.name, self._cannot())
+        self.need(module, function)
+        self.needs[PIPELINE].append(module)
+        return True
 
     def _is_reached(self, member: ast.stmt) -> bool:
         names = names_bound_in(member)
@@ -302,7 +325,7 @@ class _Collected:
 
     def _refuse_copies(self, key: Key, user: str) -> None:
         """Refuse a class that another file has its own copy of, or that would be a second pipeline class."""
-        value = None if key in self.pruned else _value(key)
+        value = None if key in self.pruned else value_of(key)
         kinds: tuple[type, ...] = (nn.Module, SchedulerMixin) if self.is_pipeline else ()
         if isinstance(value, type) and issubclass(value, (*kinds, DiffusionPipeline)):
             raise UsageError(
@@ -319,7 +342,7 @@ class _Collected:
     def _refuse_effects(self, source: ModuleSource) -> None:
         """Refuse statements that have an effect when their module is imported, except the registration of a family."""
         for statement, effect in source.effects:
-            if id(statement) not in self.taken and not _is_registration(source.name, effect):
+            if id(statement) not in self.taken and not is_registration(source.name, effect):
                 raise UsageError(
                     f"{self._cannot()}: line {effect.lineno} of {source.name} has an effect when the module is "
                     f"imported: {ast.unparse(effect)[:60]}"
@@ -376,7 +399,8 @@ class _Collected:
         is_root = self.pruned[key] is self.root
         title = (ast.get_docstring(node) or "").strip().partition("\n")[0] if is_root else "What it inherits."
         quoted = title.replace("\\", "\\\\").replace('"', "'")
-        members = [source.text(m, self.edits.get(id(m), ())) for m in node.body if m in self.members[key]]
+        taken = [m for m in node.body if m in self.members[key]]
+        members = [self.replaced.get(id(m)) or source.text(m, self.edits.get(id(m), ())) for m in taken]
         return "\n".join([f'{decorators}class {key[1]}{arguments}:\n    """{quoted}"""\n', *members])
 
 
@@ -393,28 +417,3 @@ class _Replaced(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         return node.left if ast.unparse(node.left) == ast.unparse(node.right) else node
-
-
-def _is_registration(module: str, statement: ast.stmt) -> bool:
-    """Tell if a statement calls `register_family`, which a bundle does not need."""
-    call = getattr(statement, "value", None)
-    words = ast.unparse(call.func).split(".") if isinstance(call, ast.Call) else [""]
-    value: Any = sys.modules[module]
-    for word in words:
-        value = getattr(value, word, None)
-    return value is register_family
-
-
-def _value(key: Key) -> Any:
-    return getattr(importlib.import_module(key[0]), key[1], None)
-
-
-def _same(one: Import, other: Import) -> bool:
-    try:
-        return one.target() is other.target()
-    except (ImportError, AttributeError):
-        return False
-
-
-def _place(origin: Key | Import) -> str:
-    return origin.statement() if isinstance(origin, Import) else f"{origin[0]}.{origin[1]}"

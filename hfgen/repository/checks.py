@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import nn
 
 from hfgen.components import MOST_LEVELS
-from hfgen.errors import LoadError, UsageError, first_line
+from hfgen.errors import LoadError, UsageError, did_you_mean, first_line
 from hfgen.files import MOST_TABLE, read_json, refuse_links_out
-from hfgen.repository.components import classes_in
+from hfgen.repository.components import PROCESSORS, classes_in
 from hfgen.repository.fit import check_config, check_fit, incomplete, missing_tensors, renamed
 from hfgen.repository.index import CONFIG, SCHEDULER_CONFIG, class_name_of
 from hfgen.repository.model_folder import ModelFolder
@@ -22,7 +24,7 @@ from hfgen.repository.processor_files import (
     check_tokenizer_file,
 )
 from hfgen.repository.weights import AGAIN, check_names, variant_of
-from hfgen.settings.options import is_pipeline
+from hfgen.settings.options import component_choices, is_pipeline, signature_of
 
 # Keywords of diffusers' `from_pretrained` that hfgen supports; the first say what to fetch from the Hub.
 RUNS_CODE = ("trust_remote_code", "custom_pipeline")
@@ -172,3 +174,19 @@ def check_weights_are_complete(
         missing = missing_tensors(model, renamed(model, folder.shapes(name, type(model), variant)))
         if missing:
             raise LoadError(incomplete(name, missing, len(model.state_dict())))
+
+
+def check_given(family: Any, kwargs: Mapping[str, Any]) -> None:
+    """Refuse unknown keywords of `from_pretrained`, which diffusers would ignore, and components of the wrong kind."""
+    known = [*LOADING, *signature_of(family), *component_choices(family)]
+    for name in kwargs:
+        if name not in known:
+            raise UsageError(f"{family.__name__}.from_pretrained takes no {name!r}.{did_you_mean(name, known)}")
+    for name, class_ in family.component_classes().items():
+        if name in kwargs and kwargs[name] is None and name not in family._optional_components:
+            raise UsageError(f"{name!r} is None; a {family.__name__} needs it.")
+        kinds = (SchedulerMixin, DiffusionPipeline, *PROCESSORS)
+        kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
+        given = kwargs.get(name)
+        if given is not None and not isinstance(given, kind):
+            raise UsageError(f"{name!r} is a {type(given).__name__}; it must be a {kind.__name__}.")

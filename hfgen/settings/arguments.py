@@ -97,6 +97,13 @@ class TrainingArguments(DataArguments):
         resume="reported",
     )
 
+    data: Mapping[str, Any] | None = option(
+        None,
+        "Options of the data that only one modality has, such as {block_size: 64} of texts; on the command line "
+        "--block_size 64, or --data.block_size 64.",
+        resume="fixed",
+    )
+
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision inside the networks.", resume="reported")
     allow_tf32: bool = option(
         False, "Let NVIDIA GPUs multiply float32 in TF32: faster, to about 3 digits.", resume="reported"
@@ -311,6 +318,12 @@ class TrainingArguments(DataArguments):
         general |= {"lr_scheduler": self.lr_scheduler, "lr_warmup_steps": self.lr_warmup_steps}
         general |= {"lr_step_rules": self.lr_step_rules}
         return options_of(component, (self.optimizer or {}).get(component, {})).over(general)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return all options by name, those that only the modality has among them."""
+        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "data"}
+        return {**flat, **(self.data or {})}
 
     @property
     def validates(self) -> bool:

@@ -11,6 +11,11 @@ from typing import Literal
 from hfgen.errors import UsageError
 from hfgen.settings.fields import option
 
+# Options that only some modalities read; a modality names its own (`Modality.arguments`).
+PARTICULAR = frozenset(
+    ("image_column", "resolution", "center_crop", "random_flip", "image_mode", "value_range", "all_frames")
+)
+
 
 @dataclass(kw_only=True)
 class DataArguments:

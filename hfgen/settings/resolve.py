@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfgen.errors import UsageError, did_you_mean
+from hfgen.modality import Modality
 from hfgen.settings.arguments import FIELDS, HINTS, NOT_SAVED, TrainingArguments, canonical
+from hfgen.settings.data_arguments import PARTICULAR
+from hfgen.settings.fields import check_bounds
 from hfgen.settings.optimizers import WITHOUT_WARM_UP, OptimizerOptions, merge, refuse_unknown_components
 from hfgen.settings.options import (
     CLASS_NAME,
@@ -32,6 +35,8 @@ from hfgen.settings.options import (
     without_class_name,
 )
 
+DATA = "data"  # block of a config: options of the data that only one modality has
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -44,13 +49,20 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return what `config.yaml` holds: all but where the run was written, resumed from and pushed to."""
         flat = {name: value for name, value in dataclasses.asdict(self.arguments).items() if name not in NOT_SAVED}
+        if flat[DATA] is None:
+            del flat[DATA]
         return {"model": self.model, **flat, **self.components}
 
 
-def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family: type) -> RunConfig:
+def resolve(
+    layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family: type, modality: Modality | None = None
+) -> RunConfig:
     """Merge layers of settings, each named for error messages, over the family's defaults.
 
-    A layer is flat, except for one dictionary per component and one for the `objective`.
+    A layer is flat, except for one dictionary per component, one for the `objective`, and one for the data.
+
+    Args:
+        modality: the family's; without it, no options of the data that only some modalities have are known.
 
     Raises:
         UsageError: a key is unknown or a value has the wrong type; the message names the layer.
@@ -66,12 +78,46 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: str, family:
                 value = {chooses: value}  # `likelihood: BernoulliLikelihood`
             if key == "optimizer" and isinstance(value, Mapping):
                 flat[key] = _optimizers(family, value, source, flat.get(key) or {})
+            elif key == DATA and isinstance(value, Mapping):
+                flat[key] = {**(flat.get(key) or {}), **own_data_options(modality, value, source)}
             elif isinstance(value, Mapping):
                 components[key] = _typed_block(family, key, value, source, components.get(key, {}))
+            elif key != "model" and key in _own_names(modality):
+                flat[DATA] = {**(flat.get(DATA) or {}), **own_data_options(modality, {key: value}, source)}
             elif key != "model":
                 name = _known_field(key, source, family)
+                refuse_of_others(modality, name, value, source)
                 flat[name] = typed(HINTS[name], value, name, source)
     return RunConfig(model, TrainingArguments(**flat), components)
+
+
+def _own_names(modality: Modality | None) -> list[str]:
+    declared = None if modality is None else modality.data_options
+    return [] if declared is None else list(declared.__dataclass_fields__)
+
+
+def own_data_options(modality: Modality | None, given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return options of the data that only this modality has, as the types that it declares.
+
+    Raises:
+        UsageError: it has no such option, or a value has the wrong type or is out of range.
+    """
+    declared: Any = None if modality is None else modality.data_options
+    names, hints = _own_names(modality), {} if declared is None else typing.get_type_hints(declared)
+    for name in given:
+        if name not in names:
+            raise UsageError(f"{source}: the data have no option {name!r}.{did_you_mean(name, names)}")
+    found = {name: typed(hints[name], value, name, source) for name, value in given.items()}
+    for name, value in found.items():
+        check_bounds(name, value, declared.__dataclass_fields__[name].metadata["bounds"])
+    return found
+
+
+def refuse_of_others(modality: Modality | None, name: str, value: Any, source: str) -> None:
+    """Raise a UsageError for an option of the data that this modality does not have."""
+    if modality is None or name not in PARTICULAR or name in modality.arguments or value == FIELDS[name].default:
+        return
+    raise UsageError(f"{source}: --{name} is of other data; a model of {modality.noun[1]} has no such option.")
 
 
 def _dropped_by(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ What a source file does not say for certain is left to `resolve`, which checks t
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hfgen.settings.arguments import FIELDS, HINTS, canonical
 from hfgen.settings.fields import check_bounds
 from hfgen.settings.licenses import known_license
 from hfgen.settings.options import CLASS_NAME, FAMILY, FROM_CONFIG, FROM_PRETRAINED
-from hfgen.settings.resolve import typed
+from hfgen.settings.resolve import DATA, typed
 
 CHOOSING = {CLASS_NAME, FAMILY, FROM_CONFIG, FROM_PRETRAINED}
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
@@ -25,11 +25,14 @@ Types = dict[str, Any]  # option -> type, `Any` where its annotation is not plai
 Found = tuple[str, ast.ClassDef]  # a class, and the module that it is defined in
 
 
-def check_words(layers: Sequence[tuple[str, Mapping[str, Any]]], module: str, class_name: str) -> None:
+def check_words(
+    layers: Sequence[tuple[str, Mapping[str, Any]]], module: str, class_name: str, of_data: Collection[str] = ()
+) -> None:
     """Check keys and values of settings for a pipeline's class that is not imported yet.
 
     Args:
         layers: name and settings of each layer, as `resolve` takes them.
+        of_data: options of the data that only one modality has, which are not checked here.
 
     Raises:
         UsageError: a key is unknown, or a value has the wrong type or is out of range; in the words of `resolve`.
@@ -38,9 +41,9 @@ def check_words(layers: Sequence[tuple[str, Mapping[str, Any]]], module: str, cl
     for source, layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping):
-                if key != "optimizer" and parts is not None:
+                if key not in ("optimizer", DATA) and parts is not None:
                     _check_part(key, value, source, parts, class_name)
-            elif key != "model" and parts is not None and key not in parts:
+            elif key != "model" and parts is not None and key not in parts and key not in of_data:
                 name = canonical(key)
                 if name not in FIELDS:
                     raise UsageError(f"{source}: unknown key {name!r}.{did_you_mean(name, [*FIELDS, *parts])}")

@@ -11,11 +11,12 @@ import yaml
 
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process
+from hfgen.registry import modality_of
 from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
 from hfgen.training.pushing import require_place
 from hfgen.training.room import describe_data, disk_bytes, megabytes
-from hfgen.training.start import build, describe, find_held_out, find_images, full_config
+from hfgen.training.start import build, describe, find_data, find_held_out, full_config
 from hfgen.training.trainer import Trainer
 
 
@@ -29,13 +30,13 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
         UsageError: the run itself would fail with it.
     """
     from_main_process(lambda: require_place(config.arguments, folder, say))
-    images = find_images(config)
-    pipeline = build(config, pipeline_class, images)
-    for line in describe(config, pipeline, images):
+    data = find_data(config, modality_of(pipeline_class))
+    pipeline = build(config, pipeline_class, data)
+    for line in describe(config, pipeline, data):
         say(line)
-    resolved = yaml.safe_dump(full_config(config, pipeline, images), sort_keys=False)
-    find_held_out(config, pipeline, images)
-    trainer = Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
+    resolved = yaml.safe_dump(full_config(config, pipeline, data), sort_keys=False)
+    find_held_out(config, pipeline, data)
+    trainer = Trainer(pipeline, data, config.arguments, None, config.components.get("objective"))
     resume_from = config.arguments.resume_from_checkpoint
     place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
     if place is not None:
@@ -49,7 +50,8 @@ def dry_run(config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path
     _wait(trainer.accelerator.device)
     seconds = time.perf_counter() - start
     say(
-        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} images; one took {seconds:.3f} s "
+        f"{trainer.last_step:,} steps of {trainer.layout.global_batch_size} {trainer.modality.noun[1]}; one took "
+        f"{seconds:.3f} s "
         f"just now, so about {seconds * trainer.last_step / 60:.1f} min in all."
     )
     memory = _peak_memory(trainer.accelerator.device)

@@ -7,7 +7,7 @@ from typing import Any
 from hfgen.run_folder import listed, scalars
 
 MOST_IN_A_COLUMN = 3  # panels; more are in two columns
-NO_CURVE = {"step", "epoch", "learning_rate", "images_per_second", "seconds", "diagnosis"}
+NO_CURVE = {"step", "epoch", "learning_rate", "seconds", "diagnosis"}
 
 
 def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -19,7 +19,7 @@ def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Plot losses, then other metrics, then each number of the diagnoses that changed, over the optimizer steps."""
-    names = sorted({name for line in metrics for name in line} - NO_CURVE)
+    names = sorted({name for line in metrics for name in line if not name.endswith("_per_second")} - NO_CURVE)
     lines = [{**line, **{f"{name}, diagnosis": value for name, value in scalars(line).items()}} for line in metrics]
     found = sorted({name for line in lines for name in line if name.endswith(", diagnosis")})
     diagnosed = [name for name in found if len({line[name] for line in lines if name in line}) > 1]

@@ -15,19 +15,22 @@ SOON, EVERY = 5.0, 60.0  # seconds after which something that takes long is name
 class Progress:
     """The progress of a training; `visible` is False on all processes but the main one, which show nothing.
 
+    Args:
+        noun: one item of the data, and several.
+
     Attributes:
-        images_per_step: the global batch, from which the time that is left follows.
+        items_per_step: the global batch, from which the time that is left follows.
     """
 
-    def __init__(self, visible: bool = True) -> None:
-        self.visible, self.images_per_step = visible, 0
+    def __init__(self, visible: bool = True, noun: tuple[str, str] = ("item", "items")) -> None:
+        self.visible, self.noun, self.items_per_step = visible, noun, 0
         self.terminal = sys.stderr.isatty()
         self.bar: tqdm[Any] | None = None
 
     def decoding(self, items: Sequence[int]) -> Iterable[int]:
         """Iterate over the items, with a bar if that takes more than a second."""
         return tqdm(
-            items, "decoding", unit="image", disable=not (self.visible and self.terminal), leave=False, delay=1
+            items, "decoding", unit=self.noun[0], disable=not (self.visible and self.terminal), leave=False, delay=1
         )
 
     @contextlib.contextmanager
@@ -79,10 +82,10 @@ class Progress:
             self.bar.set_postfix(losses)
         else:
             text = "  ".join(f"{name} {value}" for name, value in losses.items())
-            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} images/s{self._left(step, speed)}")
+            self._say(f"step {step}/{self.last}  {text}  {speed:.0f} {self.noun[1]}/s{self._left(step, speed)}")
 
     def report_measured(self, line: Mapping[str, Any], best: str = "") -> None:
-        """Show what was measured on validation images, and the best value so far, in words."""
+        """Show what was measured on validation data, and the best value so far, in words."""
         found = [f"{name} {value:.4f}" for name, value in line.items() if name.startswith("validation_")]
         if self.bar is not None and self.visible and found:
             self._say(f"step {line['step']}/{self.last}  {'  '.join(found)}{f'  ({best})' if best else ''}")
@@ -95,7 +98,7 @@ class Progress:
 
     def _left(self, step: int, speed: float) -> str:
         """Return `, 12 min left`; nothing on the last step."""
-        seconds = (self.last - step) * self.images_per_step / max(speed, 1e-9)
+        seconds = (self.last - step) * self.items_per_step / max(speed, 1e-9)
         return f", {duration(seconds)} left" if seconds else ""
 
 

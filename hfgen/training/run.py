@@ -12,13 +12,14 @@ from hfgen.data.sources import PLACES, located
 from hfgen.errors import clear
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import from_main_process, join_processes
+from hfgen.registry import modality_of
 from hfgen.settings.resolve import RunConfig
 from hfgen.training import checkpoint
 from hfgen.training.plots import plot_run
 from hfgen.training.pushing import push, push_on_the_way, require_place
 from hfgen.training.room import disk_bytes, require_room
 from hfgen.training.run_lock import RunLock
-from hfgen.training.start import Facts, build, describe, facts, find_held_out, find_images, full_config, plan
+from hfgen.training.start import Facts, build, describe, facts, find_data, find_held_out, full_config, plan
 from hfgen.training.trainer import Trainer
 
 
@@ -48,12 +49,12 @@ def _train(
     config: RunConfig, pipeline_class: type[HFGenPipeline], folder: Path, lock: RunLock, say: Callable[[str], Any]
 ) -> Facts:
     from_main_process(lambda: require_place(config.arguments, folder, say))
-    images = find_images(config, folder)
-    pipeline = build(config, pipeline_class, images)
-    for line in describe(config, pipeline, images):
+    data = find_data(config, modality_of(pipeline_class), folder)
+    pipeline = build(config, pipeline_class, data)
+    for line in describe(config, pipeline, data):
         say(line)
-    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline, images)
-    trainer = Trainer(pipeline, images, config.arguments, folder, objective, held_out)
+    objective, held_out = config.components.get("objective"), find_held_out(config, pipeline, data)
+    trainer = Trainer(pipeline, data, config.arguments, folder, objective, held_out)
     resume_from = config.arguments.resume_from_checkpoint
     place = from_main_process(lambda: checkpoint.find_checkpoint(resume_from, folder, say)) if resume_from else None
     if place is not None:
@@ -64,7 +65,7 @@ def _train(
         say(f"no checkpoint in {folder} yet: starting from the first step")
     needed = disk_bytes(trainer)
     from_main_process(lambda: require_room(needed, folder, say))
-    start = full_config(config, pipeline, images)
+    start = full_config(config, pipeline, data)
     start |= {name: located(start[name]) for name in PLACES}
     from_main_process(lambda: begin(trainer, start, lock, say))
     say(f"run folder {folder}")

@@ -1,9 +1,8 @@
 """The start of a training run: find the data, build the pipeline, describe both."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -13,19 +12,16 @@ from hfgen.cards.parts import component_notes, component_rows
 from hfgen.components import absent, declared, inner_pipelines, published_networks
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import divided, facts_of
-from hfgen.data.images import ImageFacts, Images
+from hfgen.data.facts import Items, described
 from hfgen.data.layout import Layout, no_labels, too_large
-from hfgen.data.load import images_from
-from hfgen.data.pixels import CHANNELS
-from hfgen.data.sources import DataSource
-from hfgen.data.streams import renumbered, stream_images
 from hfgen.errors import UsageError, counted
-from hfgen.evaluation.held_out import HeldOut, refuse_other_images, wanted_metrics
+from hfgen.evaluation.held_out import HeldOut, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
+from hfgen.modality import Modality
 from hfgen.noise import key
 from hfgen.pipeline import HFGenPipeline, reconstructs
 from hfgen.processes.world import join_processes
-from hfgen.registry import family_of
+from hfgen.registry import family_of, modality_of
 from hfgen.results.metrics import METRICS
 from hfgen.scheduler import require_steps
 from hfgen.settings.arguments import TrainingArguments
@@ -46,55 +42,58 @@ from hfgen.training.validation import drawing_options
 SHOWN = 10  # names of classes in a line
 
 Facts = dict[str, Any]
-Found = TypeVar("Found", bound=ImageFacts)
+Data = Any  # `hfgen.data.facts.Facts`, or its `Items`
 
 
-def find_images(config: RunConfig, folder: Path | None = None) -> ImageFacts:
-    """Find the dataset that the arguments name; of one with a held-out part, the images to train on.
+def find_data(config: RunConfig, modality: Modality, folder: Path | None = None) -> Data:
+    """Find the dataset that the arguments name; of one with a held-out part, what to train on.
 
     Args:
         folder: of the run; if it is resumed, classes keep the numbers that they have there.
     """
-    a, source = config.arguments, DataSource.of(config.arguments)
+    a = config.arguments
     resumed = run_folder.class_names(folder) if a.class_conditional and a.resume_from_checkpoint and folder else None
     before = run_folder.data_facts(folder) if a.resume_from_checkpoint and folder else {}
-    if a.streaming:
-        streamed = _read_before(stream_images(source), before)
-        return renumbered(streamed, resumed) if resumed else streamed
-    images = _read_before(wanted_images(source, a), before)
+    found = wanted(modality.find(name_of(a), a.dataset_split, a.options, a.streaming), a).read_as(before)
+    if not isinstance(found, Items):
+        return found.renumbered(resumed) if resumed else found
     if a.class_conditional and a.pretrained_model_name_or_path:
-        images = _numbered_as(a.pretrained_model_name_or_path, images)
+        found = _numbered_as(a.pretrained_model_name_or_path, found)
     if resumed:
-        images = aligned(images, resumed, len(resumed))
-    return images if a.validation_fraction is None else divided(images, a.validation_fraction, a.seed)
+        found = aligned(found, resumed, len(resumed))
+    return found if a.validation_fraction is None else divided(found, a.validation_fraction, a.seed)
 
 
-def _read_before(images: Found, before: Facts) -> Found:
-    """Read images as the run did before: older versions kept unused alpha, and took all wide values for 16 bits."""
-    if "channels" not in before:
-        return images
-    low, high = before.get("value_range", (0, 65535))
-    return images.read_as(before["channels"], (low, high))
-
-
-def _numbered_as(model: str, images: Images) -> Images:
-    """Give the classes the numbers that they have in a model that is trained further, if it has the same classes."""
-    names = run_folder.class_names(Path(model)) or []
-    same = sorted(names) == sorted(images.label_names or [])
-    return aligned(images, names, len(names)) if names and same else images
-
-
-def wanted_images(source: DataSource, arguments: TrainingArguments) -> Images:
-    """Find images that are not streamed, without those that the arguments leave out."""
-    images = images_from(source)
-    return images.labeled() if arguments.class_conditional and arguments.unlabeled == "skip" else images
-
-
-def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageFacts) -> HeldOut | None:
-    """Find the validation images and what is measured on them; None where there are none, or nothing is measured.
+def name_of(arguments: TrainingArguments) -> str:
+    """Return the name or the folder of the dataset.
 
     Raises:
-        UsageError: they differ in mode or size from the training images, or cannot be measured as asked.
+        UsageError: the arguments name none.
+    """
+    name = arguments.dataset_name or arguments.train_data_dir
+    if not name:
+        raise UsageError("Which data? Give --dataset_name; `hfgen list datasets` shows what is built in.")
+    return name
+
+
+def _numbered_as(model: str, items: Items) -> Items:
+    """Give the classes the numbers that they have in a model that is trained further, if it has the same classes."""
+    names = run_folder.class_names(Path(model)) or []
+    same = sorted(names) == sorted(items.label_names or [])
+    return aligned(items, names, len(names)) if names and same else items
+
+
+def wanted(found: Data, arguments: TrainingArguments) -> Data:
+    """Return the data without what the arguments leave out."""
+    skips = arguments.class_conditional and arguments.unlabeled == "skip" and isinstance(found, Items)
+    return found.labeled() if skips else found
+
+
+def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: Data) -> HeldOut | None:
+    """Find the validation data and what is measured on them; None where there are none, or nothing is measured.
+
+    Raises:
+        UsageError: they differ in form from the training data, or cannot be measured as asked.
     """
     a, part = config.arguments, getattr(trained_on, "held_out", None)
     if not a.validates or (part is not None and not (a.validation_metrics or a.best_metric or metric_names(pipeline))):
@@ -102,45 +101,48 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: ImageF
     metrics = wanted_metrics(pipeline, a, config.model)
     if part is not None:
         return HeldOut(part, a, metrics)
-    images = wanted_images(dataclasses.replace(DataSource.of(a), split=str(a.validation_split)), a)
-    images = images.read_as(trained_on.channels, trained_on.value_range)
-    refuse_other_images(images, trained_on, a.resolution)
+    found = wanted(modality_of(pipeline).find(name_of(a), str(a.validation_split), a.options), a)
+    found = found.read_like(trained_on)
+    found.refuse_other(trained_on, a.options)
     if a.class_conditional:
-        images = aligned(images, trained_on.label_names, trained_on.num_classes)
-    return HeldOut(images, a, metrics)
+        found = aligned(found, trained_on.label_names, trained_on.num_classes)
+    return HeldOut(found, a, metrics)
 
 
-def build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
-    """Build the untrained pipeline for these images, with the same weights in every process.
+def build(config: RunConfig, pipeline_class: type[HFGenPipeline], data: Data) -> HFGenPipeline:
+    """Build the untrained pipeline for these data, with the same weights in every process.
 
     Raises:
-        UsageError: the data lack labels that are wanted, or hold fewer images than a batch; the model does not draw in
+        UsageError: the data lack labels that are wanted, or hold fewer items than a batch; the model does not draw in
             as many steps as its grids are to be drawn in; or its options are not those of its components.
     """
     a = config.arguments
-    if a.class_conditional and not images.all_labeled:
-        raise UsageError(no_labels(images))
+    if a.class_conditional and not data.all_labeled:
+        raise UsageError(no_labels(data))
     layout = Layout(a.train_batch_size, join_processes().num_processes, accumulation=a.gradient_accumulation_steps)
-    if images.count is not None and layout.global_batch_size > images.count:
-        raise UsageError(too_large(layout, images.name, images.count))
-    pipeline = _build(config, pipeline_class, images)
+    count = data.num_examples(a.options)
+    if count is not None and layout.global_batch_size > count:
+        raise UsageError(too_large(layout, data, count))
+    pipeline = _build(config, pipeline_class, data)
     if a.num_inference_steps is not None:
         require_steps(getattr(pipeline, "scheduler", None), a.num_inference_steps)
     return pipeline
 
 
-def _build(config: RunConfig, pipeline_class: type[HFGenPipeline], images: ImageFacts) -> HFGenPipeline:
+def _build(config: RunConfig, pipeline_class: type[HFGenPipeline], data: Data) -> HFGenPipeline:
     a = config.arguments
     overrides: Facts = {name: options for name, options in config.components.items() if name != "objective"}
-    size, channels, num_classes = data_shape(config, images)
+    modality = modality_of(pipeline_class)
+    brought = modality.components(data, a.options)
+    size, channels, num_classes = data_shape(config, modality, data, brought)
     if a.pretrained_model_name_or_path:
-        return pretrained(config, pipeline_class, (channels, size), num_classes)
+        return pretrained(config, pipeline_class, (size, channels), num_classes)
     torch.manual_seed(key(a.seed, "weights"))
-    pipeline = pipeline_class.build(size, channels, num_classes, **overrides)
+    pipeline = pipeline_class.build(size, channels, num_classes, components=brought, **overrides)
     require_sources(pipeline, declared(pipeline, "frozen_components"))
     if any(name in inner_pipelines(pipeline) for name in pipeline.sources):  # which may make images of another shape
         given = ", ".join(f"--{name}.{FROM_PRETRAINED} {source.name}" for name, source in pipeline.sources.items())
-        _require_images(f"The model with {given}", pipeline, (channels, size), pipeline.num_classes)
+        _require_shape(f"The model with {given}", pipeline, (size, channels), pipeline.num_classes)
     return pipeline
 
 
@@ -164,43 +166,32 @@ def pretrained(
             f"Options that differ from its own cannot be combined with --pretrained_model_name_or_path {name}:\n"
             f"  {', '.join(changed)}\nLeave them out, or train from the beginning."
         )
-    _require_images(name, pipeline, shape, num_classes)
+    _require_shape(name, pipeline, shape, num_classes)
     torch.manual_seed(key(config.arguments.seed, "weights"))
-    complete(pipeline, (shape[1], shape[0], num_classes), only_training)
+    complete(pipeline, (*shape, num_classes), only_training)
     frozen, left_out = (declared(pipeline, f"{kind}_components") for kind in ("frozen", "training_only"))
     require_sources(pipeline, [name for name in frozen if name in left_out])
     return pipeline
 
 
-def _require_images(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], num_classes: int | None) -> None:
-    """Raise a UsageError unless a pipeline makes images of so many channels and pixels, and of so many classes."""
-    found = tuple(pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape[1:3])
-    if (found, pipeline.num_classes) != (shape, num_classes):
-        raise UsageError(
-            f"{name} makes images of {_shape_words(found, pipeline.num_classes)};\n"
-            f"the data have {_shape_words(shape, num_classes)}.\n"
-            f"{_advice(found, shape, pipeline.num_classes, num_classes)}"
-        )
-
-
-def _advice(found: tuple[int, ...], shape: tuple[int, ...], found_classes: int | None, num_classes: int | None) -> str:
-    """Return the options that bring the data to a model's channels, side and classes."""
-    options = []
-    if found[0] != shape[0]:
-        mode = next((mode for mode, channels in CHANNELS.items() if channels == found[0]), None)
-        options += [f"--image_mode {mode}"] if mode else []
-    if found[1] != shape[1]:
-        options.append(f"--resolution {found[1]}")
-    if (found_classes is None) != (num_classes is None):
+def _require_shape(name: str, pipeline: HFGenPipeline, shape: tuple[int, int], num_classes: int | None) -> None:
+    """Raise a UsageError unless a pipeline samples items of this shape, and of so many classes."""
+    modality = modality_of(pipeline)
+    found, classes = modality.sample_shape(pipeline), pipeline.num_classes
+    if (found, classes) == (shape, num_classes):
+        return
+    options = modality.advice(found, shape)
+    if (classes is None) != (num_classes is None):
         options.append("--class_conditional" if num_classes is None else "no --class_conditional")
-    return f"Try {', '.join(options)}." if options else "Data of the same classes are needed."
+    raise UsageError(
+        f"{name} makes {modality.noun[1]} of {modality.shape_words(found)}, {_class_words(classes)};\n"
+        f"the data have {modality.shape_words(shape)}, {_class_words(num_classes)}.\n"
+        + (f"Try {', '.join(options)}." if options else "Data of the same classes are needed.")
+    )
 
 
-def _shape_words(shape: tuple[int, ...], num_classes: int | None) -> str:
-    """Return channels and side in words: `1 channel and 28 pixels a side, without classes`."""
-    channels, side = shape
-    classes = "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
-    return f"{counted(channels, 'channel')} and {side} pixels a side, {classes}"
+def _class_words(num_classes: int | None) -> str:
+    return "without classes" if num_classes is None else f"of {counted(num_classes, 'class')}"
 
 
 def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts], place: str = "") -> list[str]:
@@ -225,16 +216,24 @@ def changed_options(pipeline: HFGenPipeline, components: Mapping[str, Facts], pl
     return changed
 
 
-def data_shape(config: RunConfig, images: ImageFacts) -> tuple[int, int, int | None]:
-    """Return side, channels and number of classes of the training images."""
+def data_shape(
+    config: RunConfig, modality: Modality, data: Data, brought: Mapping[str, Any]
+) -> tuple[int, int, int | None]:
+    """Return what `build` takes: `sample_size`, `in_channels` and the number of classes.
+
+    Args:
+        brought: the components that the data bring.
+    """
     a = config.arguments
-    return a.resolution or images.resolution(), images.channels, images.num_classes if a.class_conditional else None
+    return *modality.shape(data, a.options, brought), data.num_classes if a.class_conditional else None
 
 
-def full_config(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Facts:
+def full_config(config: RunConfig, pipeline: HFGenPipeline, data: Data) -> Facts:
     """Return the config with all options of components and objective, so that it outlives changed defaults."""
     options = objective_options(type(pipeline), config.components.get("objective", {}))
-    components = _component_options(pipeline, data_shape(config, images), config.components)
+    brought = {name: getattr(pipeline, name) for name in pipeline.from_data}
+    shape = data_shape(config, modality_of(pipeline), data, brought)
+    components = _component_options(pipeline, shape, config.components)
     objective = {name: _plain(value) for name, value in options.items()}
     return {**config.to_dict(), **components, "objective": objective}
 
@@ -250,6 +249,8 @@ def _component_options(
     overrides |= {name: options_of(part, choices[name]) for name, part in there.items()}
     derived = pipeline.default_configs(*shape, overrides)
     for name, component in components.items():
+        if name in pipeline.from_data:
+            continue  # the data make it again
         if name in pipeline.sources:
             found[name] = {FROM_PRETRAINED: pipeline.sources[name].name}
         elif isinstance(component, HFGenPipeline):
@@ -281,16 +282,15 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> Iterator[str]:
+def describe(config: RunConfig, pipeline: HFGenPipeline, data: Data) -> Iterator[str]:
     """Yield lines that say what was inferred from the data, and what is trained."""
-    resolution = config.arguments.resolution or images.resolution()
-    labels = f", {counted(images.num_classes, 'class')}{_class_names(images)}" if images.num_classes else ""
-    noun = "image" if images.count == 1 else "images"
-    count = f"a stream of {noun}" if images.count is None else f"{images.count:,} {noun}"
-    if isinstance(images, Images) and images.held_out is not None:
-        count += f" to train on and {len(images.held_out):,} held out"
-    yield f"{images.name}: {count}, {images.mode}, {resolution}x{resolution}{labels}"
-    yield from (f"  {note}" for note in images.notes)
+    options = config.arguments.options
+    labels = f", {counted(data.num_classes, 'class')}{_class_names(data)}" if data.num_classes else ""
+    count, words = data.counted(options), data.words(options)
+    if isinstance(data, Items) and data.held_out is not None:
+        count += f" to train on and {len(data.held_out):,} held out"
+    yield f"{data.name}: {count}{', ' if words else ''}{words}{labels}"
+    yield from (f"  {note}" for note in data.notes)
     for row in component_rows(pipeline.models()):
         yield f"{row['name']}: {row['class_name']}, {row['parameters']} parameters"
 
@@ -298,15 +298,16 @@ def describe(config: RunConfig, pipeline: HFGenPipeline, images: ImageFacts) -> 
 def plan(trainer: Trainer) -> str:
     """Return a line on how long the training is, and what is drawn, measured and saved when."""
     a, batches, last = trainer.arguments, trainer.batches, trainer.last_step
-    epochs = "" if batches.images.count is None else f" ({counted(round(batches.epochs(last)), 'epoch')})"
+    epochs = "" if batches.facts.count is None else f" ({counted(round(batches.epochs(last)), 'epoch')})"
     options = drawing_options(trainer.pipeline, a.num_inference_steps)
     steps = f" in {options['num_inference_steps']} steps" if "num_inference_steps" in options else ""
-    drawn = f"{counted(a.num_validation_images, 'image')} are drawn{steps}"
+    noun = trainer.modality.noun[0]
+    drawn = f"{counted(a.num_validation_images, noun)} are drawn{steps}"
     drawn += ", others reconstructed" if reconstructs(trainer.pipeline) else ""
     if trainer.held_out is not None:
         drawn += f", {', '.join(METRICS[name].title for name in trainer.held_out.metrics)} measured"
     return (
-        f"plan: {last:,} steps of {counted(trainer.layout.global_batch_size, 'image')}{epochs}; "
+        f"plan: {last:,} steps of {counted(trainer.layout.global_batch_size, noun)}{epochs}; "
         f"{_every(trainer.validation_steps, last)} {drawn}; "
         + (f"{_every(a.checkpointing_steps, last)} a checkpoint" if a.checkpointing_steps else "no checkpoints")
     )
@@ -316,15 +317,15 @@ def _every(steps: int, last: int) -> str:
     return f"every {steps:,} steps and at the end" if 0 < steps < last else "at the end"
 
 
-def _class_names(images: ImageFacts) -> str:
+def _class_names(data: Data) -> str:
     """Return the first names of the classes, in brackets."""
-    names = images.label_names or []
+    names = data.label_names or []
     return f" ({', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''})" if names else ""
 
 
 def facts(trainer: Trainer) -> Facts:
     """Return what env.json holds beside versions and hardware."""
-    images = trainer.batches.images
+    data, form = trainer.batches.facts, trainer.batches.facts.recorded(trainer.arguments.options)
     return {
         "global_batch_size": trainer.layout.global_batch_size,
         "num_processes": trainer.layout.num_processes,
@@ -333,21 +334,12 @@ def facts(trainer: Trainer) -> Facts:
         "components": component_rows(published_networks(trainer.pipeline)),
         **_averaged_inside(list(trainer.networks.emas)),
         **({"component_notes": notes} if (notes := component_notes(trainer.pipeline)) else {}),
-        "data": {
-            "name": Path(images.name).name if images.dataset_id is None else images.dataset_id,
-            "dataset_id": images.dataset_id,
-            "count": images.count,
-            "channels": images.channels,
-            "resolution": trainer.batches.decoding.resolution,
-            "class_names": images.label_names,
-            **_held_out(images),
-            **({"value_range": list(images.value_range)} if images.value_range else {}),
-        },
+        "data": {**described(data), **form, "class_names": data.label_names, **_held_out(data)},
     }
 
 
-def _held_out(images: ImageFacts) -> Facts:
-    part = images.held_out if isinstance(images, Images) else None
+def _held_out(data: Data) -> Facts:
+    part = data.held_out if isinstance(data, Items) else None
     return {} if part is None else {"held_out": facts_of(part)}
 
 

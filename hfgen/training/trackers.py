@@ -98,11 +98,12 @@ class Trackers:
         for tracker in self.running:
             tracker.do(lambda it: it.log(values, step=step))
 
-    def log_images(self, images: Mapping[str, Image.Image], step: int) -> None:
-        """Report pictures, each under its name."""
+    def log_previews(self, previews: Mapping[str, Mapping[str, Any]], step: int) -> None:
+        """Report what was drawn: kind (`image`, `text`) -> title -> a picture, or a text."""
         for tracker in self.running:
-            for title, image in images.items():
-                tracker.do(functools.partial(show, tracker.title, title, image, step))
+            for kind, found in previews.items():
+                for title, content in found.items() if kind in SHOW else ():
+                    tracker.do(functools.partial(SHOW[kind], tracker.title, title, content, step))
 
     def log_tables(self, tables: Mapping[str, Mapping[str, Any]], step: int) -> None:
         """Report tables, `columns` and `rows` under a name, to the trackers that take them."""
@@ -338,6 +339,16 @@ def show_table(name: str, title: str, table: Mapping[str, Any], step: int, track
         tracker.log_table(title, columns=table["columns"], data=table["rows"], step=step)
 
 
+def show_text(name: str, title: str, text: str, step: int, tracker: Any) -> None:
+    """Report a text, as it is; to trackers without a method for texts as a table of one cell."""
+    if name == "tensorboard":
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        tracker.tracker.add_text(title, f"{fence}text\n{text}\n{fence}", step)
+    else:
+        show_table(name, title, {"columns": ["text"], "rows": [[text]]}, step, tracker)
+
+
+SHOW: dict[str, Callable[..., None]] = {"image": show, "text": show_text}
 _ids_lock = threading.Lock()
 
 

@@ -10,9 +10,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from hfgen.data.images import ImageFacts
+from hfgen.data.facts import Facts
 from hfgen.data.layout import Layout
-from hfgen.data.training_batches import make_batches
 from hfgen.errors import Interrupted, UsageError
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.noise import StepNoise, key, seed_device
@@ -20,6 +19,7 @@ from hfgen.objective import Objective, Update
 from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.child import resume_command, tell_now
 from hfgen.processes.world import make_accelerator
+from hfgen.registry import modality_of
 from hfgen.repository.tied_weights import require_untied
 from hfgen.run_folder import Metrics
 from hfgen.settings.arguments import TrainingArguments
@@ -40,15 +40,15 @@ OnStep = Callable[[int, Mapping[str, Any] | None], Any]
 
 
 class Trainer:
-    """Trains a pipeline's components on images, in one process or many.
+    """Trains a pipeline's components on a dataset, in one process or many.
 
     Args:
         pipeline: as `HFGenPipeline.build` makes it; trained in place.
-        images: the dataset, as `load_images` found it.
+        data: the dataset, as `load_images` or the modality found it.
         arguments: the training arguments.
         folder: the run folder; None trains without writing anything.
         options: options of the family's objective.
-        held_out: validation images and what is measured on them.
+        held_out: validation data and what is measured on them.
 
     Attributes:
         networks: the trained networks, with their optimizers, schedules and EMA.
@@ -63,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: HFGenPipeline,
-        images: ImageFacts,
+        data: Facts,
         arguments: TrainingArguments,
         folder: Path | None = None,
         options: Mapping[str, Any] | None = None,
@@ -73,12 +73,12 @@ class Trainer:
         self.objective_options = objective_options(type(pipeline), options or {})
         tracker_names(arguments.report_to)  # an unknown one is refused before anything is trained
         self.accelerator = make_accelerator(arguments)
-        self.progress = Progress(self.accelerator.is_main_process)
+        self.modality = modality_of(pipeline)
+        self.progress = Progress(self.accelerator.is_main_process, self.modality.noun)
         self.layout = Layout.of(self.accelerator, arguments)
-        self.progress.images_per_step = self.layout.global_batch_size
-        self.batches = make_batches(
-            images, self.layout, arguments, self.accelerator.device, self.progress.note, self.progress.decoding
-        )
+        self.progress.items_per_step = self.layout.global_batch_size
+        given, show = (self.layout, arguments.options, pipeline, self.accelerator.device), self.progress
+        self.batches: Any = self.modality.batches(data, *given, show.note, show.decoding)
         self.last_step = arguments.max_train_steps or arguments.num_train_epochs * self.batches.steps_per_epoch
         self.step, self.scheduled_steps, epochs = 0, self.last_step, arguments.validation_epochs
         self.validation_steps = epochs * self.batches.steps_per_epoch if epochs else arguments.validation_steps
@@ -266,7 +266,7 @@ class Trainer:
             "epoch": round(self.batches.epochs(self.step), 4),
             **values,
             **self.networks.schedules.rates(),
-            "images_per_second": round(speed, 2),
+            f"{self.modality.noun[1]}_per_second": round(speed, 2),
             "seconds": round(self.window.seconds, 3),
             **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
             **shown,
@@ -374,11 +374,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside tensors; every process must call it."""
-        scaler, images = self.accelerator.scaler, self.batches.images.count
+        scaler, count = self.accelerator.scaler, self.batches.facts.count
         return {
             "step": self.step,
             "settings": resume_settings.settings_of(
-                self.arguments, self.pipeline, self.objective_options, self.layout, images, self.scheduled_steps
+                self.arguments, self.pipeline, self.objective_options, self.layout, count, self.scheduled_steps
             )
             | {"follows_last_step": self.networks.schedules.move or self.objective.reads_last_step},
             "window": self.window.state_dict(),

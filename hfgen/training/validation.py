@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from hfgen.components import eval_mode
-from hfgen.data.looks import evenly_spaced
+from hfgen.data.facts import evenly_spaced
 from hfgen.errors import CheckError
+from hfgen.evaluation.drawing import draw
 from hfgen.evaluation.held_out import HeldOut
 from hfgen.evaluation.measure import reconstruction_options
 from hfgen.modalities import image
-from hfgen.modalities.image import postprocess
+from hfgen.modality import Modality
 from hfgen.objective import Batch
 from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.registry import modality_of
 from hfgen.run_folder import pictured
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.training.best import Best
@@ -26,11 +26,12 @@ from hfgen.training.progress import Progress
 from hfgen.training.shown import line_of, write_pictures
 from hfgen.training.stop_signal import Stopped, StopSignal, TimeUp
 from hfgen.training.trackers import Trackers
+from hfgen.wrappers import eval_mode
 
 EXAMPLES = 500  # training images of a diagnosis, as Burda et al. 2016 take for active units
 SHARE, LEAST = 0.1, 30.0  # of the training's time, and seconds, for reconstructions and diagnosis
 Found = TypeVar("Found")
-ROWS, COLUMNS = 4, 8  # of a sheet of reconstructions
+MOST = 32  # reconstructions
 
 
 class Validation:
@@ -84,13 +85,13 @@ class Validation:
     def _look(self, pipeline: HFGenPipeline, examples: Batch, step: int) -> dict[str, Any]:
         with eval_mode(pipeline.models().values()):
             diagnosis = self._diagnosis(pipeline, examples, step)
-        self.trackers.log_images(pictures(self.folder, step, diagnosis), step)
+        self.trackers.log_previews(previews(modality_of(pipeline), self.folder, step, diagnosis), step)
         self.trackers.log_tables(diagnosis.get("tables", {}), step)
         for warning in diagnosis.get("warnings", ()):
             self.progress.note(warning)
         found: dict[str, Any] = {"diagnosis": diagnosis} if diagnosis else {}
         if self.held_out is not None:
-            with self._part("measuring on validation images", step):
+            with self._part("measuring on validation data", step):
                 options = drawing_options(pipeline, self.arguments.num_inference_steps)
                 found |= self.held_out.measure(pipeline, options)
         if self.best.would_be(found):
@@ -105,7 +106,7 @@ class Validation:
                 self._draw_grid(pipeline, samples, step)
             if reconstructs(pipeline):
                 self._bounded(
-                    "reconstructing images",
+                    f"reconstructing {modality_of(pipeline).noun[1]}",
                     step,
                     lambda: self._draw_reconstructions(pipeline, examples, samples, step),
                 )
@@ -143,14 +144,16 @@ class Validation:
 
     def _draw_grid(self, pipeline: HFGenPipeline, samples: Path, step: int) -> None:
         options = drawing_options(pipeline, self.arguments.num_inference_steps)
-        images = image.draw(pipeline, range(self.arguments.num_validation_images), **options)
-        image.save_image(image.image_grid(images), samples / f"step_{step:06d}.png")
+        seeds = range(self.arguments.num_validation_images)
+        items = draw(pipeline, seeds, **options)
+        modality_of(pipeline).write_preview(items, seeds, samples / f"step_{step:06d}")
 
     def _draw_reconstructions(self, pipeline: HFGenPipeline, examples: Batch, samples: Path, step: int) -> None:
         options, taken = drawing_options(pipeline, self.arguments.num_inference_steps), type(pipeline)
         options = {name: options[name] for name in options.keys() & reconstruction_options(taken)}
-        drawn = reconstruction_grid(pipeline, examples, self.arguments.num_validation_images, **options)
-        image.save_image(drawn, samples / f"reconstructions_{step:06d}.png")
+        modality, most = modality_of(pipeline), min(self.arguments.num_validation_images, MOST)
+        originals, others = reconstructed(pipeline, examples, most, **options)
+        modality.write_reconstructions(originals, others, pipeline, samples / f"reconstructions_{step:06d}")
 
 
 def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:
@@ -159,25 +162,27 @@ def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) ->
     return own if num_inference_steps is None else {**own, "num_inference_steps": num_inference_steps}
 
 
-def pictures(folder: Path, step: int, diagnosis: Mapping[str, Any]) -> dict[str, Image.Image]:
-    """Read the pictures that were drawn at a step: sample grid, reconstructions, and what the diagnosis shows."""
-    names = {"samples": "step", "reconstructions": "reconstructions"}
-    names |= {name: name for name in pictured({"diagnosis": diagnosis})}
-    files = {title: folder / "samples" / f"{name}_{step:06d}.png" for title, name in names.items()}
-    return {title: image.read_image(file) for title, file in files.items() if file.is_file()}
+def previews(modality: Modality, folder: Path, step: int, diagnosis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Read what was drawn at a step: kind (image, text ...) -> title -> samples, reconstructions, a diagnosis's.
+
+    Pictures of a diagnosis are images, whatever is generated.
+    """
+    names, found = {"samples": "step", "reconstructions": "reconstructions"}, dict[str, dict[str, Any]]()
+    for title, name in names.items():
+        for kind, content in modality.previews(folder / "samples" / f"{name}_{step:06d}").items():
+            found.setdefault(kind, {})[title] = content
+    files = {name: folder / "samples" / f"{name}_{step:06d}.png" for name in pictured({"diagnosis": diagnosis})}
+    shown = {title: image.read_image(file) for title, file in files.items() if file.is_file()}
+    return found | ({"image": {**found.get("image", {}), **shown}} if shown else {})
 
 
-def reconstruction_grid(pipeline: HFGenPipeline, examples: Batch, most: int, **options: Any) -> Image.Image:
-    """Draw rows of training images, each above the row of their reconstructions.
+def reconstructed(pipeline: HFGenPipeline, examples: Batch, most: int, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return at most `most` training items, evenly spaced, and their reconstructions.
 
     Args:
-        most: images to show, if the examples are as many; at most 32 are.
         options: of the family's `reconstruct`.
     """
-    count = min(most, ROWS * COLUMNS, len(examples["pixel_values"]))
-    shown = list(evenly_spaced(len(examples["pixel_values"]), count))  # folders are sorted by class
+    items = examples[modality_of(pipeline).batch_key]
+    shown = list(evenly_spaced(len(items), min(most, len(items))))  # folders are sorted by class
     labels: Tensor | None = examples["class_labels"][shown] if "class_labels" in examples else None
-    originals = examples["pixel_values"][shown]
-    pairs = [postprocess(x) for x in (originals, pipeline.reconstruct(originals, class_labels=labels, **options))]
-    tiles = [tile for start in range(0, count, COLUMNS) for row in pairs for tile in row[start : start + COLUMNS]]
-    return image.image_grid(tiles, min(COLUMNS, count))
+    return items[shown], pipeline.reconstruct(items[shown], class_labels=labels, **options)

@@ -148,7 +148,7 @@ def test_what_a_stranger_wrote_is_not_run(run, tmp_path, capsys, processes):
     hfgen("card", run)
     (run / "__init__.py").write_text(f"open({str(ran)!r}, 'w').write('x')")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card_check, "other_pictures", lambda *a: [])
+        patch.setattr(card_check, "other_samples", lambda *a: [])
         patch.setattr(card_check.subprocess, "run", forked)
         hfgen("card", run, "--check", "--num_redrawn", 1)
     assert code.splitlines()[1] in (run / "README.md").read_text()

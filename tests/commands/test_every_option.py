@@ -21,7 +21,7 @@ from hfgen.commands.pipelines import load
 from hfgen.data.load import load_images
 from hfgen.data.sources import DataSource
 from hfgen.errors import CheckError, UsageError
-from hfgen.modalities import image
+from hfgen.evaluation.drawing import draw
 from hfgen.processes.world import make_accelerator
 from hfgen.registry import get_family
 from hfgen.settings.arguments import TrainingArguments
@@ -112,8 +112,8 @@ def of_the_hub(place):
 
 @example("train", "data_memory_limit")
 def in_memory(place):
-    assert place.trainer().batches.pixels is not None
-    assert place.trainer(data_memory_limit=0.0).batches.pixels is None
+    assert place.trainer().batches.source.pixels is not None
+    assert place.trainer(data_memory_limit=0.0).batches.source.pixels is None
 
 
 @example("train", "allow_tf32")
@@ -185,9 +185,15 @@ def count(place):
 
 @example("sample", "batch_size")
 def at_a_time(place):
-    sizes = []
-    image.draw(lambda seeds, **o: sizes.append(len(seeds)) or SimpleNamespace(images=list(seeds)), range(5), None, 2)
-    assert sizes == [2, 2, 1]
+    class Counting:
+        modality, sizes = "image", []
+
+        def __call__(self, seeds, **options):
+            self.sizes.append(len(seeds))
+            return (list(seeds),)
+
+    assert draw(Counting(), range(5), None, 2) == [*range(5)]
+    assert Counting.sizes == [2, 2, 1]
 
 
 @example("sample", "device")

@@ -8,8 +8,8 @@ import zipfile
 import pytest
 from stream_data import found, numbers, png, stream
 
-from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
 from hfgen.errors import HFGenError, UsageError
@@ -147,7 +147,7 @@ def test_pictures_beside_archives(tmp_path):
 
 def test_workers_read_archives(tmp_path):
     data = pack(tmp_path / "a.zip", {f"{n}.png": png(n) for n in range(8)})
-    batches = Batches(load_images(data), Decoding(16, num_workers=2), Layout(4), memory_limit=0)
+    batches = image_batches(load_images(data), Decoding(16, num_workers=2), Layout(4), memory_limit=0)
     assert sorted(n for [batch] in batches.steps(0, 2) for n in numbers(batch)) == list(range(8))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
 from hfgen.errors import UsageError
@@ -31,7 +31,7 @@ def drawn(batches, first=0, last=1):
 
 
 def test_range_shape_and_labels(images):
-    [batch] = next(Batches(images, Decoding(4, class_conditional=True), Layout(12)).steps(0, 1))
+    [batch] = next(image_batches(images, Decoding(4, class_conditional=True), Layout(12)).steps(0, 1))
     assert batch["pixel_values"].shape == (12, 1, 4, 4)
     assert batch["pixel_values"].dtype == torch.float32
     assert batch["class_labels"].dtype == torch.int64
@@ -41,7 +41,7 @@ def test_range_shape_and_labels(images):
 
 
 def test_an_epoch_holds_each_image_once_and_the_next_another_order(images):
-    steps = drawn(Batches(images, Decoding(4), Layout(4)), 0, 6)
+    steps = drawn(image_batches(images, Decoding(4), Layout(4)), 0, 6)
     first, second = ([i for [micro] in half for i in micro] for half in (steps[:3], steps[3:]))
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
@@ -49,22 +49,22 @@ def test_an_epoch_holds_each_image_once_and_the_next_another_order(images):
 
 @pytest.mark.parametrize("memory_limit", [2**30, 0], ids=["resident", "streamed"])
 def test_the_order_does_not_depend_on_where_one_starts_or_how_data_are_held(images, memory_limit):
-    limited = partial(Batches, images, Decoding(4, num_workers=1), Layout(4), memory_limit=memory_limit)
-    whole = drawn(Batches(images, Decoding(4), Layout(4), seed=3), 0, 5)
+    limited = partial(image_batches, images, Decoding(4, num_workers=1), Layout(4), memory_limit=memory_limit)
+    whole = drawn(image_batches(images, Decoding(4), Layout(4), seed=3), 0, 5)
     assert drawn(limited(seed=3), 2, 5) == whole[2:]
     assert drawn(limited(seed=4), 0, 5) != whole
 
 
 def test_the_global_batch_is_the_same_however_it_is_split(images):
     """One process, two processes, two micro-batches of two processes: the same images in the same places."""
-    [[whole]] = drawn(Batches(images, Decoding(4), Layout(12)))
-    parts = [drawn(Batches(images, Decoding(4), Layout(3, 2, rank, 2)))[0] for rank in (0, 1)]
+    [[whole]] = drawn(image_batches(images, Decoding(4), Layout(12)))
+    parts = [drawn(image_batches(images, Decoding(4), Layout(3, 2, rank, 2)))[0] for rank in (0, 1)]
     together = parts[0][0] + parts[1][0] + parts[0][1] + parts[1][1]
     assert together == whole
 
 
 def test_flips_are_drawn_per_image_and_epoch(images):
-    batches = Batches(images, Decoding(4, random_flip=True), Layout(12))
+    batches = image_batches(images, Decoding(4, random_flip=True), Layout(12))
     flipped = [(m["pixel_values"][:, 0, 0, 3] > m["pixel_values"][:, 0, 0, 0]) for [m] in batches.steps(0, 8)]
     assert 0.25 < torch.stack(flipped).float().mean() < 0.75
     again = [(m["pixel_values"][:, 0, 0, 3] > m["pixel_values"][:, 0, 0, 0]) for [m] in batches.steps(3, 4)]
@@ -81,16 +81,16 @@ def test_flips_are_drawn_per_image_and_epoch(images):
 )
 def test_a_batch_larger_than_the_data_is_told(images, layout, message):
     with pytest.raises(UsageError, match=message):
-        Batches(images, Decoding(4), layout)
+        image_batches(images, Decoding(4), layout)
 
 
 def test_labels_that_are_not_there_are_told(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((3, 4, 4), np.uint8))
     with pytest.raises(UsageError, match="no class labels"):
-        Batches(load_images(str(tmp_path / "a.npy")), Decoding(4, class_conditional=True), Layout(1))
+        image_batches(load_images(str(tmp_path / "a.npy")), Decoding(4, class_conditional=True), Layout(1))
 
 
 def test_one_image_is_told(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((1, 8, 8), np.uint8))
     with pytest.raises(UsageError, match="A batch of 64 .* is larger than .*one.npy: 1 image\\."):
-        Batches(load_images(str(tmp_path / "one.npy")), Decoding(8), Layout(64))
+        image_batches(load_images(str(tmp_path / "one.npy")), Decoding(8), Layout(64))

@@ -11,7 +11,6 @@ from stream_data import drawn, found, png, stream
 from hfgen.data.folder_streams import FolderStream
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
-from hfgen.data.streams import renumbered
 from hfgen.data.walk import Found, walk
 from hfgen.errors import UsageError
 
@@ -125,10 +124,10 @@ def test_a_stream_has_the_same_images_classes_and_splits(tmp_path, split):
 def test_a_stream_keeps_the_numbers_of_classes_that_a_run_has(tmp_path):
     """Runs of before have them in the order of sorted words: c10 before c2."""
     streamed = found(tree(tmp_path))
-    older = renumbered(streamed, ["B", "c10", "c2"])
+    older = streamed.renumbered(["B", "c10", "c2"])
     [table] = older.dataset.shard(1, 0).iter(100)
     assert (older.label_names, table["label"].to_pylist()) == (["B", "c10", "c2"], [0] * 3 + [1] * 3 + [2] * 3)
-    assert renumbered(streamed, ["B", "other"]) is streamed
+    assert streamed.renumbered(["B", "other"]) is streamed
 
 
 def test_a_stream_goes_on_where_older_checkpoints_were(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
 from hfgen.errors import HFGenError, UsageError
@@ -135,7 +135,7 @@ def test_a_truncated_image_is_named_when_decoded(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     images = load_images(folder)
     with pytest.raises(HFGenError, match="data: 1.png cannot be read: image file is truncated"):
-        Batches(images, Decoding(64), Layout(1))
+        image_batches(images, Decoding(64), Layout(1))
 
 
 def test_columns_are_named_where_there_is_a_choice(tmp_path):
@@ -193,7 +193,7 @@ def test_images_without_a_class_are_told_refused_or_left_out(tmp_path):
     told = "2 of 6 images have no label in 'label': row 2, row 5"
     assert (images.num_classes, images.notes, images.labels.tolist()) == (2, [told], [0, 1, -1, 1, 0, -1])
     with pytest.raises(UsageError, match=f"{told}.\n--class_conditional .* --unlabeled skip"):
-        Batches(images, Decoding(4, class_conditional=True), Layout(1))
+        image_batches(images, Decoding(4, class_conditional=True), Layout(1))
     kept = images.labeled()
     assert (len(kept), kept.labels.tolist(), kept.all_labeled) == (4, [0, 1, 1, 0], True)
     assert kept.notes == ["2 images without a class are left out"]
@@ -209,6 +209,6 @@ def test_labels_that_are_no_classes_matter_where_they_are_wanted_only(tmp_path):
     images = load_images(str(tmp_path / "a.parquet"))
     assert (images.labels, images.channels) == (None, 1)
     with pytest.raises(UsageError, match="no class labels.*\n'label' holds several labels for 1 of 3"):
-        Batches(images, Decoding(4, class_conditional=True), Layout(1))
+        image_batches(images, Decoding(4, class_conditional=True), Layout(1))
     with pytest.raises(UsageError, match="a.parquet: 'label' holds several labels"):
         load_images(str(tmp_path / "a.parquet"), label_column="label")

@@ -121,10 +121,12 @@ def test_of_several_pictures_the_first_is_told_and_all_can_be_taken(format):
 def test_validation_images_are_read_as_the_training_images():
     dark = dataset(encoded(np.full((2, 2), 900, np.uint16)))
     assert dark.decode(0, 2).mean() > 200
-    assert dark.read_as(1, (0, 4095)).decode(0, 2).mean() == 56
+    assert dark.read_as({"channels": 1, "value_range": [0, 4095]}).decode(0, 2).mean() == 56
     clear = dataset(encoded(plain((9, 9, 9, 0), "RGBA")))
-    assert clear.read_as(3, None).decode(0, 4).tolist() == np.full((3, 4, 4), 255).tolist()
-    assert clear.read_as(1, None).mode == "RGBA", "a gray model is another matter"
+    assert (
+        clear.read_as({"channels": 3, "value_range": None}).decode(0, 4).tolist() == np.full((3, 4, 4), 255).tolist()
+    )
+    assert clear.read_as({"channels": 1, "value_range": None}).mode == "RGBA", "a gray model is another matter"
 
 
 def test_gray_among_colors_is_the_same_gray_at_every_size():

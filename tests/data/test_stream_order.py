@@ -6,8 +6,8 @@ import json
 import pytest
 from stream_data import COUNT, drawn, flips, found, make, numbers, png, stream, write_parquet
 
-from hfgen.data.batches import Batches
 from hfgen.data.decoding import Decoding
+from hfgen.data.image_batches import image_batches
 from hfgen.data.layout import Layout
 from hfgen.data.load import load_images
 from hfgen.errors import HFGenError, UsageError
@@ -125,4 +125,4 @@ def test_a_checkpoint_of_the_other_kind_is_refused(shards):
     with pytest.raises(UsageError, match="without --streaming"):
         stream(shards).load_state_dict(None)
     with pytest.raises(UsageError, match="with --streaming"):
-        Batches(load_images(shards), Decoding(16), Layout(8)).load_state_dict(stream(shards).state_dict())
+        image_batches(load_images(shards), Decoding(16), Layout(8)).load_state_dict(stream(shards).state_dict())

@@ -21,6 +21,10 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 
 
+def fetch(items):
+    return np.stack([decode(item) for item in items])
+
+
 def decode(item):
     """Runs in the workers; an item that is an error is one, a process id ends that process."""
     if isinstance(item, Exception):
@@ -49,7 +53,7 @@ def workers():
 @pytest.mark.whole
 def test_the_order_is_that_of_the_asking(num_workers):
     batches = [[3 * i + j for j in range(i % 3 + 1)] for i in range(12)]
-    found = list(decoded(ask(*batches), decode, num_workers, CPU))
+    found = list(decoded(ask(*batches), fetch, num_workers, CPU))
     assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in found] == batches
     assert [rest for _, rest in found] == [len(batch) for batch in batches]
     assert workers() == []
@@ -61,7 +65,7 @@ def test_the_order_is_that_of_the_asking(num_workers):
 def test_an_error_comes_in_the_place_of_its_batch_and_without_a_traceback(num_workers, where):
     broken = HFGenError("x.png cannot be read\nMend it.")
     batches = [[1], [2], [3], [4, broken] if where == "decoding" else broken, [5]]
-    source = decoded(ask(*batches), decode, num_workers, CPU)
+    source = decoded(ask(*batches), fetch, num_workers, CPU)
     assert [next(source)[0][0, 0, 0, 0].item() for _ in range(3)] == [1, 2, 3]
     with pytest.raises(HFGenError) as error:
         next(source)
@@ -70,7 +74,7 @@ def test_an_error_comes_in_the_place_of_its_batch_and_without_a_traceback(num_wo
 
 
 def test_workers_end_when_the_training_stops_asking():
-    source = decoded(ask(*[[i] for i in range(1000)]), decode, 2, CPU)
+    source = decoded(ask(*[[i] for i in range(1000)]), fetch, 2, CPU)
     next(source)
     assert len(workers()) == 2
     source.close()
@@ -78,8 +82,8 @@ def test_workers_end_when_the_training_stops_asking():
 
 
 def test_a_worker_that_dies_is_told():
-    source = decoded(ask([1], ["die"], [2]), decode, 1, CPU)
-    with pytest.raises(HFGenError, match="A process that decodes images died: .*\n.*--dataloader_num_workers"):
+    source = decoded(ask([1], ["die"], [2]), fetch, 1, CPU)
+    with pytest.raises(HFGenError, match="A process that reads the data died: .*\n.*--dataloader_num_workers"):
         list(source)
     assert workers() == []
 
@@ -88,10 +92,10 @@ SCRIPT = """
 import sys, time
 import numpy, torch
 from hfgen.data.workers import decoded
-def decode(item):
+def fetch(items):
     time.sleep(0.01)
-    return numpy.zeros((1, 2, 2), numpy.uint8)
-source = decoded((([i], None) for i in range(10**9)), decode, 2, torch.device("cpu"))
+    return numpy.zeros((1, 1, 2, 2), numpy.uint8)
+source = decoded((([i], None) for i in range(10**9)), fetch, 2, torch.device("cpu"))
 for _ in range(4):
     next(source)
 print("running", flush=True)
@@ -116,7 +120,7 @@ def test_workers_do_not_outlive_a_training(way):
 
 
 def test_workers_leave_the_signals_of_a_whole_job_to_the_training():
-    source = decoded(ask(*[[i] for i in range(1000)]), decode, 2, CPU)
+    source = decoded(ask(*[[i] for i in range(1000)]), fetch, 2, CPU)
     for _ in range(8):  # each of both has begun
         next(source)
     for child in workers():
@@ -146,5 +150,5 @@ def test_shared_memory_that_is_small_or_missing_is_left_alone(monkeypatch, free,
 def test_batches_come_without_shared_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(workers_module, "SHARED", tmp_path / "missing")
     batches = [[3 * i + j for j in range(i % 3 + 1)] for i in range(4)]
-    found = list(decoded(ask(*batches), decode, 1, CPU))
+    found = list(decoded(ask(*batches), fetch, 1, CPU))
     assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in found] == batches

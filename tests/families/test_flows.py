@@ -210,7 +210,7 @@ def test_samples_that_are_no_numbers_are_an_error(trained):
 
 def test_pictures_that_fail_do_not_end_a_training(data, tmp_path, monkeypatch):
     """The grid of a step may be of a flow that is not finite yet; the losses say whether the training is."""
-    monkeypatch.setattr("hfgen.modalities.image.draw", raises)
+    monkeypatch.setattr("hfgen.training.validation.draw", raises)
     settings = {"train_batch_size": 16, "max_train_steps": 2, "dataset_name": data, **nest_options(TINY["glow"])}
     cls = get_family("glow").load()
     config = resolve([("test", settings)], "glow", cls)

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from hfgen.modality import Modality
 from hfgen.registry import FAMILIES, Group
 
 TOY = (Path(__file__).parent / "toy" / "toy_family.py").read_text(encoding="utf-8")
@@ -55,13 +56,17 @@ def install(
     importlib.invalidate_caches()
 
 
+ABSTRACT = {"Modality": sorted(Modality.__abstractmethods__)}  # methods that a class must have
+
+
 def install_classes(
     site: Path, distribution: str, group: Group, classes: Mapping[str, str], version: str = "1.0"
 ) -> None:
     """A distribution of empty classes of a group, whose module notes its import in $IMPORTED; name -> class name."""
     base_module, _, base = group.base.partition(":")
     module = distribution.lower().replace("-", "_").replace(".", "_")
-    body = "".join(f"class {c}({base}): recognizes = read = None\n" for c in classes.values())  # for a Converter
+    needed = ABSTRACT.get(base, ["recognizes", "read"])
+    body = "".join(f"class {c}({base}): {' = '.join(needed)} = None\n" for c in classes.values())
     targets = {name: f"{module}:{class_name}" for name, class_name in classes.items()}
     source = f"{NOTED}from {base_module} import {base}\n{body}"
     install(site, distribution, targets, {module: source}, version, group)

@@ -13,10 +13,12 @@ from hfgen.errors import UsageError
 from hfgen.evaluation.evaluate import Asked, plan_evaluation
 from hfgen.evaluation.likelihoods import log_likelihood
 from hfgen.pipeline import HFGenPipeline
-from hfgen.registry import get_family
+from hfgen.registry import get_family, get_modality
 from hfgen.run_folder import class_names
 from hfgen.training import run
-from hfgen.training.start import find_held_out, find_images
+from hfgen.training.start import find_data, find_held_out
+
+IMAGES = get_modality("image")
 
 X = np.random.default_rng(0).integers(0, 256, (16, 16, 16), dtype=np.uint8)
 
@@ -57,26 +59,26 @@ def test_a_resumed_run_keeps_its_numbers(place):
     environment["data"]["class_names"] = ["owl", "dog", "cat"]
     (place / "older").mkdir()
     (place / "older" / "env.json").write_text(json.dumps(environment))
-    assert find_images(config, place / "run").labels[:3].tolist() == [0, 1, 2]
-    assert find_images(config, place / "older").labels[:3].tolist() == [2, 1, 0]
+    assert find_data(config, IMAGES, place / "run").labels[:3].tolist() == [0, 1, 2]
+    assert find_data(config, IMAGES, place / "older").labels[:3].tolist() == [2, 1, 0]
     (place / "older" / "env.json").write_text("")
-    assert find_images(config, place / "older").labels[:3].tolist() == [0, 1, 2]
+    assert find_data(config, IMAGES, place / "older").labels[:3].tolist() == [0, 1, 2]
 
 
 def test_validation_images_and_training_further_are_numbered_by_name(place):
     config = config_of(str(place / "a.npz"), "vae", class_conditional=True, validation_split="test")
     pipeline = HFGenPipeline.from_pretrained(place / "run")
-    held_out = find_held_out(config, pipeline, find_images(config))
+    held_out = find_held_out(config, pipeline, find_data(config, IMAGES))
     assert held_out.images.labels.tolist() == [2, 0] * 4
     settings = {"class_conditional": True, "pretrained_model_name_or_path": str(place / "run")}
-    assert find_images(config_of(str(place / "a.npz"), "vae", **settings)).label_names == ["cat", "dog", "owl"]
+    assert find_data(config_of(str(place / "a.npz"), "vae", **settings), IMAGES).label_names == ["cat", "dog", "owl"]
 
 
 def test_images_without_a_class_are_left_out_or_refused(place):
     labels = np.array([0, -1, 1, 2] * 4)
     np.savez(place / "some.npz", x_train=X, y_train=labels)
     config = config_of(str(place / "some.npz"), "vae", class_conditional=True, unlabeled="skip")
-    images = find_images(config)
+    images = find_data(config, IMAGES)
     assert (len(images), images.labels.tolist()) == (12, [0, 1, 2] * 4)
     pipeline = HFGenPipeline.from_pretrained(place / "run")
     some = aligned(load_images(str(place / "some.npz")), None, 3)

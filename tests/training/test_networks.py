@@ -20,7 +20,7 @@ from hfgen.training import trainer
 def test_a_network_without_trainable_weights_is_used_as_it_is(make):
     run = make()
     run.pipeline.discriminator.requires_grad_(False)
-    again = trainer.Trainer(run.pipeline, run.batches.images, run.arguments)
+    again = trainer.Trainer(run.pipeline, run.batches.facts, run.arguments)
     assert list(again.networks.optimizers) == ["generator"]
 
 
@@ -97,13 +97,13 @@ from torch.func import functional_call
 from hfgen import Update
 from hfgen.training import start, trainer
 from hfgen.settings.resolve import resolve
-from hfgen.registry import get_family
+from hfgen.registry import get_family, get_modality
 
 data, kind = sys.argv[2], sys.argv[3]
 family = get_family("vae").load()
 tiny = {"encoder": {"base_channels": 4, "latent_dim": 4}, "decoder": {"base_channels": 4}}
 config = resolve([("", {"dataset_name": data, "train_batch_size": 4, "max_train_steps": 2, **tiny})], "vae", family)
-images = start.find_images(config)
+images = start.find_data(config, get_modality("image"))
 train = trainer.Trainer(start.build(config, family, images), images, config.arguments)
 
 def training_step(batch):

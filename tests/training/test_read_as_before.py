@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from encoded_images import encoded, noise
 
+from hfgen.registry import get_modality
 from hfgen.settings.arguments import TrainingArguments
-from hfgen.training.start import find_images
+from hfgen.training.start import find_data
+
+IMAGES = get_modality("image")
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def resumed(tmp_path):
             (tmp_path / "photos" / name).write_bytes(content)
         (tmp_path / "env.json").write_text(json.dumps({"data": {"channels": 3, **facts}}))
         arguments = TrainingArguments(dataset_name=str(tmp_path / "photos"), resume_from_checkpoint="latest")
-        return find_images(SimpleNamespace(arguments=arguments), tmp_path)
+        return find_data(SimpleNamespace(arguments=arguments), IMAGES, tmp_path)
 
     return find
 
@@ -35,6 +38,6 @@ def test_a_range_is_kept_and_was_16_bits_before_there_was_one(resumed, tmp_path)
     assert (images.mode, images.value_range, images.decode(0, 2).max()) == ("L", (0, 65535), 16)
     (tmp_path / "env.json").write_text(json.dumps({"data": {"channels": 1, "value_range": [0, 16383]}}))
     arguments = TrainingArguments(dataset_name=str(tmp_path / "photos"), resume_from_checkpoint="latest")
-    assert find_images(SimpleNamespace(arguments=arguments), tmp_path).value_range == (0, 16383)
+    assert find_data(SimpleNamespace(arguments=arguments), IMAGES, tmp_path).value_range == (0, 16383)
     fresh = TrainingArguments(dataset_name=str(tmp_path / "photos"))
-    assert find_images(SimpleNamespace(arguments=fresh), tmp_path).value_range == (0, 4095)
+    assert find_data(SimpleNamespace(arguments=fresh), IMAGES, tmp_path).value_range == (0, 4095)

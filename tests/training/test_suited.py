@@ -6,14 +6,16 @@ from plugin_site import TOYS, install, on_path
 
 from hfgen.errors import UsageError
 from hfgen.objective import Objective
-from hfgen.registry import get_family
+from hfgen.registry import get_family, get_modality
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.resolve import resolve
 from hfgen.testing import make_data
 from hfgen.training.dry_run import dry_run
-from hfgen.training.start import build, find_images
+from hfgen.training.start import build, find_data
 from hfgen.training.suited import explained, require_suited
 from hfgen.training.trainer import Trainer
+
+IMAGES = get_modality("image")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +40,7 @@ def configured(tmp_path):
 def make(configured):
     def make(family, **settings):
         config, pipeline_class = configured(family, **settings)
-        images = find_images(config)
+        images = find_data(config, IMAGES)
         pipeline = build(config, pipeline_class, images)
         return Trainer(pipeline, images, config.arguments, None, config.components.get("objective"))
 

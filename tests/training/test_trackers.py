@@ -40,7 +40,7 @@ def picture(value):
 
 def report(run, steps):
     for step in steps:
-        run.log_images({"samples": picture(step), "reconstructions": picture(100 + step)}, step)
+        run.log_previews({"image": {"samples": picture(step), "reconstructions": picture(100 + step)}}, step)
         run.log({"step": step, "loss": step / 8, "diagnosis": {"active": 2, "kl": [0.1], "warnings": ["low"]}})
 
 
@@ -213,7 +213,7 @@ def test_wandb_resumes_by_the_id_in_the_run_folder(tmp_path, warned, library):
     Trackers(["wandb"], tmp_path, CONFIG, 0, warned.append).close()
     seen.append(library("wandb", id="k3y"))
     run = Trackers(["wandb"], tmp_path, CONFIG, 4, warned.append)
-    run.log_images({"samples": picture(9)}, 6)
+    run.log_previews({"image": {"samples": picture(9)}}, 6)
     run.close()
     options = [recorder.of("init")[0][0] for recorder in seen]
     assert [(o["id"], o["resume"], o["name"]) for o in options] == [

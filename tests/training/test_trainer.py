@@ -186,7 +186,7 @@ def test_how_to_go_on_is_told_before_slow_trackers_are_closed(make_on_splits, tm
             if line["step"] == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        def log_images(self, images, step): ...
+        def log_previews(self, previews, step): ...
 
         def close(self):
             told.append(capsys.readouterr().err)

@@ -65,7 +65,7 @@ def test_early_stop_keeps_the_best_model(make_on_splits, tmp_path):
     assert min(values) == trainer.best.value == values[trainer.best.step - 1]
     assert checkpoint.step_of(checkpoint.list_checkpoints(tmp_path / "run")[-1]) == trainer.step
     best = HFGenPipeline.from_pretrained(tmp_path / "run" / "best")
-    found = likelihoods.log_likelihood(best, load_images(trainer.batches.images.name, split="test"))
+    found = likelihoods.log_likelihood(best, load_images(trainer.batches.facts.name, split="test"))
     assert float(found.bits_per_dim.mean()) == pytest.approx(trainer.best.value, rel=1e-6)
     for patience, last in ((2, trainer.step), (3, 100)):  # which was hopeless, and is so as long as it waits no longer
         again = make_on_splits(

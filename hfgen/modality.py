@@ -1,0 +1,183 @@
+"""Modality: what is generated, as files hold it and people see it: images, texts, sounds, points.
+
+The core speaks of items, of their stored form and of nouns; what these are is said by a modality, found by an entry
+point. It imports no torch before one of its methods is called.
+
+    [project.entry-points."hfgen.modalities"]
+    image = "hfgen_image.modality:ImageModality"
+
+An item is held in three forms: as its file or record has it; *stored*, a tensor of integers such as uint8 pixels, of
+which hashes are made; and as a *sample*, the tensor that networks take and pipelines give.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+Options = Mapping[str, Any]  # the fields of `DataArguments`, and the modality's own, by name; missing ones are default
+Item = Any  # as people see it: a PIL image, a str, an array of a sound
+
+
+class Batches(Protocol):
+    """The micro-batches of a training, on the device, in an order that is a function of (seed, epoch, position).
+
+    Attributes:
+        facts: of the dataset that is trained on (`hfgen.data.facts.Facts`).
+    """
+
+    @property
+    def facts(self) -> Any: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epochs(self, step: int) -> float:
+        """Return the passes over the data in `step` steps."""
+
+    def steps(self, first: int, last: int, stopped: Callable[[], bool]) -> Iterator[list[dict[str, Any]]]:
+        """Yield this process's micro-batches of each optimizer step in [first, last)."""
+
+    def examples(self, count: int) -> dict[str, Any]:
+        """Return a batch of at most `count` training items, always the same."""
+
+    def state_dict(self) -> Any:
+        """Return what a checkpoint keeps of the place in the data; JSON, None where the step says it."""
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class Modality(ABC):
+    """Base class of modalities.
+
+    Attributes:
+        noun: one item and several, in messages, metrics (`images_per_second`) and cards.
+        batch_key: of the items in a batch, as transformers call it.
+        output_types: of a pipeline's call, the default first.
+        pipeline_tag: the task by which the Hub lists the models; `tags` further ones.
+        arguments: names of fields of `DataArguments` that belong to some modalities only, and that this one reads;
+            others of `PARTICULAR` are refused where they are given.
+        data_options: a dataclass of `hfgen.settings.fields.option`, the options of the data that only this modality
+            has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
+        built_in: name -> one line, of the datasets that come with it.
+        bundled: methods of `HFGenPipeline` that ask the modality, `to_output` and `check_output_type`, each with the
+            function, `module:name`, that stands in for it where code is saved beside the weights; empty where that
+            cannot be done.
+    """
+
+    noun: ClassVar[tuple[str, str]]
+    batch_key: ClassVar[str]
+    output_types: ClassVar[tuple[str, ...]]
+    pipeline_tag: ClassVar[str | None] = None
+    tags: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[frozenset[str]] = frozenset()
+    data_options: ClassVar[Any] = None
+    built_in: ClassVar[Mapping[str, str]] = {}
+    bundled: ClassVar[Mapping[str, str]] = {}
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def find(self, name: str, split: str, options: Options, streaming: bool = False) -> Any:
+        """Find a dataset and look at it: `hfgen.data.facts.Facts`, or its `Items` unless it is streamed.
+
+        Args:
+            name: of a built-in dataset, a file, a folder, or an id on the Hub.
+
+        Raises:
+            UsageError: there is no such dataset or split, or it holds nothing of this modality.
+            HFGenError: something in it cannot be read.
+        """
+
+    def components(self, facts: Any, options: Options) -> dict[str, Any]:
+        """Return the components that come from data, by name, such as a tokenizer."""
+        return {}
+
+    @abstractmethod
+    def shape(self, facts: Any, options: Options, components: Mapping[str, Any]) -> tuple[int, int]:
+        """Return what `HFGenPipeline.build` takes as `sample_size` and `in_channels`: (side, channels) of images,
+        (length, vocabulary) of texts.
+
+        Raises:
+            UsageError: the options must choose it.
+        """
+
+    @abstractmethod
+    def batches(
+        self,
+        facts: Any,
+        layout: Any,
+        options: Options,
+        pipeline: Any,
+        device: Any,
+        note: Callable[[str], Any],
+        progress: Callable[[Any], Any] = iter,
+    ) -> Batches:
+        """Return the batches of a training.
+
+        Args:
+            facts: as `find` found them.
+            layout: the rows of the global batch that each process has (`hfgen.data.layout.Layout`).
+            options: also `seed`, `class_conditional`, `data_memory_limit` and the like.
+            pipeline: the one to be trained, of whose components items are made.
+            note: called with a line for the user.
+            progress: wraps what takes long before the first step.
+
+        Raises:
+            UsageError: the global batch is larger than the data, or labels are wanted and there are none.
+        """
+
+    @abstractmethod
+    def sample_shape(self, pipeline: Any) -> tuple[int, int]:
+        """Return `shape` of what a pipeline samples, as `shape` gives it of data."""
+
+    def shape_words(self, shape: tuple[int, int]) -> str:
+        """Return `shape` in words, for messages: `1 channel and 28 pixels a side`."""
+        return f"shape {shape}"
+
+    def advice(self, found: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
+        """Return options that bring data of the shape `wanted` to that of a model, `found`."""
+        return []
+
+    # --- samples ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def output(self, samples: Any, pipeline: Any, output_type: str) -> Any:
+        """Return samples as an output of diffusers or transformers, whose first field holds them."""
+
+    def items(self, output: Any) -> Sequence[Item]:
+        """Return the items of an output of the default type, one for each seed."""
+        found: Sequence[Item] = output[0]
+        return found
+
+    @abstractmethod
+    def write_preview(self, items: Sequence[Item], seeds: Sequence[int], stem: Path) -> None:
+        """Write samples so that one sees, reads or hears them at once: `stem` and an ending, several files if need be.
+
+        Args:
+            stem: such as `samples/step_000500`.
+        """
+
+    @abstractmethod
+    def previews(self, stem: Path) -> dict[str, Any]:
+        """Read the files of `write_preview` for trackers: kind (`image`, `text`, `audio`) -> what they take."""
+
+    def write_reconstructions(self, originals: Any, reconstructed: Any, pipeline: Any, stem: Path) -> None:
+        """Write samples (B, ...) beside their reconstructions, as `write_preview` does."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+        """Return the samples of a card in Markdown: `count` of seeds 0, 1, ... as `write_preview` wrote them.
+
+        Args:
+            data: what the run recorded of its data.
+            stem: relative to the card.
+        """
+
+    @abstractmethod
+    def different(self, items: Sequence[Item], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
+        """Compare items that were sampled again with `count` that `write_preview` wrote; say which differ, and how.
+
+        Another machine rounds otherwise: a difference is what that does not explain.
+        """

@@ -1,0 +1,1 @@
+"""Images: the modality of pictures."""

@@ -1,0 +1,144 @@
+"""`ImageModality`: pictures, which networks take as floats in [-1, 1]."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfgen.data.builtin import BUILT_IN_DATASETS
+from hfgen.data.sources import DataSource
+from hfgen.errors import counted
+from hfgen.modality import Batches, Modality, Options
+from hfgen.settings.arguments import TrainingArguments
+from hfgen.settings.data_arguments import PARTICULAR
+
+LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
+FRACTION = 0.01  # of the pixels may be off by more
+
+
+class ImageModality(Modality):
+    """Images: stored as uint8, (C, H, W); sampled as floats in [-1, 1], (C, H, W)."""
+
+    noun = ("image", "images")
+    batch_key = "pixel_values"
+    output_types = ("pil", "np", "pt")
+    pipeline_tag = "unconditional-image-generation"
+    tags = ("image-generation",)
+    arguments = PARTICULAR
+    built_in = BUILT_IN_DATASETS
+    bundled = {
+        "to_output": "hfgen.modalities.image:to_output",
+        "check_output_type": "hfgen.modalities.image:check_output_type",
+    }
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def find(self, name: str, split: str, options: Options, streaming: bool = False) -> Any:
+        from hfgen.data.load import images_from
+        from hfgen.data.streams import stream_images
+
+        source = source_of(name, split, options)
+        return stream_images(source) if streaming else images_from(source)
+
+    def shape(self, facts: Any, options: Options, components: Mapping[str, Any]) -> tuple[int, int]:
+        return options.get("resolution") or facts.resolution(), facts.channels
+
+    def batches(
+        self,
+        facts: Any,
+        layout: Any,
+        options: Options,
+        pipeline: Any,
+        device: Any,
+        note: Callable[[str], Any],
+        progress: Callable[[Any], Any] = iter,
+    ) -> Batches:
+        from hfgen.data.training_batches import make_batches
+
+        return make_batches(facts, layout, TrainingArguments(**options), device, note, progress)
+
+    def sample_shape(self, pipeline: Any) -> tuple[int, int]:
+        """Return side and channels of what a pipeline samples, by sampling one image."""
+        found = pipeline(seeds=[0], num_inference_steps=1, output_type="pt").images.shape
+        return found[2], found[1]
+
+    def shape_words(self, shape: tuple[int, int]) -> str:
+        side, channels = shape
+        return f"{counted(channels, 'channel')} and {side} pixels a side"
+
+    def advice(self, found: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
+        from hfgen.data.pixels import CHANNELS
+
+        options = []
+        if found[1] != wanted[1]:
+            mode = next((mode for mode, channels in CHANNELS.items() if channels == found[1]), None)
+            options += [f"--image_mode {mode}"] if mode else []
+        return options + ([f"--resolution {found[0]}"] if found[0] != wanted[0] else [])
+
+    # --- samples ------------------------------------------------------------------------------------------------
+
+    def output(self, samples: Any, pipeline: Any, output_type: str) -> Any:
+        from hfgen.modalities.image import to_output
+
+        return to_output(samples, output_type)
+
+    def write_preview(self, items: Sequence[Any], seeds: Sequence[int], stem: Path) -> None:
+        """Write a grid, `STEM.png`: row by row, as square as may be."""
+        from hfgen.modalities.image import image_grid, save_image
+
+        save_image(image_grid(items), Path(f"{stem}.png"))
+
+    def previews(self, stem: Path) -> dict[str, Any]:
+        from hfgen.modalities.image import read_image
+
+        path = Path(f"{stem}.png")
+        return {"image": read_image(path)} if path.is_file() else {}
+
+    def write_reconstructions(self, originals: Any, reconstructed: Any, pipeline: Any, stem: Path) -> None:
+        """Write rows of images, each above the row of their reconstructions, as `STEM.png`."""
+        from hfgen.modalities.image import pairs_grid, save_image
+
+        save_image(pairs_grid(originals, reconstructed), Path(f"{stem}.png"))
+
+    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+        """Return the grid in Markdown; in HTML, enlarged to at most 512 pixels a side, where it would be a stamp.
+
+        >>> ImageModality().card_block(16, {"resolution": 28}, "x")
+        '<img src="x.png" alt="16 samples, seeds 0 to 15, row by row" width="448">'
+        >>> ImageModality().card_block(64, {"resolution": 64}, "x")
+        '![64 samples, seeds 0 to 63, row by row](x.png)'
+        """
+        words = f"{counted(count, 'sample')}, seeds 0 to {count - 1}, row by row"
+        width = math.ceil(math.sqrt(count)) * data["resolution"]
+        times = 512 // width
+        path = f"{stem}.png"
+        return f'<img src="{path}" alt="{words}" width="{times * width}">' if times > 1 else f"![{words}]({path})"
+
+    def different(self, items: Sequence[Any], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
+        """Compare images with the tiles of a grid; a hundredth of the pixels may be off by more than 8 of 255."""
+        import numpy as np
+
+        from hfgen.modalities.image import read_image
+
+        path = Path(f"{stem}.png")
+        if not path.is_file():
+            return [f"{path.name} is missing"]
+        whole, wrong = np.asarray(read_image(path)).astype(int), []
+        columns = whole.shape[1] // items[0].width
+        for seed, image in zip(seeds, items, strict=True):
+            row, column = divmod(seed, columns)
+            tile = whole[row * image.height :, column * image.width :][: image.height, : image.width]
+            if tile.shape != np.asarray(image).shape:
+                return [f"{path.name} is not a grid of {count} images of {image.width}x{image.height} pixels"]
+            off = np.abs(tile - np.asarray(image).astype(int)) > LEVELS
+            if off.mean() > FRACTION:
+                wrong.append(f"seed {seed} gives another image: {off.mean():.0%} of its pixels differ")
+        return wrong
+
+
+def source_of(name: str, split: str, options: Options) -> DataSource:
+    """Return the place of a dataset's images, by the options of a training; None means an option's default."""
+    names = ("image_column", "label_column", "cache_dir", "on_error", "all_frames", "image_mode")
+    given: dict[str, Any] = {n: options[n] for n in names if options.get(n) is not None}
+    limits = TrainingArguments(value_range=options.get("value_range")).value_limits
+    return DataSource(name, split, options.get("dataset_config_name"), **given, value_range=limits)
