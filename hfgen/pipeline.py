@@ -276,8 +276,8 @@ class HFGenPipeline(EditingPipeline):
                 place = frame * len(seeds) / num_frames
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
-                label = None if labels is None else labels[start : start + 1]
-                yield self.to_output(self.decode(z, class_labels=label, **options), self.check_output_type(None))[0][0]
+                decoded = self.decode(z, None if labels is None else labels[start : start + 1], **options)
+                yield self.to_output(decoded, self.check_output_type(None))[0][0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -417,5 +417,4 @@ class HFGenPipeline(EditingPipeline):
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:
     """Return True if the family maps images to latents and back."""
-    family = type(pipeline)
-    return family.encode is not HFGenPipeline.encode and family.decode is not HFGenPipeline.decode
+    return all(getattr(type(pipeline), n) is not getattr(HFGenPipeline, n) for n in ("encode", "decode"))
