@@ -54,12 +54,14 @@ class Modality(ABC):
         noun: one item and several, in messages, metrics (`images_per_second`) and cards.
         batch_key: of the items in a batch, as transformers call it.
         output_types: of a pipeline's call, the default first.
+        item_suffix: of the files of single items: `.png`.
         pipeline_tag: the task by which the Hub lists the models; `tags` further ones.
         arguments: names of fields of `DataArguments` that belong to some modalities only, and that this one reads;
             others of `PARTICULAR` are refused where they are given.
         data_options: a dataclass of `hfgen.settings.fields.option`, the options of the data that only this modality
             has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
         built_in: name -> one line, of the datasets that come with it.
+        sample_file: what the command on a card writes.
         bundled: methods of `HFGenPipeline` that ask the modality, `to_output` and `check_output_type`, each with the
             function, `module:name`, that stands in for it where code is saved beside the weights; empty where that
             cannot be done.
@@ -68,11 +70,13 @@ class Modality(ABC):
     noun: ClassVar[tuple[str, str]]
     batch_key: ClassVar[str]
     output_types: ClassVar[tuple[str, ...]]
+    item_suffix: ClassVar[str]
     pipeline_tag: ClassVar[str | None] = None
     tags: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[frozenset[str]] = frozenset()
     data_options: ClassVar[Any] = None
     built_in: ClassVar[Mapping[str, str]] = {}
+    sample_file: ClassVar[str] = "samples"
     bundled: ClassVar[Mapping[str, str]] = {}
 
     # --- data ---------------------------------------------------------------------------------------------------
@@ -149,6 +153,43 @@ class Modality(ABC):
         """Return the items of an output of the default type, one for each seed."""
         found: Sequence[Item] = output[0]
         return found
+
+    # --- files of `hfgen sample` --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def kind_of(self, output: str) -> str | None:
+        """Return which kind of file a name stands for, by its ending: a word of the modality's own, `walk` for a
+        latent walk; None for an ending that it does not write.
+
+        Folders, where each item has a file of its own, are not asked about.
+        """
+
+    @abstractmethod
+    def save_item(self, item: Item, path: Path) -> None:
+        """Write one item whole or not at all, under a path that ends in `item_suffix`."""
+
+    @abstractmethod
+    def write_items(
+        self,
+        batches: Iterator[tuple[Sequence[int], Sequence[Item]]],
+        kind: str,
+        output: Path,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+    ) -> int:
+        """Write all items into one file, as they come; return their number.
+
+        Args:
+            batches: seeds and items.
+            kind: of `kind_of`.
+            seeds, labels: of all items; labels are None where none were given.
+        """
+
+    def write_walk(self, frames: Sequence[Item], output: Path) -> None:
+        """Write a latent walk."""
+        raise NotImplementedError
+
+    # --- previews and cards -------------------------------------------------------------------------------------
 
     @abstractmethod
     def write_preview(self, items: Sequence[Item], seeds: Sequence[int], stem: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hfgen.commands.class_labels import known_classes, parse_classes
 from hfgen.commands.init_images import drawing_from, read_init_image, refuse_family
@@ -23,13 +24,15 @@ from hfgen.commands.pipelines import load
 from hfgen.commands.sample_files import (
     Drawing,
     kind_of,
+    modality_at,
     refuse_to_overwrite,
-    write_array,
+    write_file,
     write_folder,
-    write_grid,
     write_walk,
 )
 from hfgen.errors import HFGenError
+from hfgen.modality import Modality
+from hfgen.registry import list_modalities
 
 
 @click.command(
@@ -66,8 +69,8 @@ from hfgen.errors import HFGenError
     type=click.Path(),
     default="samples.png",
     show_default=True,
-    help="grid.png (any image format); a FOLDER for single images, filled as they are drawn; the same command goes on "
-    "there; .npz for an array; .webp, .gif or .apng for a latent walk.",
+    help="grid.png (any image format), texts.txt or .jsonl; a FOLDER for single items, filled as they are drawn; the "
+    "same command goes on there; .npz for an array; .webp, .gif or .apng for a latent walk.",
 )
 @click.option("--num_frames", type=click.IntRange(2), default=60, show_default=True, help="Frames of a latent walk.")
 @click.option("--batch_size", type=click.IntRange(1), default=64, show_default=True, help="Images sampled at a time.")
@@ -83,7 +86,7 @@ def command(
     its scheduler, as --scheduler.KEY VALUE or, in short, --temperature 0.7. A latent walk takes those of `decode`.
     `hfgen info TARGET` lists them with their defaults.
     """
-    kind, place = kind_of(output), Path(output)
+    kind, place = kind_of(output, list_modalities()), Path(output)
     count = num_images or (8 if kind == "walk" else 64)
     numbers = parse_numbers(seeds) if seeds else list(range(seed, seed + count))
     refuse_beside("seeds", ["seed", "num_images"])
@@ -102,6 +105,8 @@ def command(
     chosen = chosen_options(target, o) if kind != "walk" else chosen_options(target, _of_a_walk(o), "decode")
     pipeline = load(target, o, chosen.scheduler)
     call, begins = (pipeline, {}) if given is None else drawing_from(given, pipeline, {**o, "target": target})
+    modality = modality_at(pipeline)
+    kind, place = _of_modality(kind, output, modality)
     steps = (
         {} if o["num_inference_steps"] is None or kind == "walk" else {"num_inference_steps": o["num_inference_steps"]}
     )
@@ -112,8 +117,15 @@ def command(
         written = _write(drawing, kind, place, o)
     except OSError as error:
         raise HFGenError(f"{output} cannot be written: {error}") from error
-    result = {"output": str(place), "seeds": numbers, "images": written}
+    result = {"output": str(place), "seeds": numbers, modality.noun[1]: written}
     click.echo(json.dumps(result) if as_json else str(place))
+
+
+def _of_modality(kind: str, output: str, modality: Modality) -> tuple[str, Path]:
+    """Return kind and place for the model's modality: that of any was known before; by default its own file."""
+    is_default = click.get_current_context().get_parameter_source("output") == ParameterSource.DEFAULT
+    output = f"samples{Path(modality.sample_file).suffix}" if is_default else output
+    return kind if kind == "folder" else kind_of(output, [modality]), Path(output)
 
 
 def _write(drawing: Drawing, kind: str, place: Path, o: Mapping[str, Any]) -> int:
@@ -121,7 +133,7 @@ def _write(drawing: Drawing, kind: str, place: Path, o: Mapping[str, Any]) -> in
         return write_folder(drawing, place, o["overwrite"])
     if kind == "walk":
         return write_walk(drawing, place, o["num_frames"])
-    return write_array(drawing, place) if kind == "array" else write_grid(drawing, place)
+    return write_file(drawing, place, kind)
 
 
 def _of_a_walk(o: Mapping[str, Any]) -> dict[str, Any]:

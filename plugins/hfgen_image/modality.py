@@ -1,7 +1,7 @@
 """`ImageModality`: pictures, which networks take as floats in [-1, 1]."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hfgen.modality import Batches, Modality, Options
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.data_arguments import PARTICULAR
 
+ANIMATIONS, ARRAY = (".webp", ".gif", ".apng"), ".npz"
 LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
 FRACTION = 0.01  # of the pixels may be off by more
 
@@ -22,8 +23,10 @@ class ImageModality(Modality):
     noun = ("image", "images")
     batch_key = "pixel_values"
     output_types = ("pil", "np", "pt")
+    item_suffix = ".png"
     pipeline_tag = "unconditional-image-generation"
     tags = ("image-generation",)
+    sample_file = "grid.png"
     arguments = PARTICULAR
     built_in = BUILT_IN_DATASETS
     bundled = {
@@ -81,6 +84,46 @@ class ImageModality(Modality):
         from hfgen.modalities.image import to_output
 
         return to_output(samples, output_type)
+
+    # --- files of `hfgen sample` --------------------------------------------------------------------------------
+
+    def kind_of(self, output: str) -> str | None:
+        """Return `walk`, `array` or `grid`, in capitals or not.
+
+        >>> [ImageModality().kind_of(name) for name in ("walk.GIF", "out.npz", "grid.jpg", "x.txt")]
+        ['walk', 'array', 'grid', None]
+        """
+        from PIL import Image
+
+        suffix = Path(output).suffix.lower()
+        if suffix in (*ANIMATIONS, ARRAY):
+            return "array" if suffix == ARRAY else "walk"
+        return "grid" if Image.registered_extensions().get(suffix) in Image.SAVE else None
+
+    def save_item(self, item: Any, path: Path) -> None:
+        from hfgen.modalities.image import save_image
+
+        save_image(item, path)
+
+    def write_items(
+        self,
+        batches: Iterator[tuple[Sequence[int], Sequence[Any]]],
+        kind: str,
+        output: Path,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+    ) -> int:
+        """Write a grid; or an array, `images`, uint8, (N, H, W) or (N, H, W, C), with `seeds` and `labels`."""
+        from hfgen_image.files import write_array, write_grid
+
+        return write_array(batches, output, seeds, labels) if kind == "array" else write_grid(batches, output)
+
+    def write_walk(self, frames: Sequence[Any], output: Path) -> None:
+        from hfgen_image.files import write_walk
+
+        write_walk(frames, output)
+
+    # --- previews and cards -------------------------------------------------------------------------------------
 
     def write_preview(self, items: Sequence[Any], seeds: Sequence[int], stem: Path) -> None:
         """Write a grid, `STEM.png`: row by row, as square as may be."""

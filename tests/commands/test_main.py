@@ -294,7 +294,7 @@ BAD = {
         "goes on; give one",
     ),
     "unknown recipe to edit": (["init", "dcgan-mnsit"], 2, "Did you mean 'dcgan-mnist"),
-    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "not an image format"),
+    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "not a format in which"),
     "bad list": (["list", "modles"], 2, "models"),
 }
 
