@@ -209,7 +209,7 @@ def _columns(rows: Any) -> dict[str, tuple[bool, Any]]:
     """Return column -> (whether it holds texts, the names of its classes)."""
     features = rows.features
     if features is None:
-        first = next(iter(rows), {})
+        first: dict[str, Any] = next(iter(rows), {})
         return {name: (isinstance(value, str), None) for name, value in first.items()}
     return {
         name: (getattr(feature, "dtype", None) in ("string", "large_string"), getattr(feature, "names", None))

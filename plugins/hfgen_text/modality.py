@@ -1,6 +1,6 @@
 """`TextModality`: texts, which networks take as ids of symbols."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ class TextModality(Modality):
     pipeline_tag = "text-generation"
     tags = ("text-generation",)
     sample_file = "texts.txt"
+    item_suffix = ".txt"
     data_options = TextOptions
     built_in = BUILT_IN_DATASETS
 
@@ -76,12 +77,44 @@ class TextModality(Modality):
         texts = encoding_of(pipeline.tokenizer).decode(sequences.tolist()) if output_type == "text" else None
         return TextPipelineOutput(texts, sequences)
 
+    # --- files of `hfgen sample` --------------------------------------------------------------------------------
+
+    def kind_of(self, output: str) -> str | None:
+        """Return `texts` for .txt, `lines` for .jsonl.
+
+        >>> TextModality().kind_of("x.TXT"), TextModality().kind_of("x.jsonl"), TextModality().kind_of("x.png")
+        ('texts', 'lines', None)
+        """
+        return {".txt": "texts", ".jsonl": "lines"}.get(Path(output).suffix.lower())
+
+    def save_item(self, item: str, path: Path) -> None:
+        from hfgen_text.text_samples import save_text
+
+        save_text(item, path)
+
+    def write_items(
+        self,
+        batches: Iterator[tuple[Sequence[int], Sequence[str]]],
+        kind: str,
+        output: Path,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+    ) -> int:
+        """Write all texts, each below a line with its seed; or as a line of JSON with its seed."""
+        from hfgen_text.text_samples import write_texts
+
+        found = [pair for part, texts in batches for pair in zip(part, texts, strict=True)]
+        write_texts([text for _, text in found], [seed for seed, _ in found], output, kind)
+        return len(found)
+
+    # --- previews and cards -------------------------------------------------------------------------------------
+
     def write_preview(self, items: Sequence[str], seeds: Sequence[int], stem: Path) -> None:
         """Write `STEM.txt`, all texts below their seeds, and `STEM.jsonl`, one a line with its seed."""
         from hfgen_text.text_samples import write_texts
 
-        for ending in (".txt", ".jsonl"):
-            write_texts(items, seeds, Path(f"{stem}{ending}"))
+        write_texts(items, seeds, Path(f"{stem}.txt"), "texts")
+        write_texts(items, seeds, Path(f"{stem}.jsonl"), "lines")
 
     def previews(self, stem: Path) -> dict[str, Any]:
         path = Path(f"{stem}.txt")

@@ -1,12 +1,11 @@
 """Files of sampled texts, and how they look on a card. This module imports no torch."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from hfgen import UsageError
 
 FEWEST_EQUAL = 8  # of so many texts one may differ where another machine rounds otherwise
 SHOWN_ON_CARD = 4
@@ -15,37 +14,25 @@ REPLACED = "\ufffd"  # for a character that cannot be shown
 BACKTICKS, LINE_END = re.compile("`+"), re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 
 
-def write_texts(texts: Sequence[str], seeds: Sequence[int], path: Path) -> int:
-    """Write texts as `x.txt` (all, each below a line with its seed), `x.jsonl` (one a line), or a folder of files.
-
-    Returns:
-        the number of files.
-
-    Raises:
-        UsageError: the file has another ending.
-    """
-    if path.suffix == ".txt":
-        _write(path, "\n".join(f"==== seed {seed} ====\n{text}\n" for seed, text in zip(seeds, texts, strict=True)))
-        return 1
-    if path.suffix == ".jsonl":
-        _write(path, "".join(_line(seed, text) for seed, text in zip(seeds, texts, strict=True)))
-        return 1
-    if path.suffix:
-        raise UsageError(f"{path}: texts are written to .txt, .jsonl, or a folder.")
-    path.mkdir(parents=True, exist_ok=True)
-    for seed, text in zip(seeds, texts, strict=True):
-        _write(path / f"seed_{seed:06d}.txt", text)
-    return len(texts)
+def write_texts(texts: Sequence[str], seeds: Sequence[int], path: Path, kind: str) -> None:
+    """Write texts into one file: each below a line with its seed or, as `lines`, one a line as JSON with its seed."""
+    pairs = zip(seeds, texts, strict=True)
+    if kind == "lines":
+        save_text("".join(json.dumps({"seed": s, "text": t}, ensure_ascii=False) + "\n" for s, t in pairs), path)
+    else:
+        save_text("\n".join(f"==== seed {seed} ====\n{text}\n" for seed, text in pairs), path)
 
 
-def _line(seed: int, text: str) -> str:
-    return json.dumps({"seed": seed, "text": text}, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text as it is: line ends are not translated, and lone surrogates become question marks."""
+def save_text(text: str, path: Path) -> None:
+    """Write a text as it is, whole or not at all; line ends are not translated, lone surrogates become `?`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode("utf-8", "replace"))
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_texts(path: Path) -> list[tuple[int, str]]:
