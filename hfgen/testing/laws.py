@@ -29,6 +29,7 @@ from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.calls import CallLaws
 from hfgen.testing.culprits import describe_unchanged, follow_gradients, named_parameters
+from hfgen.testing.editing import EditingLaws
 from hfgen.testing.latents import LatentLaws
 from hfgen.testing.processes import load_in_subprocess, split_of, train_in_two_processes
 from hfgen.train import main
@@ -38,7 +39,7 @@ from hfgen.training.trainer import Trainer
 BATCH = 4
 
 
-class FamilyTests(CallLaws, LatentLaws, BundleLaws):
+class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
     """Subclass this with the name of a family and its smallest config.
 
     Attributes:
