@@ -43,11 +43,15 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(call INSTALL,$(OLDEST)) -c constraints-oldest.txt torch==2.13.0 -e ".[test,trackers]"
 	touch $@
 
-# The quick tests as other processors compute: two threads; without AVX in torch; without AVX in oneDNN.
+# Comparisons of arithmetic as other processors compute: two threads; without AVX in torch; without AVX in oneDNN.
+COMPARED := interop oracles process samplers bound likelihoods closed_forms bijections splines codebook
+ARITHMETIC := python -m pytest -n 2 --dist worksteal tests/test_noise.py tests/test_likelihood.py tests/evaluation/test_s*.py \
+	$(foreach what,$(COMPARED),$(wildcard tests/families/test_*_$(what).py))
+
 test-portable: install
-	OMP_NUM_THREADS=2 $(BIN)/$(QUICK)
-	ATEN_CPU_CAPABILITY=default $(BIN)/$(QUICK)
-	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/$(QUICK)
+	OMP_NUM_THREADS=2 $(BIN)/$(ARITHMETIC)
+	ATEN_CPU_CAPABILITY=default $(BIN)/$(ARITHMETIC)
+	ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/$(ARITHMETIC)
 
 lint: install
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ class TestDDPM(FamilyTests):
     sample_size = 8
     tolerance = 1e-4
 
+    @pytest.mark.slow  # the toys of test_wrapped.py and Glow train in two processes, and nothing here differs
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
+
 
 class TestConditionalDDPM(FamilyTests):
     family = "ddpm"

@@ -1,5 +1,7 @@
 """RealNVP: the laws."""
 
+import pytest
+
 from hfgen.testing import FamilyTests
 
 BYTE = 1 / 255 + 1e-6  # samples are rounded down to bytes, and one at the edge may fall on either side
@@ -12,6 +14,10 @@ class TestRealNVP(FamilyTests):
     sample_tolerance = BYTE
     overrides = TINY
     sample_size = 8
+
+    @pytest.mark.slow  # the toys of test_wrapped.py and Glow train in two processes, and nothing here differs
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
 
 
 class TestVariationalRealNVP(FamilyTests):

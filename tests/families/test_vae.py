@@ -29,6 +29,10 @@ class TestVAE(FamilyTests):
     overrides = TINY_CONV | {"likelihood.class_name": "GaussianLikelihood"}
     num_classes = 3
 
+    @pytest.mark.slow  # the toys of test_wrapped.py and Glow train in two processes, and nothing here differs
+    def test_two_processes_train_what_one_does(self, data, tmp_path):
+        super().test_two_processes_train_what_one_does(data, tmp_path)
+
 
 class TestMLPBernoulliVAE(FamilyTests):
     family = "vae"
