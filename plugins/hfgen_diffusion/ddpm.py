@@ -27,12 +27,13 @@ from hfgen import (
     images_to_levels,
     noise_for,
 )
-from hfgen_diffusion import likelihoods, sampling
 from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
-from hfgen_diffusion.networks import channels_last, check_unet, unet_config
+from hfgen_diffusion.jit import JiT
+from hfgen_diffusion.likelihoods import ELEMENTS, Part, probability_flow, variational_bound
+from hfgen_diffusion.networks import channels_last, check_unet, network_config
 from hfgen_diffusion.objective import DDPMObjective
 from hfgen_diffusion.process import CLIPS, END, Clip, ForwardProcess
-from hfgen_diffusion.sampling import Denoiser
+from hfgen_diffusion.sampling import Denoiser, ancestral, ddim, invert_ddim, solve, split
 from hfgen_diffusion.solvers import scales_input, set_timesteps, step_options, usable
 from hfgen_diffusion.timesteps import Spacing, check_timesteps, steps, timesteps_of
 from hfgen_diffusion.unet_pipeline import UNetPipeline
@@ -72,7 +73,7 @@ class DDPMPipeline(UNetPipeline):
     )
     notes = ("Without `num_inference_steps` a DDPM takes all the steps that it was trained on, and a DDIM 50.",)
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
+    def __init__(self, unet: UNet2DModel | JiT, scheduler: DDPMScheduler) -> None:
         super().__init__()
         _check_network(unet, ForwardProcess(scheduler))
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -88,7 +89,7 @@ class DDPMPipeline(UNetPipeline):
         scheduler = {"beta_start": min(LAST_BETA, 1e-4 * factor), "beta_end": min(LAST_BETA, 0.02 * factor)}
         scheduler |= cls.scheduler_defaults
         learns_variance = given.get("variance_type") == "learned_range"
-        unet = unet_config(sample_size, in_channels, num_classes, learns_variance, overrides.get("unet", {}))
+        unet = network_config(sample_size, in_channels, num_classes, learns_variance, overrides.get("unet", {}))
         return {"unet": unet, "scheduler": scheduler}
 
     scheduler_defaults: Mapping[str, Any] = {"variance_type": "fixed_large", "clip_sample": True}
@@ -151,8 +152,8 @@ class DDPMPipeline(UNetPipeline):
         variance_type = "fixed_small" if few else process.variance_type
         with channels_last(self.unet):
             if isinstance(self.scheduler, DDIMScheduler):
-                return sampling.ddim(denoise, process, x, way, clip, _checked_eta(eta), noise)
-            return sampling.ancestral(denoise, process, x, way, noise, clip, variance_type)
+                return ddim(denoise, process, x, way, clip, _checked_eta(eta), noise)
+            return ancestral(denoise, process, x, way, noise, clip, variance_type)
 
     def denoiser(self, class_labels: Tensor | None, guidance_scale: float = 1.0) -> Denoiser:
         """The network with its conditions: (x_t, t) -> output, in x_t's dtype."""
@@ -171,8 +172,8 @@ class DDPMPipeline(UNetPipeline):
             twice = t if t.ndim == 0 else t.repeat(2)
             both = self.unet(x.to(dtype).repeat(2, 1, 1, 1), twice, labels, return_dict=False)[0].to(x.dtype)
             without, with_label = both.chunk(2)
-            prediction, v = sampling.split(with_label, x)
-            unguided, _ = sampling.split(without, x)
+            prediction, v = split(with_label, x)
+            unguided, _ = split(without, x)
             guided = unguided + guidance_scale * (prediction - unguided)
             return guided if v is None else torch.cat([guided, v], dim=1)  # the variance is the conditional's own
 
@@ -205,7 +206,7 @@ class DDPMPipeline(UNetPipeline):
             )
         scheduler = usable(self.scheduler)
         set_timesteps(scheduler, count, FEW, x.device)
-        return sampling.solve(denoise, scheduler, x, self.progress, step_options(scheduler, noise))
+        return solve(denoise, scheduler, x, self.progress, step_options(scheduler, noise))
 
     # --- images and latents -----------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class DDPMPipeline(UNetPipeline):
         rising = [END, *reversed(self._levels(num_inference_steps))]
         x, labels = images.to(self._execution_device, torch.float32), self.labels_of(images, class_labels)
         with eval_mode(self.models().values()):
-            return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
+            return invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
 
     @torch.no_grad()
     def decode(
@@ -254,7 +255,7 @@ class DDPMPipeline(UNetPipeline):
         with eval_mode(self.models().values()):
             way = steps(self._levels(num_inference_steps))
             denoise = self.denoiser(labels, guidance_scale)
-            return sampling.ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
+            return ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
 
     def _levels(self, num_inference_steps: int | None) -> list[int]:
         given, names = self.scheduler.config, ("num_train_timesteps", "timestep_spacing", "steps_offset")
@@ -301,8 +302,8 @@ class DDPMPipeline(UNetPipeline):
         with eval_mode(self.models().values()):
             parts = self.parts(x, labels, noise, process)
             if method == "probability_flow":
-                return likelihoods.probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)
-            return likelihoods.variational_bound(parts, process, num_timesteps, _clip_of(clip_sample, process))
+                return probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)
+            return variational_bound(parts, process, num_timesteps, _clip_of(clip_sample, process))
 
     def _check_method(self, method: str, num_timesteps: Any, num_ode_steps: Any, clip_sample: Any) -> None:
         options = {
@@ -319,11 +320,9 @@ class DDPMPipeline(UNetPipeline):
         if self.unet.dtype not in (torch.float32, torch.float64):
             raise UsageError(f"The network is in {self.unet.dtype}; a likelihood needs pipeline.to(torch.float32).")
 
-    def parts(
-        self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess
-    ) -> Iterator[likelihoods.Part]:
+    def parts(self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess) -> Iterator[Part]:
         """Yield the images in parts that are quick to compute, with the network for their labels and their noise."""
-        size = max(1, likelihoods.ELEMENTS // x[0].numel())
+        size = max(1, ELEMENTS // x[0].numel())
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             part = SeededNoise(noise.generators[rows], noise.device)
@@ -356,7 +355,7 @@ def _clip_of(clip_sample: Clip | None, process: ForwardProcess) -> Clip:
     return clip
 
 
-def _check_network(unet: UNet2DModel, process: ForwardProcess) -> None:
+def _check_network(unet: UNet2DModel | JiT, process: ForwardProcess) -> None:
     check_unet(unet)
     channels, given = unet.config.in_channels, unet.config.out_channels
     learned = process.variance_type == "learned_range"

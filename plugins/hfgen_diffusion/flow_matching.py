@@ -37,7 +37,8 @@ from hfgen_diffusion.flow_scheduler import (
 )
 from hfgen_diffusion.flow_solvers import STOCHASTIC_END, Solver, State, Velocity, adaptive, solve, stochastic
 from hfgen_diffusion.interpolant import Interpolant, interpolant_of
-from hfgen_diffusion.networks import channels_last, check_unet, unet_config
+from hfgen_diffusion.jit import JiT
+from hfgen_diffusion.networks import channels_last, check_unet, is_jit, network_config
 from hfgen_diffusion.unet_pipeline import UNetPipeline
 
 DEFAULT_STEPS = {"euler": 50, "heun": 25, "rk4": 12, "stochastic": 50}  # about as many calls of the network each
@@ -73,7 +74,7 @@ class FlowMatchingPipeline(UNetPipeline):
     )
     notes = ("Without `num_inference_steps`, Euler's method takes 50 steps, and Heun's 25 of two network calls each.",)
 
-    def __init__(self, unet: UNet2DModel, scheduler: InterpolantScheduler) -> None:
+    def __init__(self, unet: UNet2DModel | JiT, scheduler: InterpolantScheduler) -> None:
         super().__init__()
         check_unet(unet)
         if unet.config.out_channels != unet.config.in_channels:
@@ -87,10 +88,11 @@ class FlowMatchingPipeline(UNetPipeline):
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """The network for the data's shape, as a DDPM's, and the straight path."""
+        """The network for the data's shape, as a DDPM's, and the straight path; a JiT predicts the image."""
+        network = overrides.get("unet", {})
         return {
-            "unet": unet_config(sample_size, in_channels, num_classes, False, overrides.get("unet", {})),
-            "scheduler": {},
+            "unet": network_config(sample_size, in_channels, num_classes, False, network),
+            "scheduler": {"prediction_type": "sample"} if network.get("class_name") == "JiT" else {},
         }
 
     @property
@@ -363,7 +365,7 @@ class FlowMatchingPipeline(UNetPipeline):
     def to_json_string(self) -> str:
         """Text of `model_index.json`, which names diffusers' own `DDPMPipeline` where that samples as this does."""
         index = json.loads(super().to_json_string())
-        if not has_a_path(self.scheduler) and self.num_classes is None:
+        if not has_a_path(self.scheduler) and self.num_classes is None and not is_jit(self.unet):
             index["_class_name"] = "DDPMPipeline"
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
