@@ -204,7 +204,7 @@ class Modality(ABC):
         """Read the files of `write_preview` for trackers: kind (`image`, `text`, `audio`) -> what they take."""
 
     def write_reconstructions(self, originals: Any, reconstructed: Any, pipeline: Any, stem: Path) -> None:
-        """Write samples (B, ...) beside their reconstructions, as `write_preview` does."""
+        """Write samples (B, ...) beside their reconstructions, as `write_preview` does; a modality may go without."""
         raise NotImplementedError
 
     @abstractmethod

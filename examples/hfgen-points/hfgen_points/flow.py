@@ -36,7 +36,7 @@ class PointFlow(ModelMixin, ConfigMixin):
         """Points (B, D) -> latents (B, D), ln|det dz/dx| (B,): equations 7 and 9 of the paper."""
         log_det = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for index, network in enumerate(self.networks):
-            scale, move, mask = self._parameters(network, x, index)
+            scale, move, mask = self.coupling(network, x, index)
             x = mask * x + (1 - mask) * (x * scale.exp() + move)
             log_det = log_det + scale.sum(1)
         return x, log_det
@@ -44,11 +44,11 @@ class PointFlow(ModelMixin, ConfigMixin):
     def inverse(self, z: Tensor) -> Tensor:
         """Latents (B, D) -> points (B, D): equation 8 of the paper."""
         for index in reversed(range(len(self.networks))):
-            scale, move, mask = self._parameters(self.networks[index], z, index)
+            scale, move, mask = self.coupling(self.networks[index], z, index)
             z = mask * z + (1 - mask) * (z - move) * (-scale).exp()
         return z
 
-    def _parameters(self, network: nn.Module, x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def coupling(self, network: nn.Module, x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
         mask = self.mask(index, x)
         scale, move = network(mask * x).chunk(2, dim=1)
         return (1 - mask) * 2 * torch.tanh(scale / 2), (1 - mask) * move, mask
@@ -83,7 +83,7 @@ class PointFlowPipeline(HFGenPipeline):
 
     modality = "points"
     objective_class = PointFlowObjective
-    training_defaults = {"learning_rate": 2e-3, "train_batch_size": 256, "num_train_epochs": 20}
+    training_defaults = {"learning_rate": 2e-3, "train_batch_size": 256, "num_train_epochs": 40}
     ema_components = ("flow",)
     description = "RealNVP of points: affine couplings with an exact density"
     references = ("Dinh, Sohl-Dickstein & Bengio (2017), Density estimation using Real NVP, arXiv:1605.08803",)
@@ -110,9 +110,7 @@ class PointFlowPipeline(HFGenPipeline):
         return self.flow.inverse(latents.to(self.flow.dtype))
 
     @torch.no_grad()
-    def encode(
-        self, points: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None
-    ) -> Tensor:
+    def encode(self, points: Tensor, class_labels: Tensor | None = None, seeds: Sequence[int] | None = None) -> Tensor:
         """Points (B, D) -> latents (B, D)."""
         return self.flow(points.to(self.flow.device, self.flow.dtype))[0]
 

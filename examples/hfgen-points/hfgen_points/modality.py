@@ -14,7 +14,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from hfgen import Batches, Items, Modality, UsageError
+from hfgen import Batches, Estimate, Items, Metric, Modality, Real, UsageError, stored_sha256
 
 MOONS, COUNTS, NOISE = "two-moons", {"train": 10_000, "test": 2_000}, 0.05
 LEAST = 1e-3  # of the standard deviation, by which a point that is sampled again may be off on another machine
@@ -117,6 +117,9 @@ class PointModality(Modality):
     item_suffix = ".csv"
     sample_file = "points.csv"
     tags = ("point-generation",)
+    metrics = {
+        "energy_distance": Metric("energy distance", "lower", "of sampled and real points; 0 of equal laws", "samples")
+    }
     built_in = {MOONS: "10,000 training and 2,000 test points of two half circles, 2 numbers, 2 classes"}
 
     def find(self, name: str, split: str, options: Mapping[str, Any], streaming: bool = False) -> Points:
@@ -130,7 +133,9 @@ class PointModality(Modality):
         if path.suffix.lower() not in (".csv", ".npy") or not path.is_file():
             raise UsageError(f"{name}, split {split}: points are {MOONS} (train, test), or a .csv or .npy file.")
         if split != "train":
-            raise UsageError(f"{name} is one table, which has the split 'train' alone; hold out --validation_fraction.")
+            raise UsageError(
+                f"{name} is one table, which has the split 'train' alone; hold out --validation_fraction."
+            )
         values = read_table(path)
         return Points(name=name, count=len(values), values=values, splits=["train"])
 
@@ -158,6 +163,36 @@ class PointModality(Modality):
 
     def output(self, samples: Any, pipeline: Any, output_type: str) -> PointPipelineOutput:
         return PointPipelineOutput(samples.cpu().numpy() if output_type == "np" else samples)
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def possible_metrics(self, pipeline: Any, protocol: Any) -> Sequence[str]:
+        return [*self.metrics]
+
+    def reference(self, items: Any, pipeline: Any, protocol: Any, progress: Callable[[Any], Any] = iter) -> Real:
+        stored = items.stored()
+        return Real(items, stored, stored_sha256(stored))
+
+    def measure(
+        self,
+        pipeline: Any,
+        real: Any,
+        protocol: Any,
+        wanted: Sequence[str],
+        *,
+        options: Mapping[str, Any],
+        partial: Path | None = None,
+        identity: str = "",
+        alone: bool = False,
+        bars: Callable[[str], Callable[[Any], Any]],
+    ) -> dict[str, Estimate]:
+        if "energy_distance" not in wanted:
+            return {}
+        drawn = self.draw_stored(pipeline, range(protocol.seed, protocol.seed + protocol.num_images), options)
+        return {"energy_distance": Estimate(energy_distance(drawn, real.stored))}
+
+    def draw_stored(self, pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
+        return pipeline(seeds=seeds, output_type="pt", **options).points.cpu()
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -207,6 +242,13 @@ class PointModality(Modality):
         bound = LEAST * kept.std()
         off = [float(np.abs(kept[seed] - item).max()) for seed, item in zip(seeds, items, strict=True)]
         return [f"seed {seed} gives another point" for seed, far in zip(seeds, off, strict=True) if not far <= bound]
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of points (N, D) and (M, D) (Székely & Rizzo 2013), by the V-statistic."""
+    x, y = x.double(), y.double()
+    between, of_x, of_y = (torch.cdist(a, b).mean() for a, b in ((x, y), (x, x), (y, y)))
+    return float(2 * between - of_x - of_y)
 
 
 def scatter(points: Any, path: Path) -> None:
