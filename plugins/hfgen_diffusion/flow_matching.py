@@ -59,7 +59,7 @@ class FlowMatchingPipeline(UNetPipeline):
 
     objective_class: ClassVar[type[Objective]] = FlowMatchingObjective
     training_defaults = {
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "max_grad_norm": 1.0,
         "train_batch_size": 64,
         "num_train_epochs": 10,
@@ -339,7 +339,7 @@ class FlowMatchingPipeline(UNetPipeline):
         images_to_levels(images, 256, strict=True)
         x, labels = images.to(self._execution_device, torch.float32), self.labels_of(images, class_labels)
         noise = noise_for(len(images), seeds, self._execution_device)
-        way = [self.interpolant.end, 1.0]
+        way = [self.interpolant.least, 1.0]
         if solver != "adaptive":
             way = times_of(self.scheduler, _steps(num_ode_steps, solver), timestep_spacing)[::-1]
         with eval_mode(self.models().values()):
