@@ -208,13 +208,30 @@ class Modality(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
         """Return the samples of a card in Markdown: `count` of seeds 0, 1, ... as `write_preview` wrote them.
 
         Args:
             data: what the run recorded of its data.
-            stem: relative to the card.
+            folder: the card's.
+            stem: of the samples, relative to the folder.
         """
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        """Return the sentences below the samples of a card.
+
+        Args:
+            weights: ` (EMA weights)` where these were used.
+            options: of the call that sampled them, as `, name=value` in Python.
+        """
+        one = min(37, count - 1)
+        return (
+            f"These are samples of seeds 0 and up{weights}; `seeds=[{one}]{options}` samples that of seed {one} alone."
+        )
+
+    @abstractmethod
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        """Return the form of the samples, by what a run recorded of its data: `1 x 28 x 28`."""
 
     @abstractmethod
     def different(self, items: Sequence[Item], seeds: Sequence[int], count: int, stem: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The log-likelihood of a dataset's images under a pipeline."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,15 +47,9 @@ def log_likelihood(
         labels = None if of_all is None else of_all[list(seeds)]
         x = images.tensor(seeds) if pixels is None else pixels[list(seeds)].float() / 127.5 - 1
         found.append(pipeline.log_likelihood(x, labels, seeds=seeds, **options))
-    one = found[0]
-    return LogLikelihood(
-        torch.cat([part.nats for part in found]),
-        one.kind,
-        one.num_dimensions,
-        one.num_values,
-        one.num_importance_samples,
-        one.method,
-    )
+    sizes = [part.num_dimensions for part in found if isinstance(part.num_dimensions, Tensor)]
+    whole: dict[str, Any] = {"num_dimensions": torch.cat(sizes)} if sizes else {}
+    return dataclasses.replace(found[0], nats=torch.cat([part.nats for part in found]), **whole)
 
 
 def classes_for(pipeline: HFGenPipeline, images: Images) -> Tensor | None:

@@ -143,12 +143,12 @@ class ImageModality(Modality):
 
         save_image(pairs_grid(originals, reconstructed), Path(f"{stem}.png"))
 
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
         """Return the grid in Markdown; in HTML, enlarged to at most 512 pixels a side, where it would be a stamp.
 
-        >>> ImageModality().card_block(16, {"resolution": 28}, "x")
+        >>> ImageModality().card_block(16, {"resolution": 28}, Path(), "x")
         '<img src="x.png" alt="16 samples, seeds 0 to 15, row by row" width="448">'
-        >>> ImageModality().card_block(64, {"resolution": 64}, "x")
+        >>> ImageModality().card_block(64, {"resolution": 64}, Path(), "x")
         '![64 samples, seeds 0 to 63, row by row](x.png)'
         """
         words = f"{counted(count, 'sample')}, seeds 0 to {count - 1}, row by row"
@@ -156,6 +156,16 @@ class ImageModality(Modality):
         times = 512 // width
         path = f"{stem}.png"
         return f'<img src="{path}" alt="{words}" width="{times * width}">' if times > 1 else f"![{words}]({path})"
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        tile = min(37, count - 1)
+        return (
+            f"The picture shows seeds 0 to {count - 1}, row by row{weights}. `seeds=[{tile}]{options}`\n"
+            f"samples one of them, tile {tile}, alone."
+        )
+
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        return "{channels} x {resolution} x {resolution}".format(**data)
 
     def different(self, items: Sequence[Any], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
         """Compare images with the tiles of a grid; a hundredth of the pixels may be off by more than 8 of 255."""

@@ -43,7 +43,7 @@ def pipeline():
 
 
 def drawing(pipeline, count=10, first=0, **options):
-    return Drawing(pipeline, range(first, first + count), None, 4, options, {"class_labels": None})
+    return Drawing(pipeline, pipeline, range(first, first + count), None, 4, options, {"class_labels": None})
 
 
 def files(folder):
