@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.data.load import load_images as load_images
     from hfgen.data.sources import DataSource as DataSource, NoSplitError as NoSplitError, load_table as load_table
     from hfgen.data.splits import chosen_split as chosen_split, splits_in as splits_in
+    from hfgen.editing import Given as Given
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -124,6 +125,7 @@ _HOME = {  # name -> the module that defines it
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
     "eval_mode": "hfgen.wrappers",
+    "Given": "hfgen.editing",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood
     "LogLikelihood": "hfgen.likelihood",

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from hfgen.commands.class_labels import known_classes, parse_classes
+from hfgen.commands.init_images import drawing_from, read_init_image, refuse_family
 from hfgen.commands.options import (
     OwnOptionsCommand,
     loading_options,
@@ -50,6 +51,18 @@ from hfgen.registry import list_modalities
 )
 @click.option("--num_inference_steps", type=click.IntRange(1), help="Steps of a model that samples in many.")
 @scheduler_option
+@click.option("--init_image", help="A picture that is edited: noise covers it, and images are drawn from there.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="How much of the way to noise --init_image goes: the lower, the more of it is left.  "
+    "[default: 0.5; 1 with a mask]",
+)
+@click.option("--mask_image", help="A picture of --init_image's size, white where it is drawn anew; the rest stays.")
+@click.option(
+    "--jump_length", type=click.IntRange(1), help="With a mask, the steps taken back at a time.  [default: 1]"
+)
+@click.option("--jump_n_sample", type=click.IntRange(1), help="With a mask, how often a step is taken.  [default: 10]")
 @click.option(
     "--output",
     "-o",
@@ -81,21 +94,24 @@ def command(
         refuse_given(["batch_size"], "on a latent walk")
     else:
         refuse_given(["num_frames"], "without a latent walk, such as --output walk.webp")
+    given = read_init_image(o, kind == "walk")
     refuse_to_overwrite(place, o["overwrite"])
-    labels = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
-    if labels is not None:
-        labels = [labels[i % len(labels)] for i in range(len(numbers))]
+    asked_for = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
+    labels = asked_for and [asked_for[i % len(asked_for)] for i in range(len(numbers))]
     refuse_dotted(o["dotted"], ("scheduler",))
+    if given is not None:
+        refuse_family(target, o)
     chosen = chosen_options(target, o) if kind != "walk" else chosen_options(target, _of_a_walk(o), "decode")
     pipeline = load(target, o, chosen.scheduler)
+    call, begins = (pipeline, {}) if given is None else drawing_from(given, pipeline, {**o, "target": target})
     modality = modality_at(pipeline)
     kind, place = _of_modality(kind, output, modality)
     steps = (
         {} if o["num_inference_steps"] is None or kind == "walk" else {"num_inference_steps": o["num_inference_steps"]}
     )
-    by_place = None if labels is None else {"given": o["class_labels"], "seeds": seeds or seed}
-    asked = {"class_labels": by_place}  # a label belongs to a place in the list of seeds
-    drawing = Drawing(pipeline, numbers, labels, o["batch_size"], {**steps, **chosen.call}, asked)
+    by_place = None if labels is None else {"given": asked_for, "seeds": seeds or seed}
+    asked = {"class_labels": by_place, **begins}  # a label belongs to a place in the list of seeds
+    drawing = Drawing(pipeline, call, numbers, labels, o["batch_size"], {**steps, **chosen.call}, asked)
     try:
         written = _write(drawing, kind, place, o)
     except OSError as error:

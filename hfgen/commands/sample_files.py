@@ -27,12 +27,14 @@ class Drawing:
     """The items that were asked for.
 
     Attributes:
+        call: what draws them: the pipeline, or its `edit` or `inpaint` of a given image.
         seeds: of the images, in their order; `labels` one for each, or None.
-        options: of the pipeline's call.
+        options: of that call.
         asked: what decides which item a seed gives beside the model, for the record of a folder.
     """
 
     pipeline: Any
+    call: Any
     seeds: Sequence[int]
     labels: Sequence[int] | None
     batch_size: int
@@ -52,7 +54,7 @@ class Drawing:
         for start in bars_on_stderr(len(starts) > 1)(f"sampling {self.modality.noun[1]}")(starts):
             part = slice(start, start + size)
             labels = None if self.labels is None else self.labels[part]
-            output = self.pipeline(seeds=self.seeds[part], class_labels=labels, **self.options)
+            output = self.call(seeds=self.seeds[part], class_labels=labels, **self.options)
             yield self.seeds[part], list(self.modality.items(output))
 
 

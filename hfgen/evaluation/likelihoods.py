@@ -12,6 +12,7 @@ from hfgen.errors import UsageError
 from hfgen.evaluation.progress import Progress
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import modality_of
 from hfgen.settings.resolve import typed_options
 from hfgen.settings.signatures import own_options, refuse_options
 
@@ -48,8 +49,8 @@ def log_likelihood(
         x = images.tensor(seeds) if pixels is None else pixels[list(seeds)].float() / 127.5 - 1
         found.append(pipeline.log_likelihood(x, labels, seeds=seeds, **options))
     sizes = [part.num_dimensions for part in found if isinstance(part.num_dimensions, Tensor)]
-    whole: dict[str, Any] = {"nats": torch.cat([part.nats for part in found])}
-    return dataclasses.replace(found[0], **whole, **({"num_dimensions": torch.cat(sizes)} if sizes else {}))
+    whole: dict[str, Any] = {"num_dimensions": torch.cat(sizes)} if sizes else {}
+    return dataclasses.replace(found[0], nats=torch.cat([part.nats for part in found]), **whole)
 
 
 def classes_for(pipeline: HFGenPipeline, images: Images) -> Tensor | None:
@@ -69,7 +70,7 @@ def metric_names(pipeline: HFGenPipeline) -> list[str]:
     """The metrics of likelihood that such a pipeline has, by the names in `hfgen.results.metrics`."""
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
-    return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
+    return ["nats"] if pipeline.is_density else [modality_of(pipeline).bits, "nats"]
 
 
 def likelihood_options(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:

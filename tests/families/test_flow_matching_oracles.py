@@ -15,7 +15,7 @@ from hfgen_diffusion.coupling import transported
 from hfgen_diffusion.flow_likelihood import log_density
 from hfgen_diffusion.flow_objective import FlowMatchingObjective
 from hfgen_diffusion.flow_scheduler import InterpolantScheduler, times_of
-from hfgen_diffusion.flow_solvers import adaptive, solve, stochastic
+from hfgen_diffusion.flow_solvers import adaptive, solve, stochastic_step
 from hfgen_diffusion.interpolant import PATHS, Interpolant
 
 EULER, HEUN = FlowMatchEulerDiscreteScheduler(), FlowMatchHeunDiscreteScheduler()
@@ -169,7 +169,11 @@ def test_spread_of_the_stochastic_sampler(count, expected):
     for w, spread in zip((0.0, 1.0), expected, strict=True):
         x = torch.zeros(count + 2, 1, 1, 1, dtype=torch.float64)
         x[0] = 1
-        images = stochastic(velocity(), Interpolant(), x, pairwise(way), Impulses(count + 2), w)
+        draws = Impulses(count + 2)
+        for start, end in pairwise(way):
+            x = stochastic_step(velocity(), Interpolant(), x, start, end, draws, w)
+        last = torch.tensor(way[-1])
+        images = Interpolant().image(velocity()(x, last), x, last)
         assert float(images.square().sum().sqrt()) == pytest.approx(spread, abs=1e-6)
 
 
@@ -232,6 +236,20 @@ def test_the_density_by_the_adaptive_solver(s):
 def test_the_density_along_a_circle_is_the_same():
     found = log_density(velocity(S, "trigonometric"), S * ONE, torch.ones(1, 1, 1, 1, 1), [0.0, 1.0], tolerance=1e-6)
     assert float(found.nats) == pytest.approx(EXACT[S], abs=1e-5)
+
+
+def test_the_density_of_tight_data_on_the_variance_preserving_path():
+    """It begins where σ is 0.001: where sampling ends, at 0.0105, the data's own 0.005 would not be seen."""
+    path, v = Interpolant("variance_preserving"), velocity(0.005, "variance_preserving")
+    sigmas = [float(path.scales(torch.tensor(t), ONE).sigma) for t in (path.end, path.least)]
+    assert sigmas == pytest.approx([0.010486, 0.001000], abs=1e-6)
+    probe = torch.ones(1, 1, 1, 1, 1)
+    for way, options in (
+        ([path.least, 1.0], {"tolerance": 1e-5}),
+        (times_of(InterpolantScheduler(interpolant="variance_preserving"), 50, "log_snr")[::-1], {"solver": "rk4"}),
+    ):
+        found = log_density(v, 0.005 * ONE, probe, way, **options)
+        assert float(found.nats) == pytest.approx(EXACT[0.005], abs=2e-3)
 
 
 @pytest.mark.whole
