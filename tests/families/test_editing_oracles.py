@@ -121,6 +121,9 @@ def test_an_edit_by_the_other_solvers(name):
         gain, spread = float(found.mean()), float(found.std())
         assert math.hypot(gain * S, spread) == pytest.approx(S, rel=0.1)
         assert gain < 0.5 * ode if "Ancestral" in name else gain == pytest.approx(ode, rel=0.07)
+    if name != "PNDMScheduler":  # which cannot list its first level; one step from there leaves little of the image
+        given = Given(torch.ones(1, 1, 1, 4096), 0.5)
+        assert pipeline.sample(SeededNoise.from_seeds([0]), num_inference_steps=2, given=given).mean() < 0.5
     for strength in (1e-9, 0.002):
         given = Given(torch.ones(1, 1, 1, 4096), strength)
         found = pipeline.sample(SeededNoise.from_seeds([0]), num_inference_steps=20, given=given)
