@@ -17,7 +17,7 @@ from hfgen.evaluation.measure import Real, measure, metrics_of, prepare
 from hfgen.evaluation.progress import Bars, no_bars
 from hfgen.evaluation.real_images import RealImages
 from hfgen.evaluation.record import identity, record, result_name
-from hfgen.evaluation.reference import Data, dataset_of, trained_on
+from hfgen.evaluation.reference import Data, dataset_of, published_names, trained_on
 from hfgen.results.metrics import chosen
 from hfgen.results.protocol import GENERAL, Protocol, protocol_of, read_protocol
 from hfgen.results.records import FOLDER, Result, write
@@ -107,7 +107,10 @@ def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_ba
         asked = _completed(asked, trained.config)
     data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None)
     split, images = data.reference(asked.split or (given.split if given else None))
-    images = aligned(images, trained.facts.get("class_names"), getattr(pipeline, "num_classes", None))
+    classes = getattr(pipeline, "num_classes", None)
+    images = aligned(
+        images, trained.facts.get("class_names") or (published_names(target) if classes else None), classes
+    )
     size = replace(given or read_protocol(GENERAL), **_given(asked, SIZE))
     pixels = RealImages.of(images, size.resolution, size.center_crop, bars("decoding"))
     unchanged = given or protocol_of(pixels.sha256)

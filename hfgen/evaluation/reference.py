@@ -12,8 +12,9 @@ from hfgen.data.divided import HELD_OUT, divided, facts_of
 from hfgen.data.images import Images
 from hfgen.data.load import images_from
 from hfgen.data.sources import DataSource, NoSplitError
-from hfgen.errors import UsageError
+from hfgen.errors import HFGenError, UsageError
 from hfgen.files import looks_local, read_config_file
+from hfgen.hub.download import local_folder
 from hfgen.results.protocol import Protocol
 from hfgen.settings.arguments import TrainingArguments
 
@@ -66,6 +67,16 @@ def trained_on(target: str) -> Trained:
     return Trained()
 
 
+def published_names(target: str) -> list[str] | None:
+    """Return the names of the classes of a model on the Hub, by the record beside it; None for a local model."""
+    if Path(target).exists():
+        return None
+    try:
+        return run_folder.class_names(Path(local_folder(target, [run_folder.ENVIRONMENT])))
+    except HFGenError:
+        return None
+
+
 def dataset_of(trained: Trained, protocol: Protocol | None) -> str:
     """Return the dataset that a model was trained on, if it is at hand; else the protocol's, in a copy from the Hub.
 
@@ -110,9 +121,9 @@ class Data:
         for name in [split] if split else ["test", HELD_OUT, "validation"]:
             try:
                 return name, self._held_out() if name == HELD_OUT else self._images(name)
-            except NoSplitError:
+            except NoSplitError as error:
                 if split:
-                    raise
+                    raise NoSplitError(str(error).replace("--dataset_split", "--split")) from error
         raise UsageError(
             f"{self.name} has neither a split 'test' nor a split 'validation', and no part was held out in training.\n"
             "Give --split; choose images that the model was not trained on, so that copies of them do not count as "

@@ -66,13 +66,9 @@ def bound_of_grid(f: Sequence[float], grid: Sequence[float]) -> float:
     n = np.arange(1, length + 1)
     choose = np.array([math.lgamma(length + 1) - math.lgamma(k + 1) - math.lgamma(length - k + 1) for k in n])
     for t, s in pairwise(grid):
-        log_p = choose + n * math.log(t) + np.where(n < length, (length - n) * _log1m(t), 0.0)
+        log_p = choose + n * math.log(t) + (length - n) * (math.log1p(-t) if t < 1 else -1e300)
         total += (t - s) / t * float((np.exp(log_p) * n * np.asarray(f)).sum())
     return total
-
-
-def _log1m(t: float) -> float:
-    return math.log1p(-t) if t < 1 else -math.inf
 
 
 def best_sizes(f: Sequence[float], num_steps: int) -> list[int]:
@@ -101,18 +97,18 @@ def measured_curve(counts: Tensor, cross_entropies: Tensor, length: int, num_bin
         counts: masked places of each draw, (N,).
         cross_entropies: of each draw, the mean of its masked places in nats, (N,).
     """
-    counts, values = counts.double().cpu().numpy(), cross_entropies.double().cpu().numpy()
-    bins = np.minimum(((counts - 1) * num_bins / length).astype(int), num_bins - 1)
+    n, values = counts.double().cpu().numpy(), cross_entropies.double().cpu().numpy()
+    bins = np.minimum(((n - 1) * num_bins / length).astype(int), num_bins - 1)
     there = np.unique(bins)
-    centers = [counts[bins == b].mean() for b in there]
-    means = [values[bins == b].mean() for b in there]
+    centers = [float(n[bins == b].mean()) for b in there]
+    means = [float(values[bins == b].mean()) for b in there]
     if len(there) > 1:  # the first and last lines go on to 1 and L
         for at, end in ((0, 1.0), (-1, float(length))):
             one, two = (0, 1) if at == 0 else (-1, -2)
             slope = (means[two] - means[one]) / (centers[two] - centers[one])
             if centers[at] != end:
                 centers, means = _extended(centers, means, at, end, means[one] + slope * (end - centers[one]))
-    return np.interp(np.arange(1, length + 1), centers, means).tolist()
+    return [float(value) for value in np.interp(np.arange(1, length + 1), centers, means)]
 
 
 def _extended(x: list[float], y: list[float], at: int, end: float, value: float) -> tuple[list[float], list[float]]:

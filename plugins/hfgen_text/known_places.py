@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hfgen import UsageError
+from hfgen_text.vocabularies import Encoding
 
 
 def known_places(
@@ -48,21 +49,15 @@ def encode(tokenizer: Any, text: str, name: str) -> list[int]:
     Raises:
         UsageError: the tokenizer does not give the text back.
     """
-    if not text:
-        return []
     try:
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    except Exception as error:  # tokenizers raises no other
-        raise UsageError(f"The tokenizer has no symbols for the {name} {text[:40]!r}: {error}") from error
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        raise UsageError(f"The tokenizer has no symbols for a part of the {name} {text[:40]!r}.")
-    return list(ids)
+        found: list[int] = Encoding(tokenizer).encode(text).tolist() if text else []
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    return found
 
 
 def _with_gaps(tokenizer: Any, text: str) -> list[int | None]:
-    mask = tokenizer.mask_token
-    if mask is None:
-        raise UsageError("infill needs a tokenizer with a mask symbol.")
+    mask = str(tokenizer.mask_token)
     pattern = f"({re.escape(mask)}|{re.escape(mask[:-1])}\\*[0-9]{{1,6}}{re.escape(mask[-1])})"
     places: list[int | None] = []
     for part in re.split(pattern, text):

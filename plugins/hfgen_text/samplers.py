@@ -151,7 +151,7 @@ def by_entropy(predict: Predict, canvas: Canvas, bound: float, progress: Progres
             return
         log_probs = predict(canvas.ids)
         own = torch.where(canvas.masked, entropies(log_probs.double()), torch.inf)
-        ordered, places = own.sort(-1, stable=True)
+        ordered, places = own.sort(dim=-1, stable=True)
         taken = ordered.cumsum(-1) - ordered <= bound  # the last one is the largest
         taken = taken & ordered.isfinite()
         canvas.reveal(torch.zeros_like(taken).scatter(-1, places, taken), canvas.draw(log_probs))

@@ -36,7 +36,7 @@ def tempered(log_probs: Tensor, temperature: float = 1.0, top_p: float = 1.0) ->
         log_probs = (log_probs.double() / temperature).log_softmax(-1)
     if top_p == 1.0:
         return log_probs
-    probs, ids = log_probs.double().exp().sort(-1, descending=True, stable=True)
+    probs, ids = log_probs.double().exp().sort(dim=-1, descending=True, stable=True)
     before = probs.cumsum(-1) - probs
     cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, ids, before >= top_p)
     return log_probs.masked_fill(cut, -math.inf).log_softmax(-1)

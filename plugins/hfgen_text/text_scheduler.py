@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from hfgen import UsageError
+from hfgen_text.vocabularies import begin_id, mask_id
 
 
 class TextScheduler(SchedulerMixin, ConfigMixin):
@@ -83,14 +84,6 @@ class TextScheduler(SchedulerMixin, ConfigMixin):
                 f"The tokenizer has {len(tokenizer)} symbols, the model was made for {self.config.vocab_size}.\n"
                 "Give the tokenizer that the model was trained with."
             )
-        names = {"mask": ("mask_token_id",), "bos": ("bos_token_id", "cls_token_id")}[start]
-        found = next((id_ for name in names if (id_ := getattr(tokenizer, name)) is not None), None)
-        if found is None:
-            raise UsageError(
-                f"The tokenizer has no {start} symbol, which this model begins with.\n"
-                f"Add one, tokenizer.add_special_tokens({{'{names[0].removesuffix('_id')}': ...}}), or take another."
-            )
-        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id}  # which may stand between documents
-        never = sorted({found, *tokenizer.all_special_ids} - ends | ({found} if start == "mask" else set()))
-        taken = {"start_token_id": found, "never_drawn": never}
+        found = mask_id(tokenizer) if start == "mask" else begin_id(tokenizer)
+        taken = {"start_token_id": found, "never_drawn": sorted({found, *tokenizer.all_special_ids})}
         self.register_to_config(**{n: value for n, value in taken.items() if self.config[n] is None})
