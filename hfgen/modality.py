@@ -61,6 +61,8 @@ class Modality(ABC):
         data_options: a dataclass of `hfgen.settings.fields.option`, the options of the data that only this modality
             has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
         built_in: name -> one line, of the datasets that come with it.
+        bits: name of the metric of its likelihoods in bits: `bits_per_dim`, or of texts `bits_per_byte`.
+        compares_features: whether samples are compared by the features of extractors (`hfgen.extractors`).
         sample_file: what the command on a card writes.
         bundled: methods of `HFGenPipeline` that ask the modality, `to_output` and `check_output_type`, each with the
             function, `module:name`, that stands in for it where code is saved beside the weights; empty where that
@@ -76,6 +78,8 @@ class Modality(ABC):
     arguments: ClassVar[frozenset[str]] = frozenset()
     data_options: ClassVar[Any] = None
     built_in: ClassVar[Mapping[str, str]] = {}
+    bits: ClassVar[str] = "bits_per_dim"
+    compares_features: ClassVar[bool] = False
     sample_file: ClassVar[str] = "samples"
     bundled: ClassVar[Mapping[str, str]] = {}
 
@@ -142,6 +146,19 @@ class Modality(ABC):
     def advice(self, found: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
         """Return options that bring data of the shape `wanted` to that of a model, `found`."""
         return []
+
+    def held_out(self, found: Any, options: Options, metrics: Sequence[str]) -> Any:
+        """Return what measures a model on validation data during its training, where that is not done as for images.
+
+        Args:
+            found: the validation data.
+            metrics: names of what is measured.
+
+        Returns:
+            None, or an object with these `metrics` and a method `measure(pipeline, options)` that returns values by
+            name, such as `validation_bits_per_byte`.
+        """
+        return None
 
     # --- samples ------------------------------------------------------------------------------------------------
 

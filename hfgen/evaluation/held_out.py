@@ -10,6 +10,7 @@ from hfgen.evaluation.likelihoods import metric_names
 from hfgen.evaluation.measure import Real, measure, prepare, refuse_few
 from hfgen.evaluation.real_images import RealImages
 from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import modality_of
 from hfgen.results.metrics import METRICS, chosen
 from hfgen.results.protocol import Protocol, list_protocols, read_protocol
 from hfgen.settings.arguments import TrainingArguments
@@ -79,8 +80,12 @@ def wanted_metrics(pipeline: HFGenPipeline, arguments: TrainingArguments, model:
         UsageError: it asks for an unknown metric, or one that this family does not have; or nothing can be measured;
             or `best_metric` is not among them.
     """
-    likelihoods = metric_names(pipeline)
-    possible = [name for name, metric in METRICS.items() if name in likelihoods or (metric.of_samples and name != OWN)]
+    likelihoods, features = metric_names(pipeline), modality_of(pipeline).compares_features
+    possible = [
+        name
+        for name, metric in METRICS.items()
+        if name in likelihoods or (features and metric.of_samples and name != OWN)
+    ]
     if arguments.validation_metrics is not None:
         found = chosen(arguments.validation_metrics, possible, "--validation_metrics")
     else:

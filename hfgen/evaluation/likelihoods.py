@@ -12,6 +12,7 @@ from hfgen.errors import UsageError
 from hfgen.evaluation.progress import Progress
 from hfgen.likelihood import LogLikelihood
 from hfgen.pipeline import HFGenPipeline
+from hfgen.registry import modality_of
 from hfgen.settings.resolve import typed_options
 from hfgen.settings.signatures import own_options, refuse_options
 
@@ -69,7 +70,7 @@ def metric_names(pipeline: HFGenPipeline) -> list[str]:
     """The metrics of likelihood that such a pipeline has, by the names in `hfgen.results.metrics`."""
     if type(pipeline).log_likelihood is HFGenPipeline.log_likelihood:
         return []
-    return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
+    return ["nats"] if pipeline.is_density else [modality_of(pipeline).bits, "nats"]
 
 
 def likelihood_options(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ METRICS = {
         "authenticity", None, "sampled images that do not copy training images; beside new real ones", "features"
     ),
     "bits_per_dim": Metric("bits/dim", "lower", "-log2 p(x) per pixel value, or its bound", "likelihood"),
-    "nats": Metric("ln p(x)", "higher", "log-likelihood of an image, or its bound", "likelihood"),
+    "bits_per_byte": Metric("bits/byte", "lower", "-log2 p(x) per byte of a text, or its bound", "likelihood"),
+    "nats": Metric("ln p(x)", "higher", "log-likelihood of an image or a text, or its bound", "likelihood"),
     "reconstruction_mse": Metric(
         "reconstruction MSE", "lower", "mean squared error of pixels in [0, 1]", "reconstruction"
     ),
@@ -61,7 +62,7 @@ METRICS = {
 def of_kind(*kinds: Kind) -> tuple[str, ...]:
     """
     >>> of_kind("likelihood")
-    ('bits_per_dim', 'nats')
+    ('bits_per_dim', 'bits_per_byte', 'nats')
     """
     return tuple(name for name, metric in METRICS.items() if metric.kind in kinds)
 

@@ -19,8 +19,9 @@ class FlowMatchingObjective(Objective):
     Args:
         time_distribution: of t: `"logit_normal"` is sigmoid(m + s n) with n from N(0, 1) (Esser et al. 2024,
             arXiv:2403.03206, section 3.1); `"uniform"` is U(0, 1).
-        logit_mean: m; above 0 there is more noise.
-        logit_std: s.
+        logit_mean: m; above 0 there is more noise. Default 0.8 where the image is predicted (Li & He 2025,
+            arXiv:2511.13720, table 9), else 0.
+        logit_std: s; default 0.8 where the image is predicted, else 1.
         coupling: which noise each image is paired with: `"independent"`, or `"optimal_transport"`: that of the
             batch with which the squared distances are least in all (Tong et al. 2024, arXiv:2302.00482,
             section 3.2), which straightens the flow, the less the more dimensions the images have.
@@ -33,20 +34,23 @@ class FlowMatchingObjective(Objective):
         unet: nn.Module,
         scheduler: Any,
         time_distribution: Literal["logit_normal", "uniform"] = "logit_normal",
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
+        logit_mean: float | None = None,
+        logit_std: float | None = None,
         coupling: Literal["independent", "optimal_transport"] = "independent",
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
         _check_choice("time_distribution", time_distribution, ("logit_normal", "uniform"))
         _check_choice("coupling", coupling, ("independent", "optimal_transport"))
+        self.unet, self.interpolant = unet, interpolant_of(scheduler)
+        usual = (0.8, 0.8) if self.interpolant.prediction == "sample" else (0.0, 1.0)
+        logit_mean = usual[0] if logit_mean is None else logit_mean
+        logit_std = usual[1] if logit_std is None else logit_std
         if not math.isfinite(logit_mean):
             raise UsageError(f"--objective.logit_mean is {logit_mean}; it must be a number.")
         if not (logit_std > 0 and math.isfinite(logit_std)):
             raise UsageError(f"--objective.logit_std is {logit_std}; it must be above 0.")
         if not 0 <= conditioning_dropout_prob < 1:
             raise UsageError("--objective.conditioning_dropout_prob must lie in [0, 1).")
-        self.unet, self.interpolant = unet, interpolant_of(scheduler)
         self.time_scale = scheduler.config.num_train_timesteps
         self.time_distribution, self.logit_mean, self.logit_std = time_distribution, logit_mean, logit_std
         self.coupled = coupling == "optimal_transport"

@@ -37,8 +37,8 @@ class ReflowObjective(FlowMatchingObjective):
         teacher_solver: Literal["heun", "euler", "rk4"] = "heun",
         guidance_scale: float = 1.0,
         time_distribution: Literal["logit_normal", "uniform"] = "uniform",
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
+        logit_mean: float | None = None,
+        logit_std: float | None = None,
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
         super().__init__(

@@ -26,6 +26,7 @@ class ImageModality(Modality):
     item_suffix = ".png"
     pipeline_tag = "unconditional-image-generation"
     tags = ("image-generation",)
+    compares_features = True
     sample_file = "grid.png"
     arguments = PARTICULAR
     built_in = BUILT_IN_DATASETS

@@ -17,6 +17,7 @@ class TextModality(Modality):
     output_types = ("text", "seq")
     pipeline_tag = "text-generation"
     tags = ("text-generation",)
+    bits = "bits_per_byte"
     sample_file = "texts.txt"
     item_suffix = ".txt"
     data_options = TextOptions
@@ -66,6 +67,11 @@ class TextModality(Modality):
     def advice(self, found: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
         options = [f"--block_size {found[0]}"] if found[0] != wanted[0] else []
         return options + (["--tokenizer FOLDER, that of the model"] if found[1] != wanted[1] else [])
+
+    def held_out(self, found: Any, options: Mapping[str, Any], metrics: Sequence[str]) -> Any:
+        from hfgen_text.held_out import HeldOutTexts
+
+        return HeldOutTexts(found, options["num_evaluation_images"], metrics)
 
     # --- samples ------------------------------------------------------------------------------------------------
 
