@@ -170,10 +170,7 @@ class FlowMatchingPipeline(UNetPipeline):
     ) -> Velocity:
         """The network with its conditions: (x_t, t) -> v, in x_t's dtype; t is () or (B,)."""
         first, last = _checked_interval(guidance_interval)
-        if not math.isfinite(guidance_scale):
-            raise UsageError(f"guidance_scale is {guidance_scale}; it must be a number.")
-        if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
-            raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")
+        self.check_guidance(guidance_scale)
         interpolant, scale, dtype = self.interpolant, self.scheduler.config.num_train_timesteps, self.unet.dtype
 
         def plain(x: Tensor, t: Tensor, labels: Tensor | None = class_labels) -> Tensor:

@@ -99,7 +99,8 @@ def test_the_python_about_diffusion_runs(run, capsys):
     assert names["again"].shape == names["noise"].shape == (4, 1, 28, 28)
     assert "(lower bound, variational bound, 21 of 1,000 levels" in (out := capsys.readouterr().out)
     assert "(estimate, probability-flow ODE, 10 Runge-Kutta steps" in out
-    assert len(names["fast"]) == 3
+    assert len(names["fast"]) == len(names["like_it"]) == 3
+    assert names["filled"][0].size == (28, 28)
 
 
 @pytest.mark.whole
