@@ -15,17 +15,19 @@ IMPORTANCE_CHUNK = 100  # importance samples drawn at a time: part of the protoc
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """ln p(x) of each image, or a bound of it.
+    """ln p(x) of each image, or text, or a bound of it.
 
     Attributes:
         nats: shape (B,), float64.
         kind: `"exact"`; `"lower bound"`: its expectation is at most the exact value; `"estimate"`: near
             the exact value, on either side.
-        num_dimensions: elements of an image, C * H * W.
+        num_dimensions: elements of an image, C * H * W; or how many units each text has, shape (B,).
         num_values: how many values each element can take (2 binary, 256 bytes); None where p is a density, which
             is not a probability and may exceed 1.
         num_importance_samples: K of an importance-weighted bound, else None.
         method: how it was computed, where there is more to say.
+        unit: what is counted: `"dimension"`, or of texts `"byte"`, `"character"` ...
+        noun: what p(x) is of.
 
     Raises:
         CheckError: a value that is not a number, or plus infinity.
@@ -33,15 +35,19 @@ class LogLikelihood:
 
     nats: Tensor
     kind: Literal["exact", "lower bound", "estimate"]
-    num_dimensions: int
+    num_dimensions: int | Tensor
     num_values: int | None = None
     num_importance_samples: int | None = None
     method: str | None = None
+    unit: str = "dimension"
+    noun: str = "image"
 
     def __post_init__(self) -> None:
         broken = self.nats.isnan() | (self.nats == math.inf)
         if broken.any():
-            raise CheckError(f"The log-likelihood of image {int(broken.nonzero()[0])} is {self.nats[broken][0]}.")
+            raise CheckError(
+                f"The log-likelihood of {self.noun} {int(broken.nonzero()[0])} is {self.nats[broken][0]}."
+            )
 
     def __str__(self) -> str:
         """`-86.76 +- 0.12 nats per image, 0.1597 bits per dimension of 2 values (lower bound, ...)`"""
@@ -51,9 +57,9 @@ class LogLikelihood:
             parts.append(f"{self.num_importance_samples} importance {noun}")
         if self.num_values is None:
             parts.append("a density")
-        bits = "" if self.num_values is None else f", {float(self.bits_per_dim.mean()):.4f} bits per dimension"
+        bits = "" if self.num_values is None else f", {self.mean_bits:.4f} bits per {self.unit}"
         bits += "" if self.num_values is None else f" of {self.num_values} values"
-        value = f"{self._mean} nats per image{bits}"
+        value = f"{self._mean} nats per {self.noun}{bits}"
         return f"{value} ({', '.join(parts)}; mean of {len(self.nats)})"
 
     @property
@@ -84,8 +90,14 @@ class LogLikelihood:
             )
         return bits_per_dim(self.nats, self.num_dimensions)
 
+    @property
+    def mean_bits(self) -> float:
+        """Bits per unit of all together: where lengths differ, not the mean of each one's bits. Raises as above."""
+        bits, sizes = self.bits_per_dim, self.num_dimensions
+        return float(bits.mean() if isinstance(sizes, int) else (bits * sizes).sum() / sizes.sum())
 
-def bits_per_dim(nats: Tensor, num_dimensions: int) -> Tensor:
+
+def bits_per_dim(nats: Tensor, num_dimensions: int | Tensor) -> Tensor:
     """-nats / (D ln 2)
 
     >>> bits_per_dim(torch.tensor([-784 * math.log(2)]), 784)  # a fair coin for each of 28x28 pixels

@@ -100,13 +100,13 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: Data) 
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
     if part is not None:
-        return HeldOut(part, a, metrics)
+        return HeldOut(part, a, metrics, pipeline)
     found = wanted(modality_of(pipeline).find(name_of(a), str(a.validation_split), a.options), a)
     found = found.read_like(trained_on)
     found.refuse_other(trained_on, a.options)
     if a.class_conditional:
         found = aligned(found, trained_on.label_names, trained_on.num_classes)
-    return HeldOut(found, a, metrics)
+    return HeldOut(found, a, metrics, pipeline)
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], data: Data) -> HFGenPipeline:

@@ -338,7 +338,7 @@ def test_what_a_training_logs_is_what_is_evaluated(few, tmp_path, capsys):
 @pytest.mark.parametrize(
     "module",
     [
-        *("hfgen.evaluation.evaluate", "hfgen.evaluation.progress", "hfgen.evaluation.real_images"),
+        *("hfgen.evaluation.evaluate", "hfgen.evaluation.progress", "hfgen.evaluation.real"),
         *("hfgen.results.metrics", "hfgen.results.rows"),
     ],
 )
