@@ -23,10 +23,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         plain_state_dict as plain_state_dict,
     )
     from hfgen.data.arrangement import arranged as arranged
+    from hfgen.data.batches import Batches as Batches
+    from hfgen.data.facts import Items as Items
     from hfgen.data.images import decode_images as decode_images
+    from hfgen.data.labels import classes_of as classes_of
     from hfgen.data.load import load_images as load_images
     from hfgen.data.sources import DataSource as DataSource, NoSplitError as NoSplitError, load_table as load_table
     from hfgen.data.splits import chosen_split as chosen_split, splits_in as splits_in
+    from hfgen.editing import Given as Given
     from hfgen.errors import (
         CheckError as CheckError,
         HFGenError as HFGenError,
@@ -51,7 +55,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         levels_to_images as levels_to_images,
     )
     from hfgen.modalities.image import check_images as check_images
-    from hfgen.modality import Metric as Metric
+    from hfgen.modality import Metric as Metric, Modality as Modality
     from hfgen.noise import Noise as Noise, SeededNoise as SeededNoise, StepNoise as StepNoise
     from hfgen.objective import (
         Batch as Batch,
@@ -74,6 +78,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.results.protocol import Protocol as Protocol
     from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
+    from hfgen.settings.fields import option as option
     from hfgen.settings.model_configs import component_config as component_config
     from hfgen.settings.options import component_choices as component_choices, signature_of as signature_of
     from hfgen.settings.resolve import check_options as check_options
@@ -123,6 +128,7 @@ _HOME = {  # name -> the module that defines it
     "labels_for": "hfgen.inputs",
     "noise_for": "hfgen.inputs",
     "eval_mode": "hfgen.wrappers",
+    "Given": "hfgen.editing",
     "signature_of": "hfgen.settings.options",
     # a family: its likelihood
     "LogLikelihood": "hfgen.likelihood",
@@ -140,6 +146,11 @@ _HOME = {  # name -> the module that defines it
     "FeatureExtractor": "hfgen.evaluation.extractors",
     "decode_images": "hfgen.data.images",
     # a modality: what it finds data with
+    "classes_of": "hfgen.data.labels",
+    "option": "hfgen.settings.fields",
+    "Batches": "hfgen.data.batches",
+    "Items": "hfgen.data.facts",
+    "Modality": "hfgen.modality",
     "DataSource": "hfgen.data.sources",
     "NoSplitError": "hfgen.data.sources",
     "load_table": "hfgen.data.sources",

@@ -83,12 +83,14 @@ class Modality(ABC):
         noun: one item and several, in messages, metrics (`images_per_second`) and cards.
         batch_key: of the items in a batch, as transformers call it.
         output_types: of a pipeline's call, the default first.
+        item_suffix: of the files of single items: `.png`.
         pipeline_tag: the task by which the Hub lists the models; `tags` further ones.
         arguments: names of fields of `DataArguments` that belong to some modalities only, and that this one reads;
             others of `PARTICULAR` are refused where they are given.
         data_options: a dataclass of `hfgen.settings.fields.option`, the options of the data that only this modality
             has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
         built_in: name -> one line, of the datasets that come with it.
+        sample_file: what the command on a card writes.
         metrics: name -> `Metric`, of those that not every modality has, `seconds_per_image` and the like among them.
         stored_noun: of what is hashed.
         protocols: the folder of its protocols, `NAME.yaml`; each says `modality: NAME`.
@@ -103,11 +105,13 @@ class Modality(ABC):
     noun: ClassVar[tuple[str, str]]
     batch_key: ClassVar[str]
     output_types: ClassVar[tuple[str, ...]]
+    item_suffix: ClassVar[str]
     pipeline_tag: ClassVar[str | None] = None
     tags: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[frozenset[str]] = frozenset()
     data_options: ClassVar[Any] = None
     built_in: ClassVar[Mapping[str, str]] = {}
+    sample_file: ClassVar[str] = "samples"
     bundled: ClassVar[Mapping[str, str]] = {}
     metrics: ClassVar[Mapping[str, Metric]] = {}
     stored_noun: ClassVar[str] = "items"
@@ -190,6 +194,43 @@ class Modality(ABC):
         found: Sequence[Item] = output[0]
         return found
 
+    # --- files of `hfgen sample` --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def kind_of(self, output: str) -> str | None:
+        """Return which kind of file a name stands for, by its ending: a word of the modality's own, `walk` for a
+        latent walk; None for an ending that it does not write.
+
+        Folders, where each item has a file of its own, are not asked about.
+        """
+
+    @abstractmethod
+    def save_item(self, item: Item, path: Path) -> None:
+        """Write one item whole or not at all, under a path that ends in `item_suffix`."""
+
+    @abstractmethod
+    def write_items(
+        self,
+        batches: Iterator[tuple[Sequence[int], Sequence[Item]]],
+        kind: str,
+        output: Path,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+    ) -> int:
+        """Write all items into one file, as they come; return their number.
+
+        Args:
+            batches: seeds and items.
+            kind: of `kind_of`.
+            seeds, labels: of all items; labels are None where none were given.
+        """
+
+    def write_walk(self, frames: Sequence[Item], output: Path) -> None:
+        """Write a latent walk."""
+        raise NotImplementedError
+
+    # --- previews and cards -------------------------------------------------------------------------------------
+
     @abstractmethod
     def write_preview(self, items: Sequence[Item], seeds: Sequence[int], stem: Path) -> None:
         """Write samples so that one sees, reads or hears them at once: `stem` and an ending, several files if need be.
@@ -207,13 +248,30 @@ class Modality(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
         """Return the samples of a card in Markdown: `count` of seeds 0, 1, ... as `write_preview` wrote them.
 
         Args:
             data: what the run recorded of its data.
-            stem: relative to the card.
+            folder: the card's.
+            stem: of the samples, relative to the folder.
         """
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        """Return the sentences below the samples of a card.
+
+        Args:
+            weights: ` (EMA weights)` where these were used.
+            options: of the call that sampled them, as `, name=value` in Python.
+        """
+        one = min(37, count - 1)
+        return (
+            f"These are samples of seeds 0 and up{weights}; `seeds=[{one}]{options}` samples that of seed {one} alone."
+        )
+
+    @abstractmethod
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        """Return the form of the samples, by what a run recorded of its data: `1 x 28 x 28`."""
 
     @abstractmethod
     def different(self, items: Sequence[Item], seeds: Sequence[int], count: int, stem: Path) -> list[str]:

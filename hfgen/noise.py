@@ -45,6 +45,7 @@ class Noise(Protocol):
     def normal(self, *shape: int) -> Tensor: ...
     def uniform(self, *shape: int) -> Tensor: ...
     def integers(self, high: int) -> Tensor: ...
+    def stratified(self) -> Tensor: ...
 
 
 class SeededNoise:
@@ -79,6 +80,10 @@ class SeededNoise:
     def integers(self, high: int) -> Tensor:
         """Integers in [0, high), shape (B,), int64."""
         return self._stack(lambda g: torch.randint(high, (), generator=g, device=g.device))
+
+    def stratified(self) -> Tensor:
+        """U[0, 1), shape (B,), float64; of a training's batch they are spread evenly, here each stands alone."""
+        return self.uniform().double()
 
     def _stack(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(generator) for generator in self.generators]).to(self.device)
@@ -124,3 +129,8 @@ class StepNoise:
         """Integers in [0, high), shape (B,), int64."""
         full = (self.global_batch_size,)
         return torch.randint(high, full, generator=self.generator, device=self.generator.device)[self.rows]
+
+    def stratified(self) -> Tensor:
+        """U[0, 1), shape (B,), float64: row i of the global batch of N has its number in [i / N, (i + 1) / N)."""
+        places = torch.arange(self.global_batch_size, device=self.generator.device, dtype=torch.float64)[self.rows]
+        return (places + self.uniform().double()) / self.global_batch_size

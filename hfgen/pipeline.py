@@ -13,8 +13,9 @@ from hfgen import __version__, registry
 from hfgen.building import Source, build_components, inner_family
 from hfgen.cards.card import CARD
 from hfgen.cards.without_run import tell_of_code
-from hfgen.components import ComposedPipeline, networks
+from hfgen.components import networks
 from hfgen.declaration import require_known_names
+from hfgen.editing import EditingPipeline
 from hfgen.errors import HFGenError, LoadError, UsageError, did_you_mean
 from hfgen.hub.client import bars_on_a_terminal_only
 from hfgen.hub.download import download, local_folder
@@ -35,7 +36,7 @@ from hfgen.wrappers import eval_mode
 Config = dict[str, Any]
 
 
-class HFGenPipeline(ComposedPipeline):
+class HFGenPipeline(EditingPipeline):
     """Base class of every family; its `from_pretrained` loads a model of any family.
 
     A family declares itself by class attributes, and its components by the annotations of its `__init__`:
@@ -275,8 +276,8 @@ class HFGenPipeline(ComposedPipeline):
                 place = frame * len(seeds) / num_frames
                 start, end, t = int(place), (int(place) + 1) % len(seeds), place % 1
                 z = self.between(latents[start : start + 1], latents[end : end + 1], t)
-                label = None if labels is None else labels[start : start + 1]
-                yield self.to_output(self.decode(z, class_labels=label, **options), self.check_output_type(None))[0][0]
+                decoded = self.decode(z, None if labels is None else labels[start : start + 1], **options)
+                yield self.to_output(decoded, self.check_output_type(None))[0][0]
 
     @property
     def validation_options(self) -> Mapping[str, Any]:
@@ -416,5 +417,4 @@ class HFGenPipeline(ComposedPipeline):
 
 def reconstructs(pipeline: HFGenPipeline) -> bool:
     """Return True if the family maps images to latents and back."""
-    family = type(pipeline)
-    return family.encode is not HFGenPipeline.encode and family.decode is not HFGenPipeline.decode
+    return all(getattr(type(pipeline), n) is not getattr(HFGenPipeline, n) for n in ("encode", "decode"))

@@ -1,9 +1,8 @@
 """The model card of a run, rendered from the run's own files: the model, its training and how to use it."""
 
-import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hfgen import run_folder
 from hfgen.cards.parts import how_to_load, python_snippet, sample_command, unmarked
-from hfgen.cards.results_section import TASK, eval_results, measured, quality_first
+from hfgen.cards.results_section import eval_results, measured, quality_first
 from hfgen.cards.validation_section import validated
 from hfgen.errors import HFGenError, UsageError, counted
 from hfgen.files import looks_local, read_config_file, write_text
-from hfgen.registry import get_family
+from hfgen.registry import get_family, modality_of
 from hfgen.repository.index import MODEL_INDEX, is_bundled
 from hfgen.results.records import FOLDER, Result, read_results
 from hfgen.results.words import markdown_table
@@ -36,8 +35,7 @@ TEMPLATE = """---
 
 {{ grid }}
 
-The picture shows seeds 0 to {{ num_images - 1 }}, row by row{{ weights }}. `seeds=[{{ tile }}]{{ options }}`
-samples one of them, tile {{ tile }}, alone.
+{{ words }}
 {{ measured }}
 ## Use
 
@@ -57,11 +55,11 @@ path of this folder, or the id of its repository.{{ classes }}{{ without_hfgen }
 {% for row in components -%}
 | {{ row.name }} | `{{ row.class_name }}` | {{ row.parameters }} |
 {% endfor %}
-Images: {{ shape }}.{{ notes }}
+{{ several | capitalize }}: {{ shape }}.{{ notes }}
 
 ## How it was trained
 
-{{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} images in {{ seconds }} on {{ hardware }}.
+{{ steps }} optimizer steps ({{ epochs }} epochs) of {{ batch }} {{ several }} in {{ seconds }} on {{ hardware }}.
 {{- optimizers }}{{ validated }}
 
 <details>
@@ -79,7 +77,7 @@ Images: {{ shape }}.{{ notes }}
 {{ diagnosis }}
 ## Limits
 
-The model repeats the gaps and biases of its training data, and no image that it samples is a record of anything real.
+The model repeats the gaps and biases of its training data, and {{ no }} that it samples is a record of anything real.
 {{ quality_note }}
 
 ## References
@@ -91,9 +89,9 @@ The model repeats the gaps and biases of its training data, and no image that it
 DIAGNOSIS = """
 ## Diagnosis
 
-On training images, after the last step{}.
+On training {}, after the last step{}.
 {}"""
-NATS = "; likelihoods and divergences in nats per image, unless named otherwise"
+NATS = "; likelihoods and divergences in nats per {}, unless named otherwise"
 
 
 def write_card(folder: Path, name: str | None = None) -> Path:
@@ -191,15 +189,15 @@ def _without_metrics(path: Path) -> str:
 
 def card_data(name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[Result]) -> ModelCardData:
     """The metadata that the Hub searches and shows, with the measured values."""
-    config, environment = facts["config"], facts["environment"]
+    config, environment, modality = facts["config"], facts["environment"], modality_of(pipeline_class)
     found = eval_results(results)
     arxiv = [r.rpartition("arXiv:")[2] for r in pipeline_class.references if "arXiv:" in r]
     dataset = environment["data"].get("dataset_id")
     return ModelCardData(
         library_name="hfgen",
-        pipeline_tag=TASK,
+        pipeline_tag=modality.pipeline_tag,
         license=config.get("license"),
-        tags=["hfgen", config["model"], "image-generation", *(f"arxiv:{number}" for number in arxiv)],
+        tags=["hfgen", config["model"], *modality.tags, *(f"arxiv:{number}" for number in arxiv)],
         datasets=[dataset] if dataset else None,
         base_model=_base_models(config),
         model_name=name.rpartition("/")[2] if found else None,
@@ -218,26 +216,29 @@ def _text(
     folder: Path, name: str, facts: Mapping[str, Any], pipeline_class: Any, results: list[Result]
 ) -> dict[str, Any]:
     config, environment, last = facts["config"], facts["environment"], facts["last"]
-    data = environment["data"]
+    data, modality, count = environment["data"], modality_of(pipeline_class), config["num_validation_images"]
     options = _sampled_with(environment)
+    one, several = modality.noun
     has_ema = config["use_ema"] and (pipeline_class.ema_components or environment.get("averaged"))
+    weights = " (EMA weights)" if has_ema else ""
     notes = [] if results else ["No quality metric was measured in this run."]
     notes += [] if config.get("license") else ["No license was chosen for this model yet."]
     return {
         "title": name,
         "description": pipeline_class.description,
         "conditional": ", class-conditional" if config["class_conditional"] else "",
-        "data": f"{data['count']:,} images of {data['name']}" if data["count"] else f"a stream of {data['name']}",
-        "grid": _grid(config["num_validation_images"], data["resolution"], f"samples/step_{last['step']:06d}.png"),
-        "num_images": config["num_validation_images"],
-        "tile": min(37, config["num_validation_images"] - 1),
-        "options": "".join(f", {name}={value!r}" for name, value in options.items()),
-        "weights": " (EMA weights)" if has_ema else "",
+        "data": f"{data['count']:,} {several} of {data['name']}" if data["count"] else f"a stream of {data['name']}",
+        "no": f"no {one}",
+        "several": several,
+        "grid": modality.card_block(count, data, folder, f"samples/step_{last['step']:06d}"),
+        "words": modality.card_words(
+            count, weights, "".join(f", {name}={value!r}" for name, value in options.items())
+        ),
         "folder": name,
-        "python": python_snippet(name, options, config["class_conditional"]),
-        "command": shlex.join(sample_command(name, options)),
+        "python": python_snippet(name, options, config["class_conditional"], several),
+        "command": shlex.join(sample_command(name, options, modality.sample_file)),
         "components": environment["components"],
-        "shape": "{channels} x {resolution} x {resolution}".format(**data),
+        "shape": modality.card_shape(data),
         "steps": f"{last['step']:,}",
         "epochs": f"{last['epoch']:g}",
         "batch": environment["global_batch_size"],
@@ -246,7 +247,7 @@ def _text(
         "optimizers": _optimizers(config.get("optimizer") or {}),
         "validated": validated(config, data, facts["lines"]),
         "notes": "".join(f" {note}" for note in (*pipeline_class.notes, *_component_notes(environment))),
-        "diagnosis": _diagnosis(folder, last),
+        "diagnosis": _diagnosis(folder, last, modality.noun),
         "measured": measured(results),
         "quality_note": " ".join(notes),
         "config": yaml.safe_dump(without_folders(config, data["dataset_id"]), sort_keys=False).strip(),
@@ -255,20 +256,6 @@ def _text(
         "classes": _classes(data) if config["class_conditional"] else "",
         "references": pipeline_class.references,
     }
-
-
-def _grid(count: int, side: int, path: str) -> str:
-    """The sample grid in Markdown; in HTML, enlarged to at most 512 pixels a side, where it would be a stamp.
-
-    >>> _grid(16, 28, "x.png")
-    '<img src="x.png" alt="16 samples, seeds 0 to 15, row by row" width="448">'
-    >>> _grid(64, 64, "x.png")
-    '![64 samples, seeds 0 to 63, row by row](x.png)'
-    """
-    words = f"{counted(count, 'sample')}, seeds 0 to {count - 1}, row by row"
-    width = math.ceil(math.sqrt(count)) * side
-    times = 512 // width
-    return f'<img src="{path}" alt="{words}" width="{times * width}">' if times > 1 else f"![{words}]({path})"
 
 
 def _component_notes(environment: Mapping[str, Any]) -> list[str]:
@@ -281,9 +268,10 @@ def _component_notes(environment: Mapping[str, Any]) -> list[str]:
 def program(folder: Path, name: str) -> str:
     """The card's snippets as one program, made from the run's settings and never from text in its files."""
     facts = read_facts(folder)
-    options = _sampled_with(facts["environment"])
-    python = python_snippet(name, options, bool(facts["config"]["class_conditional"]))
-    return f"{python}\nfrom hfgen.commands.main import main\nmain({sample_command(name, options)[1:]!r})"
+    options, modality = _sampled_with(facts["environment"]), modality_of(get_family(facts["config"]["model"]).load())
+    python = python_snippet(name, options, bool(facts["config"]["class_conditional"]), modality.noun[1])
+    words = sample_command(name, options, modality.sample_file)
+    return f"{python}\nfrom hfgen.commands.main import main\nmain({words[1:]!r})"
 
 
 def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,19 +287,19 @@ def _sampled_with(environment: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _diagnosis(folder: Path, last: Mapping[str, Any]) -> str:
-    """The family's diagnosis of its model on training images, after the last step."""
+def _diagnosis(folder: Path, last: Mapping[str, Any], noun: Sequence[str]) -> str:
+    """The family's diagnosis of its model on training items, after the last step."""
     rows = "".join(f"| {_words(name)} | {value:.5g} |\n" for name, value in scalars(last).items())
     text = f"\n| | |\n|---|---|\n{rows}" if rows else ""
     text += "".join(f"\n**Warning:** {warning}\n" for warning in last.get("diagnosis", {}).get("warnings", ()))
     text += "".join(f"\n![{_words(name)}](plots/{name}.png)\n" for name in listed(last))
     text += "".join(f"\n{_words(n)}:\n\n{markdown_table(t['columns'], t['rows'])}\n" for n, t in tabled(last).items())
     text += "".join(f"\n![{_words(n)}](samples/{n}_{last['step']:06d}.png)\n" for n in pictured(last))
-    measured = NATS if rows or listed(last) or tabled(last) else ""
+    measured = NATS.format(noun[0]) if rows or listed(last) or tabled(last) else ""
     drawn = f"samples/reconstructions_{last['step']:06d}.png"
     if (folder / drawn).is_file():
         text += f"\nEach row of training images is above its reconstructions:\n\n![reconstructions]({drawn})\n"
-    return DIAGNOSIS.format(measured, text) if text else ""
+    return DIAGNOSIS.format(noun[1], measured, text) if text else ""
 
 
 def _words(name: str) -> str:

@@ -40,22 +40,22 @@ def is_marked(card: str) -> bool:
     return marked(unmarked(card)) == card
 
 
-def python_snippet(name: str, options: Mapping[str, Any], conditional: bool) -> str:
+def python_snippet(name: str, options: Mapping[str, Any], conditional: bool, several: str = "images") -> str:
     """Python that loads the model of this name and samples from it."""
     arguments = ["seeds=range(16)", *(["class_labels=[0] * 16"] if conditional else [])]
     arguments += [f"{option}={value!r}" for option, value in options.items()]
     return (
         "from hfgen import HFGenPipeline\n\n"
         f"pipeline = HFGenPipeline.from_pretrained({json.dumps(name)})\n"
-        f"images = pipeline({', '.join(arguments)}).images"
+        f"{several} = pipeline({', '.join(arguments)}).{several}"
     )
 
 
-def sample_command(name: str, options: Mapping[str, Any]) -> list[str]:
-    """The words of the command that samples a grid."""
+def sample_command(name: str, options: Mapping[str, Any], output: str = "grid.png") -> list[str]:
+    """The words of the command that samples a grid, or what the modality has."""
     words = ["hfgen", "sample", name, "--seed", "0", "--num_images", "16"]
     words += [word for option, value in options.items() for word in (f"--{option}", str(value))]
-    return [*words, "--output", "grid.png"]
+    return [*words, "--output", output]
 
 
 def addressed(text: str, name: str, repo_id: str) -> str:

@@ -12,10 +12,9 @@ import yaml
 from hfgen.commands.pipelines import refuse_local_revision
 from hfgen.commands.recipes import list_recipes
 from hfgen.commands.targets import check_target
-from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.errors import LoadError, UsageError
 from hfgen.files import read_config_file, read_json
-from hfgen.registry import get_family, list_families
+from hfgen.registry import get_family, list_families, list_modalities
 from hfgen.settings.model_configs import component_config
 from hfgen.settings.optimizers import OptimizerOptions
 from hfgen.settings.options import (
@@ -57,9 +56,10 @@ def describe(target: str) -> dict[str, Any]:
         return pipeline_facts(target)
     if (Path(target) / "config.yaml").is_file() and not _is_photos(Path(target)):
         return unfinished_facts(Path(target))
-    if target in BUILT_IN_DATASETS or Path(target).exists():
+    built_in = [name for modality in list_modalities() for name in modality.built_in]
+    if target in built_in or Path(target).exists():
         return dataset_facts(target)
-    check_target(target, [*(family.name for family in list_families()), *recipes, *BUILT_IN_DATASETS])
+    check_target(target, [*(family.name for family in list_families()), *recipes, *built_in])
     try:
         return pipeline_facts(target)
     except LoadError as error:
@@ -184,18 +184,31 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
 
 def dataset_facts(target: str) -> dict[str, Any]:
     """Return what a training would infer from the data."""
-    from hfgen.data.load import load_images
-
-    images = load_images(target)
-    sizes = {f"{w}x{h}": count for (w, h), count in images.sizes.most_common(5)}
+    items = _items_of(target)
     return {
         "dataset": target,
-        "images": len(images),
-        "mode": images.mode,
-        "channels": images.channels,
-        "commonest_sizes": sizes,
-        "classes": images.num_classes,
-        "class_names": images.label_names or (images.num_classes and [*map(str, range(images.num_classes))]),
-        "splits": images.splits,
-        "notes": images.notes,
+        items.noun[1]: len(items),
+        **items.info(),
+        "classes": items.num_classes,
+        "class_names": items.label_names or (items.num_classes and [*map(str, range(items.num_classes))]),
+        "splits": items.splits,
+        "notes": items.notes,
     }
+
+
+def _items_of(target: str) -> Any:
+    """Find a dataset as the first modality does that knows it: the built-in one's own, else images before others.
+
+    Raises:
+        UsageError: none does; in the words of the first.
+    """
+    modalities = list_modalities()
+    owner = [modality for modality in modalities if target in modality.built_in]
+    first: UsageError | None = None
+    for modality in owner or modalities:
+        try:
+            return modality.find(target, "train", {})
+        except UsageError as error:
+            first = first or error
+    assert first is not None
+    raise first

@@ -11,8 +11,17 @@ from pathlib import Path
 import click
 
 from hfgen.commands.recipes import list_recipes
-from hfgen.data.builtin import BUILT_IN_DATASETS
-from hfgen.registry import CONVERTERS, EXTRACTORS, FAMILIES, GROUPS, Group, conflict, installed, misspelled_plugins
+from hfgen.registry import (
+    CONVERTERS,
+    EXTRACTORS,
+    FAMILIES,
+    GROUPS,
+    Group,
+    conflict,
+    installed,
+    list_modalities,
+    misspelled_plugins,
+)
 from hfgen.results.metrics import METRICS
 from hfgen.results.protocol import list_protocols
 from hfgen.results.words import table
@@ -37,7 +46,8 @@ def recipes() -> list[Row]:
 
 
 def datasets() -> list[Row]:
-    return [{"name": name, "what": what} for name, what in BUILT_IN_DATASETS.items()]
+    found = {name: what for modality in list_modalities() for name, what in modality.built_in.items()}
+    return [{"name": name, "what": what} for name, what in found.items()]
 
 
 def plugins() -> list[Row]:
@@ -91,7 +101,7 @@ WHAT: dict[str, Callable[[], list[Row]]] = {
 def command(what: str, pattern: str, as_json: bool) -> None:
     """List models, recipes, built-in datasets, plugins, metrics, protocols, extractors, formats that convert reads.
 
-    Imports no plugin.
+    Imports no plugin but the modalities, for their datasets.
     """
     for line in misspelled_plugins():
         click.echo(line, err=True)

@@ -1,117 +1,124 @@
-"""Files of sampled images: a grid, a folder that is filled as they are drawn, an array, an animation."""
+"""Files of what is sampled: of the modality's own kinds, or a folder that is filled as items are drawn."""
 
-import contextlib
 import json
 import os
 import signal
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hfgen.errors import Interrupted, UsageError
 from hfgen.files import read_json, write_text
+from hfgen.modality import Modality
+from hfgen.registry import get_modality
 
-ANIMATIONS = (".webp", ".gif", ".apng")
-RECORD = "samples.json"  # in a folder: what its images were drawn from
+RECORD = "samples.json"  # in a folder: what its items were drawn from
+
+
+def modality_at(pipeline: Any) -> Modality:
+    """Return the modality of a pipeline, or of its class; one of diffusers' own makes images."""
+    found: Modality = get_modality(getattr(pipeline, "modality", "image"))
+    return found
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The images that were asked for.
+    """The items that were asked for.
 
     Attributes:
+        call: what draws them: the pipeline, or its `edit` or `inpaint` of a given image.
         seeds: of the images, in their order; `labels` one for each, or None.
-        options: of the pipeline's call.
-        asked: what decides which image a seed gives beside the model, for the record of a folder.
+        options: of that call.
+        asked: what decides which item a seed gives beside the model, for the record of a folder.
     """
 
     pipeline: Any
+    call: Any
     seeds: Sequence[int]
     labels: Sequence[int] | None
     batch_size: int
     options: Mapping[str, Any]
     asked: Mapping[str, Any]
 
+    @property
+    def modality(self) -> Modality:
+        return modality_at(self.pipeline)
+
     def batches(self, wanted: Callable[[int], bool] = lambda seed: True) -> Iterator[tuple[Sequence[int], list[Any]]]:
-        """Sample in batches that are always the same; leave out those without a wanted image."""
+        """Sample in batches that are always the same; leave out those without a wanted item."""
         from hfgen.evaluation.progress import bars_on_stderr
 
         size = self.batch_size
         starts = [s for s in range(0, len(self.seeds), size) if any(map(wanted, self.seeds[s : s + size]))]
-        for start in bars_on_stderr(len(starts) > 1)("sampling images")(starts):
+        for start in bars_on_stderr(len(starts) > 1)(f"sampling {self.modality.noun[1]}")(starts):
             part = slice(start, start + size)
             labels = None if self.labels is None else self.labels[part]
-            images = self.pipeline(seeds=self.seeds[part], class_labels=labels, **self.options).images
-            yield self.seeds[part], images
+            output = self.call(seeds=self.seeds[part], class_labels=labels, **self.options)
+            yield self.seeds[part], list(self.modality.items(output))
 
 
-def kind_of(output: str) -> str:
-    """Return `walk`, `array`, `folder` or `grid`, by the name's ending, in capitals or not.
+def kind_of(output: str, modalities: Iterable[Modality]) -> str:
+    """Return `folder`, or the kind of file that the first of the modalities which write such files has for it.
 
-    >>> kind_of("walk.GIF"), kind_of("out.npz"), kind_of("digits"), kind_of("v1.5/"), kind_of("grid.jpg")
-    ('walk', 'array', 'folder', 'folder', 'grid')
+    Raises:
+        UsageError: none of them writes such a file.
     """
-    from PIL import Image
-
-    suffix = Path(output).suffix.lower()
+    suffix, asked = Path(output).suffix.lower(), list(modalities)
     if suffix == "" or output.endswith(("/", os.sep)) or Path(output).is_dir():
         return "folder"
-    if suffix in ANIMATIONS or suffix == ".npz":
-        return "array" if suffix == ".npz" else "walk"
-    if Image.registered_extensions().get(suffix) not in Image.SAVE:
-        raise UsageError(f"--output {output}: {suffix} is not an image format that can be written; try .png.")
-    return "grid"
+    kind = next((kind for modality in asked if (kind := modality.kind_of(output)) is not None), None)
+    if kind is None:
+        nouns = " or ".join(modality.noun[1] for modality in asked)
+        raise UsageError(
+            f"--output {output}: {suffix} is not a format in which {nouns} can be written; try "
+            f"{' or '.join(modality.sample_file for modality in asked)}, or a folder."
+        )
+    return kind
 
 
 def refuse_to_overwrite(output: Path, overwrite: bool) -> None:
     """Raise a UsageError if the output exists; a folder with a record is compared later, with the model's."""
     if overwrite:
         return
-    if any(output.glob("seed_*.png")) and not (output / RECORD).is_file():
+    if any(output.glob("seed_*.*")) and not (output / RECORD).is_file():
         raise UsageError(
-            f"--output {output} holds images and no {RECORD} that says what they are; nothing was sampled.\n"
+            f"--output {output} holds samples and no {RECORD} that says what they are; nothing was sampled.\n"
             "Give another folder, or --overwrite."
         )
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} exists; nothing was sampled. Give another name, or --overwrite.")
 
 
-def write_grid(drawing: Drawing, output: Path) -> int:
-    """Write all images as one picture."""
-    from hfgen.modalities import image as grid
-
-    images = [image for _, batch in drawing.batches() for image in batch]
-    grid.save_image(grid.image_grid(images), output)
-    return len(images)
+def write_file(drawing: Drawing, output: Path, kind: str) -> int:
+    """Write all items into one file of the modality's."""
+    return drawing.modality.write_items(drawing.batches(), kind, output, drawing.seeds, drawing.labels)
 
 
 def write_folder(drawing: Drawing, output: Path, overwrite: bool = False) -> int:
-    """Write each image as `seed_000003.png` as soon as it is drawn; images that are there already stay.
+    """Write each item as `seed_000003.png` or its like as soon as it is drawn; those that are there already stay.
 
     Raises:
-        UsageError: the folder holds images of another model, or of other options.
+        UsageError: the folder holds items of another model, or of other options.
         Interrupted: by Ctrl-C.
     """
-    from hfgen.modalities import image as grid
-
+    modality = drawing.modality
     _begin(drawing, output, overwrite)
 
     def place(seed: int) -> Path:
-        return output / f"seed_{seed:06d}.png"
+        return output / f"seed_{seed:06d}{modality.item_suffix}"
 
     def is_missing(seed: int) -> bool:
         return not place(seed).is_file() or not place(seed).stat().st_size
 
     try:
-        for seeds, images in drawing.batches(is_missing):
-            for seed, image in zip(seeds, images, strict=True):
+        for seeds, items in drawing.batches(is_missing):
+            for seed, item in zip(seeds, items, strict=True):
                 if is_missing(seed):
-                    grid.save_image(image, place(seed))
+                    modality.save_item(item, place(seed))
     except KeyboardInterrupt as error:
         done = sum(not is_missing(seed) for seed in drawing.seeds)
-        there = f"{done:,} of {len(drawing.seeds):,} images are in {output}"
+        there = f"{done:,} of {len(drawing.seeds):,} {modality.noun[1]} are in {output}"
         raise Interrupted(f"Stopped; {there}. The same command draws the others.", signal.SIGINT) from error
     return len(drawing.seeds)
 
@@ -121,7 +128,7 @@ def _begin(drawing: Drawing, output: Path, overwrite: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     record = json.loads(json.dumps(_record(drawing), default=str))
     if overwrite:
-        for old in output.glob("seed_*.png"):
+        for old in output.glob("seed_*.*"):
             old.unlink()
     elif (output / RECORD).is_file():
         try:
@@ -129,9 +136,9 @@ def _begin(drawing: Drawing, output: Path, overwrite: bool) -> None:
         except ValueError as error:
             raise UsageError(f"{output / RECORD} cannot be read: {error}; give another folder.") from error
         differ = _differences(before, record)
-        if differ and any(output.glob("seed_*.png")):
+        if differ and any(output.glob("seed_*.*")):
             raise UsageError(
-                f"--output {output} holds images that were drawn otherwise; nothing was sampled.\n"
+                f"--output {output} holds {drawing.modality.noun[1]} that were drawn otherwise; nothing was sampled.\n"
                 f"It differs in: {', '.join(differ)}.\nGive another folder, or --overwrite."
             )
     write_text(output / RECORD, json.dumps(record, indent=2) + "\n")
@@ -171,49 +178,8 @@ def _differences(before: Any, now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def write_array(drawing: Drawing, output: Path) -> int:
-    """Write `images`, uint8, (N, H, W) or (N, H, W, C), `seeds` (N,), and `labels` (N,) if they were given.
-
-    Only one batch is in memory at a time.
-    """
-    import numpy as np
-
-    others = {"seeds": drawing.seeds} if drawing.labels is None else {"labels": drawing.labels, "seeds": drawing.seeds}
-    with _under_another_name(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("images.npy", "w", force_zip64=True) as file:
-            for number, (_, images) in enumerate(drawing.batches()):
-                pixels = np.stack([np.asarray(image) for image in images])
-                if number == 0:
-                    shape = (len(drawing.seeds), *pixels.shape[1:])
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(pixels.tobytes())
-        for name, values in others.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(values))
-    return len(drawing.seeds)
-
-
-@contextlib.contextmanager
-def _under_another_name(output: Path) -> Iterator[Path]:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}")
-    try:
-        yield temporary
-        os.replace(temporary, output)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_walk(drawing: Drawing, output: Path, num_frames: int) -> int:
-    """Write an endless animation at 20 frames per second; small images are enlarged so that they can be seen."""
-    from PIL import Image
-
-    from hfgen.modalities import image as grid
-
+    """Write a latent walk past each seed's item."""
     frames = list(drawing.pipeline.interpolate(drawing.seeds, num_frames, drawing.labels, **drawing.options))
-    factor = max(1, 224 // frames[0].width)
-    frames = [f.resize((f.width * factor, f.height * factor), Image.Resampling.NEAREST) for f in frames]
-    grid.save_image(frames[0], output, save_all=True, append_images=frames[1:], duration=50, loop=0, quality=80)
+    drawing.modality.write_walk(frames, output)
     return len(frames)

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from hfgen.errors import UsageError, one_line
+
+if TYPE_CHECKING:  # the commands that only print take a third longer with numpy
+    import numpy as np
 
 PIXEL = re.compile(r"(pixel|px|p|x)?[ _]?\d+(x\d+)?")  # names of columns: pixel0, 1x28, 783
 LISTED = re.compile(r"\d{1,3}([ ,;]\d{1,3}){63,}")  # a text of pixels
@@ -62,12 +63,14 @@ def pixel_names(columns: Iterable[str]) -> list[str]:
     return pixels if len(pixels) >= LEAST and side_of(len(pixels)) else []
 
 
-def pictures_of(columns: Sequence[np.ndarray]) -> tuple[list[bytes], str]:
+def pictures_of(columns: "Sequence[np.ndarray]") -> tuple[list[bytes], str]:
     """Return images from the columns of their pixels, and a line for the user.
 
     Raises:
         ValueError: pixels are not whole numbers from 0 to 255.
     """
+    import numpy as np
+
     values, shape = np.stack(columns, axis=1), side_of(len(columns))
     if values.dtype.kind not in "iuf" or not np.array_equal(values, values.clip(0, 255).round()):
         raise ValueError("are not whole numbers from 0 to 255")
@@ -91,7 +94,7 @@ def _read(path: Path, names: list[str], delimiter: str, is_headless: bool) -> An
         raise UsageError(f"{path.name} cannot be read: {one_line(error, 200)}") from error
 
 
-def _netpbm(pixels: np.ndarray) -> bytes:
+def _netpbm(pixels: "np.ndarray") -> bytes:
     """Return gray or RGB pixels, uint8, as the file of an image, which costs nothing to make and to read."""
     height, width = pixels.shape[:2]
     return b"%s %d %d 255\n" % (b"P5" if pixels.ndim == 2 else b"P6", width, height) + pixels.tobytes()
@@ -103,6 +106,8 @@ def listed_pixels(text: str) -> bytes:
     Raises:
         ValueError: they are not whole numbers from 0 to 255, or too few or too many for a square.
     """
+    import numpy as np
+
     return picture_of(np.array(re.split("[ ,;]+", text.strip()), np.int64))
 
 
@@ -112,6 +117,8 @@ def picture_of(values: Any) -> bytes:
     Raises:
         ValueError: it has another shape, or values other than whole numbers from 0 to 255.
     """
+    import numpy as np
+
     pixels = np.asarray(values)
     if pixels.ndim == 1 and (shape := side_of(len(pixels))) is not None:
         pixels = pixels.reshape(shape)

@@ -48,8 +48,8 @@ def log_likelihood(
         x = items.tensor(seeds) if stored is None else modality.to_batch(stored[list(seeds)], pipeline)
         found.append(pipeline.log_likelihood(x, labels, seeds=seeds, **options))
     sizes = [part.num_dimensions for part in found if isinstance(part.num_dimensions, Tensor)]
-    whole: dict[str, Any] = {"nats": torch.cat([part.nats for part in found])}
-    return dataclasses.replace(found[0], **whole, **({"num_dimensions": torch.cat(sizes)} if sizes else {}))
+    whole: dict[str, Any] = {"num_dimensions": torch.cat(sizes)} if sizes else {}
+    return dataclasses.replace(found[0], nats=torch.cat([part.nats for part in found]), **whole)
 
 
 def classes_for(pipeline: HFGenPipeline, items: Any) -> Tensor | None:

@@ -56,7 +56,8 @@ def prepare(
     if protocol.reference_sha256 not in (None, real.sha256):
         raise UsageError(
             f"{real.items.name} is not the reference of {protocol.name}: its {modality.stored_noun} have another "
-            f"hash.\nThat protocol is about {protocol.dataset}, split {protocol.split}; for other data leave --protocol out."
+            f"hash.\nThat protocol is about {protocol.dataset}, split {protocol.split}; for other data leave --protocol "
+            "out."
         )
     given = {"extractor": extractor, "weights": weights, "bars": bars}
     found: Real = modality.prepare(real, train, pipeline, protocol, wanted, **given)

@@ -30,7 +30,7 @@ from hfgen.repository.weights import WEIGHTS, saved_shapes, variant_of
 
 KEPT_HERE = ("checkpoints", "logs", "best", "ema")  # parts of a run folder that are not published
 OF_A_RUN = re.compile(
-    r"config\.yaml|env\.json|metrics\.jsonl|samples/[\w-]+_\d+\.png|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
+    r"config\.yaml|env\.json|metrics\.jsonl|samples/[\w-]+_\d+\.(png|txt|jsonl|wav|flac)|plots/[\w-]+\.png|evaluation/[\w.-]+\.json"
 )
 
 

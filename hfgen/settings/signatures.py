@@ -14,7 +14,7 @@ from hfgen.settings.resolve import accepts, typed_options
 Parameters = dict[str, inspect.Parameter]
 IMAGES = ("images", "class_labels", "seeds")
 GIVEN = {  # method -> what hfgen itself hands it; its further parameters are options
-    "sample": ("noise", "class_labels", "num_inference_steps"),
+    "sample": ("noise", "class_labels", "num_inference_steps", "given"),
     "decode": ("latents", "class_labels"),
     "encode": IMAGES,
     "reconstruct": IMAGES,

@@ -29,6 +29,7 @@ from hfgen.settings.resolve import resolve
 from hfgen.testing.bundles import BundleLaws
 from hfgen.testing.calls import CallLaws
 from hfgen.testing.culprits import describe_unchanged, follow_gradients, named_parameters
+from hfgen.testing.editing import EditingLaws
 from hfgen.testing.latents import LatentLaws
 from hfgen.testing.processes import load_in_subprocess, split_of, train_in_two_processes
 from hfgen.train import main
@@ -38,7 +39,7 @@ from hfgen.training.trainer import Trainer
 BATCH = 4
 
 
-class FamilyTests(CallLaws, LatentLaws, BundleLaws):
+class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
     """Subclass this with the name of a family and its smallest config.
 
     Attributes:
@@ -250,7 +251,7 @@ class FamilyTests(CallLaws, LatentLaws, BundleLaws):
         assert resumed.step == 2
         resumed.train()
         assert_equal_states(resumed, whole)
-        timed = {"images_per_second", "seconds"}
+        timed = {"images_per_second", "seconds", "data_wait"}
         logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
         other = {k for k in {**logged[0], **logged[1]} if k not in timed and logged[0].get(k) != logged[1].get(k)}
         assert not other, f"metrics of the last step differ after resuming: {sorted(other)}"

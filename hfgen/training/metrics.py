@@ -3,9 +3,9 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from hfgen.evaluation.held_out import PREFIX
 from hfgen.objective import Update
 from hfgen.results.metrics import METRICS
 from hfgen.training.checkpoint import list_checkpoints
+
+Batch = TypeVar("Batch")
 
 
 def require_finite(values: Mapping[str, float], step: int, steps: int, folder: Path | None) -> None:
@@ -30,7 +32,7 @@ def require_finite(values: Mapping[str, float], step: int, steps: int, folder: P
     )
 
 
-LINE = ("step", "epoch", "learning_rate", "images_per_second", "seconds", "skipped_steps", "diagnosis")
+LINE = ("step", "epoch", "learning_rate", "images_per_second", "seconds", "data_wait", "skipped_steps", "diagnosis")
 OWN_NAMES = {*LINE, *(PREFIX + metric for metric in METRICS)}  # of a line of metrics, beside losses
 
 
@@ -45,6 +47,7 @@ class Window:
     Attributes:
         steps: optimizer steps since the last line.
         seconds: training time up to the last line, without the time between an interruption and its resume.
+        waited: seconds since the last line in which no step was made, for want of a batch.
     """
 
     def __init__(
@@ -58,12 +61,24 @@ class Window:
         self.sums: dict[str, Tensor | float] = {}
         self.counts: Counter[str] = Counter()
         self.steps, self.seconds, self.elapsed = 0, 0.0, 0.0
+        self.waited, self.data_wait = 0.0, 0.0
         self.start()
 
     def start(self) -> None:
         """Start the clock, after what had elapsed of this window when the run was interrupted."""
         self.clock = time.perf_counter() - self.elapsed
         self.elapsed = 0.0
+
+    def waiting_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and measure how long each is waited for."""
+        following = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(following, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def add_update(self, update: Update) -> None:
         """Add the loss and the metrics of an update; the objective may yield one name many times in a step.
@@ -113,22 +128,36 @@ class Window:
         return {name: total / self.counts[name] for name, total in self._totals().items()}
 
     def steps_per_second(self) -> float:
-        return self.steps / (time.perf_counter() - self.clock)
+        """Return the speed since the last line, and keep for it the share of the time that was waited for data."""
+        elapsed = time.perf_counter() - self.clock
+        self.data_wait = self.waited / elapsed
+        return self.steps / elapsed
+
+    def times(self) -> dict[str, float]:
+        """Return what the line says of time beside the speed, of this process: seconds, and the share of waiting."""
+        return {"seconds": round(self.seconds, 3), "data_wait": round(self.data_wait, 4)}
 
     def restart(self) -> None:
         """Start the next line."""
         self.seconds += time.perf_counter() - self.clock
-        self.sums, self.counts, self.steps = {}, Counter(), 0
+        self.sums, self.counts, self.steps, self.waited = {}, Counter(), 0, 0.0
         self.start()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums, averaged over the processes; collective."""
         sums = {name: (total, self.counts[name]) for name, total in self._totals().items()}
         elapsed = time.perf_counter() - self.clock
-        return {"sums": sums, "steps": self.steps, "seconds": self.seconds + elapsed, "elapsed": elapsed}
+        return {
+            "sums": sums,
+            "steps": self.steps,
+            "seconds": self.seconds + elapsed,
+            "elapsed": elapsed,
+            "waited": self.waited,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.steps, self.elapsed = state["steps"], state.get("elapsed", 0.0)
+        self.waited = state.get("waited", 0.0)
         self.seconds = state["seconds"] - self.elapsed
         self.sums = {name: torch.tensor(total, device=device) for name, (total, _) in state["sums"].items()}
         self.counts = Counter({name: count for name, (_, count) in state["sums"].items()})

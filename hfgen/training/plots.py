@@ -7,7 +7,7 @@ from typing import Any
 from hfgen.run_folder import listed, scalars
 
 MOST_IN_A_COLUMN = 3  # panels; more are in two columns
-NO_CURVE = {"step", "epoch", "learning_rate", "seconds", "diagnosis"}
+NO_CURVE = {"step", "epoch", "learning_rate", "seconds", "data_wait", "diagnosis"}
 
 
 def plot_run(metrics: Sequence[Mapping[str, Any]], folder: Path) -> None:

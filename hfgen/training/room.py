@@ -1,7 +1,9 @@
 """Room on the disk for the model, its checkpoints and what `datasets` copies: counted before the first step."""
 
+import inspect
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from hfgen.training.trainer import Trainer
 def disk_bytes(trainer: Trainer) -> tuple[int, int]:
     """Return the bytes of the model and of all checkpoints that exist at once: with those of the model and two.
 
-    Collective: the states of an optimizer may lie in shards.
+    They are counted from the shapes of tensors, so that nothing is gathered, and the states of optimizers count before
+    the first step.
     """
-    a = trainer.arguments
-    with trainer.networks.gathered():
-        weights = sum(_bytes(model.state_dict()) for model in published_networks(trainer.pipeline).values())
-        others = sum(_bytes(tensors) for tensors in trainer.networks.tensors().values())
+    a, networks = trainer.arguments, trainer.networks
+    models = trainer.pipeline.models()
+    weights = sum(_bytes(model) for model in published_networks(trainer.pipeline).values())
+    others = sum(_bytes(models[name.partition(".")[0]]) for name in [*networks.averages(), *networks.training_only])
+    others += sum(states_bytes(optimizer, models[name]) for name, optimizer in networks.optimizers.items())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
     model = weights * max(len(trainer.networks.profiles), 1)  # each profile of EMA is a model
@@ -60,8 +64,29 @@ def describe_data(trainer: Trainer) -> str:
     return f"; {megabytes(size)} for a copy of the data in the cache, {cache}"
 
 
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
+def _bytes(model: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def states_bytes(optimizer: Any, model: torch.nn.Module) -> int:
+    """Return the bytes of an optimizer's states: those after a step of its class on tensors without memory."""
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    shapes = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    empty = [torch.nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in shapes]
+    for parameter in empty:
+        parameter.grad = torch.empty_like(parameter)
+    taken = inspect.signature(type(optimizer)).parameters.keys() - {"fused", "foreach"}
+    options = {name: value for name, value in optimizer.defaults.items() if name in taken}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            twin: Any = type(optimizer)(empty, **options)
+            twin.step()
+    except Exception:  # a class that takes other options, or reads values, as Adafactor does, whose states are small
+        return 0
+    found = [value for state in twin.state.values() for value in state.values()]
+    return sum(value.nbytes for value in found if isinstance(value, torch.Tensor))
 
 
 def megabytes(count: int) -> str:

@@ -142,8 +142,9 @@ class Trainer:
             if self.pending:  # the run was killed, or stopped, while it drew
                 self._finish_step()
                 self._stop_if_asked()
-            alone = self.layout.num_processes == 1  # then it may leave at a signal while data keep it waiting
-            for micro_batches in self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number)):
+            alone = self.layout.num_processes == 1  # it may leave at a signal while data keep it waiting
+            batches = self.batches.steps(self.step, self.last_step, lambda: alone and bool(stop.number))
+            for micro_batches in self.window.waiting_for(batches):
                 with self.networks.synchronized():
                     self.train_step(micro_batches)
                 self.step += 1
@@ -267,7 +268,7 @@ class Trainer:
             **values,
             **self.networks.schedules.rates(),
             f"{self.modality.noun[1]}_per_second": round(speed, 2),
-            "seconds": round(self.window.seconds, 3),
+            **self.window.times(),
             **({} if self.accelerator.scaler is None else {"skipped_steps": self.skipped_steps}),
             **shown,
         }
@@ -278,8 +279,7 @@ class Trainer:
         self.progress.report_measured(self.line, self.best.words)
 
     def _require_finite_weights(self) -> None:
-        name = self.networks.not_finite()
-        if name is not None:
+        if (name := self.networks.not_finite()) is not None:
             require_finite({f"a weight of the {name}": float("nan")}, self.step, self.window.steps, self.folder)
 
     def _validate(self) -> dict[str, Any] | None:

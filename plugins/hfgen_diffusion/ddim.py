@@ -3,6 +3,7 @@
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from hfgen_diffusion.ddpm import DDPMPipeline
+from hfgen_diffusion.jit import JiT
 
 
 class DDIMPipeline(DDPMPipeline):
@@ -15,7 +16,7 @@ class DDIMPipeline(DDPMPipeline):
     description = "Denoising diffusion implicit model (DDIM) with diffusers' UNet, readable by plain diffusers"
     scheduler_defaults = {"clip_sample": True}
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
+    def __init__(self, unet: UNet2DModel | JiT, scheduler: DDIMScheduler) -> None:
         if isinstance(scheduler, DDPMScheduler):  # as plain diffusers' DDIMPipeline
             scheduler = DDIMScheduler.from_config(scheduler.config)
         super().__init__(unet, scheduler)

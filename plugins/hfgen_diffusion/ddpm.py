@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from hfgen import (
+    Given,
     HFGenPipeline,
     LogLikelihood,
     SeededNoise,
@@ -27,14 +28,24 @@ from hfgen import (
     images_to_levels,
     noise_for,
 )
-from hfgen_diffusion import likelihoods, sampling
+from hfgen_diffusion.course import Course, begun
 from hfgen_diffusion.faults import warn_of_a_low_start, warn_of_other_steps
-from hfgen_diffusion.networks import channels_last, check_unet, unet_config
+from hfgen_diffusion.jit import JiT
+from hfgen_diffusion.likelihoods import ELEMENTS, Part, probability_flow, variational_bound
+from hfgen_diffusion.networks import channels_last, check_unet, network_config
 from hfgen_diffusion.objective import DDPMObjective
 from hfgen_diffusion.process import CLIPS, END, Clip, ForwardProcess
-from hfgen_diffusion.sampling import Denoiser
-from hfgen_diffusion.solvers import scales_input, set_timesteps, step_options, usable
-from hfgen_diffusion.timesteps import Spacing, check_timesteps, steps, timesteps_of
+from hfgen_diffusion.sampling import Denoiser, ancestral, ddim, invert_ddim, scales, solve, split
+from hfgen_diffusion.solvers import (
+    scales_at,
+    scales_input,
+    set_timesteps,
+    shortened,
+    solver_course,
+    step_options,
+    usable,
+)
+from hfgen_diffusion.timesteps import Spacing, check_timesteps, level_of, steps, timesteps_of
 from hfgen_diffusion.unet_pipeline import UNetPipeline
 
 FEW = 50  # steps of a deterministic sampler, of `encode` and `decode`, and of the grids of a training
@@ -72,7 +83,7 @@ class DDPMPipeline(UNetPipeline):
     )
     notes = ("Without `num_inference_steps` a DDPM takes all the steps that it was trained on, and a DDIM 50.",)
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDPMScheduler) -> None:
+    def __init__(self, unet: UNet2DModel | JiT, scheduler: DDPMScheduler) -> None:
         super().__init__()
         _check_network(unet, ForwardProcess(scheduler))
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -88,7 +99,7 @@ class DDPMPipeline(UNetPipeline):
         scheduler = {"beta_start": min(LAST_BETA, 1e-4 * factor), "beta_end": min(LAST_BETA, 0.02 * factor)}
         scheduler |= cls.scheduler_defaults
         learns_variance = given.get("variance_type") == "learned_range"
-        unet = unet_config(sample_size, in_channels, num_classes, learns_variance, overrides.get("unet", {}))
+        unet = network_config(sample_size, in_channels, num_classes, learns_variance, overrides.get("unet", {}))
         return {"unet": unet, "scheduler": scheduler}
 
     scheduler_defaults: Mapping[str, Any] = {"variance_type": "fixed_large", "clip_sample": True}
@@ -120,11 +131,12 @@ class DDPMPipeline(UNetPipeline):
         timestep_spacing: Spacing | None = None,
         timesteps: Sequence[int] | None = None,
         clip_sample: Clip | None = None,
+        given: Given | None = None,
     ) -> Tensor:
         """Images in [-1, 1], (B, C, H, W).
 
         Args:
-            num_inference_steps: default all of a `DDPMScheduler`, 50 of any other.
+            num_inference_steps: default all of a `DDPMScheduler`, 50 of any other and of filling in.
             guidance_scale: w of classifier-free guidance, ε_u + w (ε_c - ε_u): 1 is the conditional model itself
                 (Ho & Salimans 2022, arXiv:2207.12598, whose own w is one less).
             eta: of a `DDIMScheduler`: 0 deterministic (the default), 1 as random as DDPM.
@@ -142,17 +154,28 @@ class DDPMPipeline(UNetPipeline):
         if not isinstance(self.scheduler, (DDPMScheduler, DDIMScheduler)):
             own = {"timestep_spacing": timestep_spacing, "timesteps": timesteps, "clip_sample": clip_sample}
             with channels_last(self.unet):
-                return self._solve(denoise, x, noise, num_inference_steps, own)
+                return self._solve(denoise, x, noise, num_inference_steps, own, given)
         process = ForwardProcess(self.scheduler)
         clip = _clip_of(clip_sample, process)
-        listed = self._timesteps(num_inference_steps, timestep_spacing, timesteps)
-        way = self.progress(list(steps(listed)))
+        fills_in = given is not None and given.mask is not None
+        if fills_in and num_inference_steps is None and timesteps is None:
+            num_inference_steps = min(FEW, process.num_train_timesteps)
+        listed = self._timesteps(num_inference_steps, timestep_spacing, timesteps, given)
         few = len(listed) < process.num_train_timesteps and process.variance_type == "fixed_large"
         variance_type = "fixed_small" if few else process.variance_type
-        with channels_last(self.unet):
+        if given is not None and given.strength < 1:
+            listed = begun(listed, level_of(given.strength, process.num_train_timesteps))
+        levels, randomness = [*listed, END], _checked_eta(eta)
+
+        def step(x: Tensor, i: int) -> Tensor:
+            way = [(levels[i], levels[i + 1])]
             if isinstance(self.scheduler, DDIMScheduler):
-                return sampling.ddim(denoise, process, x, way, clip, _checked_eta(eta), noise)
-            return sampling.ancestral(denoise, process, x, way, noise, clip, variance_type)
+                return ddim(denoise, process, x, way, clip, randomness, noise)
+            return ancestral(denoise, process, x, way, noise, clip, variance_type)
+
+        course = Course([scales(process, level) for level in levels], step)
+        with channels_last(self.unet):
+            return course.follow(x, noise, self.progress, given)
 
     def denoiser(self, class_labels: Tensor | None, guidance_scale: float = 1.0) -> Denoiser:
         """The network with its conditions: (x_t, t) -> output, in x_t's dtype."""
@@ -171,14 +194,16 @@ class DDPMPipeline(UNetPipeline):
             twice = t if t.ndim == 0 else t.repeat(2)
             both = self.unet(x.to(dtype).repeat(2, 1, 1, 1), twice, labels, return_dict=False)[0].to(x.dtype)
             without, with_label = both.chunk(2)
-            prediction, v = sampling.split(with_label, x)
-            unguided, _ = sampling.split(without, x)
+            prediction, v = split(with_label, x)
+            unguided, _ = split(without, x)
             guided = unguided + guidance_scale * (prediction - unguided)
             return guided if v is None else torch.cat([guided, v], dim=1)  # the variance is the conditional's own
 
         return plain if guidance_scale == 1.0 else guided
 
-    def _timesteps(self, count: int | None, spacing: str | None, timesteps: Sequence[int] | None) -> list[int]:
+    def _timesteps(
+        self, count: int | None, spacing: str | None, timesteps: Sequence[int] | None, given: Given | None
+    ) -> list[int]:
         total = self.scheduler.config.num_train_timesteps
         if timesteps is not None:
             if count is not None or spacing is not None:
@@ -187,15 +212,21 @@ class DDPMPipeline(UNetPipeline):
         if count is None:
             count = total if isinstance(self.scheduler, DDPMScheduler) else min(FEW, total)
         listed = timesteps_of(self.scheduler, count, spacing)
-        if count < total:
+        if count < total and (given is None or given.strength == 1):
             warn_of_a_low_start(listed[0], ForwardProcess(self.scheduler).alpha_bar(listed[0]))
-        if spacing is None:
+        if spacing is None and given is None:
             adds_noise = self.scheduler.config.get("variance_type") in ("fixed_large", "fixed_large_log")
             warn_of_other_steps(type(self.scheduler).__name__, listed, total, adds_noise)
         return listed
 
     def _solve(
-        self, denoise: Denoiser, x: Tensor, noise: SeededNoise, count: int | None, own: Mapping[str, Any]
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        noise: SeededNoise,
+        count: int | None,
+        own: Mapping[str, Any],
+        given: Given | None,
     ) -> Tensor:
         refused = [name for name, value in own.items() if value is not None]
         if refused:
@@ -203,9 +234,18 @@ class DDPMPipeline(UNetPipeline):
                 f"{refused[0]} is for a DDPMScheduler or a DDIMScheduler; a {type(self.scheduler).__name__} takes "
                 "its own from its config."
             )
-        scheduler = usable(self.scheduler)
+        scheduler, strength = usable(self.scheduler), 1.0 if given is None else given.strength
+        if strength < 1:
+            scheduler, count = shortened(scheduler, strength, count, FEW)
         set_timesteps(scheduler, count, FEW, x.device)
-        return sampling.solve(denoise, scheduler, x, self.progress, step_options(scheduler, noise))
+        x, options = x * (1 if strength < 1 else scheduler.init_noise_sigma), step_options(scheduler, noise)
+        if given is not None and given.mask is not None:
+            return solver_course(denoise, scheduler, options).follow(x, noise, self.progress, given)
+
+        def whole_way(x: Tensor, i: int) -> Tensor:
+            return solve(denoise, scheduler, x, self.progress, options)
+
+        return Course([scales_at(scheduler, 0), (1.0, 0.0)], whole_way).follow(x, noise, iter, given)
 
     # --- images and latents -----------------------------------------------------------------------------------------
 
@@ -230,7 +270,7 @@ class DDPMPipeline(UNetPipeline):
         rising = [END, *reversed(self._levels(num_inference_steps))]
         x, labels = images.to(self._execution_device, torch.float32), self.labels_of(images, class_labels)
         with eval_mode(self.models().values()):
-            return sampling.invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
+            return invert_ddim(self.denoiser(labels), ForwardProcess(self.scheduler), x, pairwise(rising))
 
     @torch.no_grad()
     def decode(
@@ -254,7 +294,7 @@ class DDPMPipeline(UNetPipeline):
         with eval_mode(self.models().values()):
             way = steps(self._levels(num_inference_steps))
             denoise = self.denoiser(labels, guidance_scale)
-            return sampling.ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
+            return ddim(denoise, ForwardProcess(self.scheduler), x, way, "none")
 
     def _levels(self, num_inference_steps: int | None) -> list[int]:
         given, names = self.scheduler.config, ("num_train_timesteps", "timestep_spacing", "steps_offset")
@@ -301,8 +341,8 @@ class DDPMPipeline(UNetPipeline):
         with eval_mode(self.models().values()):
             parts = self.parts(x, labels, noise, process)
             if method == "probability_flow":
-                return likelihoods.probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)
-            return likelihoods.variational_bound(parts, process, num_timesteps, _clip_of(clip_sample, process))
+                return probability_flow(parts, process, FEW if num_ode_steps is None else num_ode_steps)
+            return variational_bound(parts, process, num_timesteps, _clip_of(clip_sample, process))
 
     def _check_method(self, method: str, num_timesteps: Any, num_ode_steps: Any, clip_sample: Any) -> None:
         options = {
@@ -319,11 +359,9 @@ class DDPMPipeline(UNetPipeline):
         if self.unet.dtype not in (torch.float32, torch.float64):
             raise UsageError(f"The network is in {self.unet.dtype}; a likelihood needs pipeline.to(torch.float32).")
 
-    def parts(
-        self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess
-    ) -> Iterator[likelihoods.Part]:
+    def parts(self, x: Tensor, labels: Tensor | None, noise: SeededNoise, process: ForwardProcess) -> Iterator[Part]:
         """Yield the images in parts that are quick to compute, with the network for their labels and their noise."""
-        size = max(1, likelihoods.ELEMENTS // x[0].numel())
+        size = max(1, ELEMENTS // x[0].numel())
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
             part = SeededNoise(noise.generators[rows], noise.device)
@@ -356,7 +394,7 @@ def _clip_of(clip_sample: Clip | None, process: ForwardProcess) -> Clip:
     return clip
 
 
-def _check_network(unet: UNet2DModel, process: ForwardProcess) -> None:
+def _check_network(unet: UNet2DModel | JiT, process: ForwardProcess) -> None:
     check_unet(unet)
     channels, given = unet.config.in_channels, unet.config.out_channels
     learned = process.variance_type == "learned_range"

@@ -15,6 +15,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from hfgen import (
+    Given,
     LogLikelihood,
     SeededNoise,
     UsageError,
@@ -25,6 +26,7 @@ from hfgen import (
     images_to_levels,
     noise_for,
 )
+from hfgen_diffusion.flow_course import flow_course
 from hfgen_diffusion.flow_likelihood import BIN, Density, log_density, signs
 from hfgen_diffusion.flow_objective import FlowMatchingObjective
 from hfgen_diffusion.flow_scheduler import (
@@ -35,9 +37,10 @@ from hfgen_diffusion.flow_scheduler import (
     solver_of,
     times_of,
 )
-from hfgen_diffusion.flow_solvers import STOCHASTIC_END, Solver, State, Velocity, adaptive, solve, stochastic
+from hfgen_diffusion.flow_solvers import Solver, State, Velocity, adaptive, solve
 from hfgen_diffusion.interpolant import Interpolant, interpolant_of
-from hfgen_diffusion.networks import channels_last, check_unet, unet_config
+from hfgen_diffusion.jit import JiT
+from hfgen_diffusion.networks import channels_last, check_unet, is_jit, network_config
 from hfgen_diffusion.unet_pipeline import UNetPipeline
 
 DEFAULT_STEPS = {"euler": 50, "heun": 25, "rk4": 12, "stochastic": 50}  # about as many calls of the network each
@@ -73,7 +76,7 @@ class FlowMatchingPipeline(UNetPipeline):
     )
     notes = ("Without `num_inference_steps`, Euler's method takes 50 steps, and Heun's 25 of two network calls each.",)
 
-    def __init__(self, unet: UNet2DModel, scheduler: InterpolantScheduler) -> None:
+    def __init__(self, unet: UNet2DModel | JiT, scheduler: InterpolantScheduler) -> None:
         super().__init__()
         check_unet(unet)
         if unet.config.out_channels != unet.config.in_channels:
@@ -87,10 +90,11 @@ class FlowMatchingPipeline(UNetPipeline):
     def default_configs(
         cls, sample_size: int, in_channels: int, num_classes: int | None, overrides: Mapping[str, dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """The network for the data's shape, as a DDPM's, and the straight path."""
+        """The network for the data's shape, as a DDPM's, and the straight path; a JiT predicts the image."""
+        network = overrides.get("unet", {})
         return {
-            "unet": unet_config(sample_size, in_channels, num_classes, False, overrides.get("unet", {})),
-            "scheduler": {},
+            "unet": network_config(sample_size, in_channels, num_classes, False, network),
+            "scheduler": {"prediction_type": "sample"} if network.get("class_name") == "JiT" else {},
         }
 
     @property
@@ -116,6 +120,7 @@ class FlowMatchingPipeline(UNetPipeline):
         timestep_spacing: Spacing = "scheduler",
         tolerance: float | None = None,
         stochasticity: float | None = None,
+        given: Given | None = None,
     ) -> Tensor:
         """Images in [-1, 1], (B, C, H, W).
 
@@ -136,15 +141,23 @@ class FlowMatchingPipeline(UNetPipeline):
         """
         self._check_solver(solver, num_inference_steps, tolerance, stochasticity)
         velocity, x = self.velocity(class_labels, guidance_scale, guidance_interval), self.latents(noise)
-        if solver != "stochastic":
-            return self._solve(velocity, x, num_inference_steps, solver, timestep_spacing, tolerance, down=True)
-        w = 1.0 if stochasticity is None else stochasticity
-        if not (w >= 0 and math.isfinite(w)):
-            raise UsageError(f"stochasticity is {w}; it must be at least 0.")
-        times = times_of(self.scheduler, num_inference_steps or DEFAULT_STEPS["stochastic"], timestep_spacing)
-        way = [STOCHASTIC_END + (1 - STOCHASTIC_END) * t for t in times]
+        chosen = solver or solver_of(self.scheduler)
+        if chosen == "adaptive":
+            return self._adaptively(velocity, x, tolerance, given)
+        times = times_of(self.scheduler, _steps(num_inference_steps, chosen), timestep_spacing)
+        course = flow_course(velocity, self.interpolant, chosen, times, noise, stochasticity, given)
         with channels_last(self.unet):
-            return stochastic(velocity, self.interpolant, x, self.progress(list(pairwise(way))), noise, w)
+            return course.follow(x, noise, self.progress, given)
+
+    def _adaptively(self, velocity: Velocity, x: Tensor, tolerance: float | None, given: Given | None) -> Tensor:
+        if given is not None and given.mask is not None:
+            raise UsageError(
+                "The adaptive solver chooses its own steps, in which nothing can be filled in; use another solver."
+            )
+        start = 1.0 if given is None else max(given.strength, self.interpolant.end)
+        if given is not None and start < 1:
+            x = self.interpolant.noised(given.image.to(x), x, torch.tensor(start, dtype=torch.float64))
+        return self._solve(velocity, x, None, "adaptive", "scheduler", tolerance, down=True, start=start)
 
     def velocity(
         self, class_labels: Tensor | None, guidance_scale: float = 1.0, guidance_interval: Sequence[float] = (0.0, 1.0)
@@ -183,8 +196,9 @@ class FlowMatchingPipeline(UNetPipeline):
         spacing: str,
         tolerance: float | None,
         down: bool,
+        start: float = 1.0,
     ) -> Tensor:
-        """Follow the ODE down, from noise to images, or up."""
+        """Follow the ODE down, from noise or another start to images, or up."""
         chosen = solver or solver_of(self.scheduler)
 
         def drift(state: State, t: Tensor) -> State:
@@ -192,7 +206,7 @@ class FlowMatchingPipeline(UNetPipeline):
 
         with channels_last(self.unet):
             if chosen == "adaptive":
-                ends = (1.0, self.interpolant.end) if down else (self.interpolant.end, 1.0)
+                ends = (start, self.interpolant.end) if down else (self.interpolant.end, 1.0)
                 (x,) = adaptive(drift, (x,), *ends, TOLERANCE if tolerance is None else tolerance, [1.0]).state
             else:
                 times = times_of(self.scheduler, _steps(num_inference_steps, chosen), spacing)
@@ -363,7 +377,7 @@ class FlowMatchingPipeline(UNetPipeline):
     def to_json_string(self) -> str:
         """Text of `model_index.json`, which names diffusers' own `DDPMPipeline` where that samples as this does."""
         index = json.loads(super().to_json_string())
-        if not has_a_path(self.scheduler) and self.num_classes is None:
+        if not has_a_path(self.scheduler) and self.num_classes is None and not is_jit(self.unet):
             index["_class_name"] = "DDPMPipeline"
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 

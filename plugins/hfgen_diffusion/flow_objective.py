@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from hfgen import Batch, Objective, Update, UsageError
 from hfgen_diffusion.coupling import own_rows, transported
 from hfgen_diffusion.interpolant import interpolant_of
+from hfgen_diffusion.networks import null_class_of
 
 
 class FlowMatchingObjective(Objective):
@@ -51,19 +51,23 @@ class FlowMatchingObjective(Objective):
         self.time_distribution, self.logit_mean, self.logit_std = time_distribution, logit_mean, logit_std
         self.coupled = coupling == "optimal_transport"
         self.conditioning_dropout_prob = conditioning_dropout_prob
-        network = next((m for m in unet.modules() if isinstance(m, UNet2DModel)), None)  # wrapped as it may be
-        self.null_class: int | None = None if network is None else network.config.get("_num_classes")
+        self.null_class = null_class_of(unet)
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """E || v̂ - v ||² over images, times t and noise ε, in float32."""
         x = batch["pixel_values"].float()
         t = self.times()
-        epsilon = self.noise.normal(*x.shape[1:])
-        if self.coupled:
-            epsilon = own_rows(transported(self.gather(x), self.gather(epsilon)), len(x))
+        x, epsilon = self.pairs(x)
         x_t = self.interpolant.noised(x, epsilon, t)
         output = self.unet(x_t, (self.time_scale * t).float(), self._labels(batch), return_dict=False)[0].float()
         yield Update("unet", (self._wanted(x, epsilon, x_t, t) - self._said(output, x_t, t)).square().mean())
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and the noise that each is paired with, (B, C, H, W)."""
+        epsilon = self.noise.normal(*x.shape[1:])
+        if self.coupled:
+            epsilon = own_rows(transported(self.gather(x), self.gather(epsilon)), len(x))
+        return x, epsilon
 
     def times(self) -> Tensor:
         """Draw t of each image, (B,), float64, in (0, 1)."""

@@ -161,23 +161,25 @@ def chosen(taken: Tensor, new: State, old: State) -> State:
 # --- with noise -----------------------------------------------------------------------------------------------------
 
 
-def stochastic(
-    velocity: Velocity, interpolant: Interpolant, x: Tensor, steps: Steps, noise: Noise, stochasticity: float
+def stochastic_step(
+    velocity: Velocity,
+    interpolant: Interpolant,
+    x: Tensor,
+    start: float,
+    end: float,
+    noise: Noise,
+    stochasticity: float,
 ) -> Tensor:
     """x - h v + ½ w h ∇ ln p_t + √(w h) z: noise that the score takes away again keeps every p_t (Ma et al. 2024,
-    arXiv:2401.08740, eq. 6); at the end of the steps, x̂.
+    arXiv:2401.08740, eq. 6).
 
     Args:
-        noise: what is drawn in each step, each image's own.
+        noise: what is drawn, each image's own.
         stochasticity: w(t) = stochasticity σ(t); of 0 it is Euler's method.
     """
-    end = 1.0
-    for start, end in steps:
-        t, h = time(start, (x,)), start - end
-        v, w = velocity(x, t), float(stochasticity * interpolant.scales(t, x).sigma)
-        moved_on = x - h * v
-        if w:
-            moved_on = moved_on + w * h / 2 * interpolant.score(v, x, t) + (w * h) ** 0.5 * noise.normal(*x.shape[1:])
-        x = moved_on
-    last = time(end, (x,))
-    return interpolant.image(velocity(x, last), x, last)
+    t, h = time(start, (x,)), start - end
+    v, w = velocity(x, t), float(stochasticity * interpolant.scales(t, x).sigma)
+    moved_on = x - h * v
+    if w:
+        moved_on = moved_on + w * h / 2 * interpolant.score(v, x, t) + (w * h) ** 0.5 * noise.normal(*x.shape[1:])
+    return moved_on

@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel for images of any size that it takes: small for small images, wide attention heads."""
+"""The networks of a diffusion for images of a size: diffusers' UNet2DModel, or a JiT; small for small images."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,75 @@ CHANNELS = (  # for sides up to: the channels of each level; from 33 on those of
     (1 << 30, (128, 128, 256, 256, 512, 512)),
 )
 ATTENTION_SIDE = 16  # of the feature maps that have attention
+
+
+JIT_SIDE, JIT_WIDE_SIDE = 8, 16  # most patches in a row: of small images, which a CPU trains, and of others
+JIT_SIZES = (  # for sides up to: width, layers, heads; the last is JiT-B of Li & He 2025, table 9
+    (SMALL, (128, 4, 4)),
+    (64, (384, 12, 6)),
+    (1 << 30, (768, 12, 12)),
+)
+MOST_IN_A_ROW = 32  # patches, above which attention is out of proportion
+
+
+def network_config(
+    sample_size: int, in_channels: int, num_classes: int | None, learns_variance: bool, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of the network that `given` names by `class_name`, by default of a UNet2DModel."""
+    make = jit_config if given.get("class_name") == "JiT" else unet_config
+    return make(sample_size, in_channels, num_classes, learns_variance, given)
+
+
+def jit_config(
+    sample_size: int, in_channels: int, num_classes: int | None, learns_variance: bool, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A JiT's config for the data's shape, where `given` says nothing else.
+
+    Raises:
+        UsageError: no patch divides the images into few enough.
+    """
+    width, layers, heads = next(sizes for side, sizes in JIT_SIZES if sample_size <= side)
+    config: dict[str, Any] = {
+        "sample_size": sample_size,
+        "in_channels": in_channels,
+        "out_channels": in_channels * (2 if learns_variance else 1),
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        **_labels(num_classes),
+    }
+    _require_labels(config, given)
+    return config if "patch_size" in given else config | {"patch_size": patch_size(sample_size)}
+
+
+def patch_size(sample_size: int) -> int:
+    """The side of a patch, with as many in a row as there may be, or, where no divisor is that large, as few.
+
+    >>> patch_size(28), patch_size(32), patch_size(64), patch_size(256)
+    (4, 4, 4, 16)
+    """
+    most = JIT_SIDE if sample_size <= SMALL else JIT_WIDE_SIDE
+    counts = [count for count in range(1, sample_size + 1) if sample_size % count == 0]
+    few = [count for count in counts if most // 2 <= count <= most]
+    found = max(few) if few else min(count for count in counts if count > most or count == sample_size)
+    if found > MOST_IN_A_ROW:
+        near = [side for side in range(sample_size - 8, sample_size + 9) if side % 8 == 0 and side > 0]
+        raise UsageError(
+            f"No patch divides {sample_size}x{sample_size} images into at most {MOST_IN_A_ROW} in a row: give another "
+            f"side, --resolution {' or '.join(map(str, near[:2]))},\nor a patch, --unet.patch_size."
+        )
+    return sample_size // found
+
+
+def is_jit(network: Any) -> bool:
+    """Return True for a JiT; a bundle has copies of that class, so an entry of its config tells."""
+    return "patch_size" in network.config
+
+
+def null_class_of(network: nn.Module) -> int | None:
+    """Return the label that stands for no class, of a class-conditional network, wrapped as it may be."""
+    configs = (getattr(module, "config", None) for module in network.modules())
+    return next((config["_num_classes"] for config in configs if config and config.get("_num_classes")), None)
 
 
 def unet_config(
@@ -46,12 +115,8 @@ def unet_config(
         "freq_shift": 1,
         **_blocks(sample_size, len(channels)),
     }
-    if num_classes is not None:
-        config |= {"num_class_embeds": num_classes + 1, "_num_classes": num_classes}
-    labels = {"num_class_embeds": config.get("num_class_embeds"), "class_embed_type": None}
-    for name, derived in labels.items():
-        if given.get(name, derived) != derived:
-            raise UsageError(f"--unet.{name} is {given[name]!r}; it follows from the data's classes: {derived!r}.")
+    config |= _labels(num_classes)
+    _require_labels(config, given)
     for name in ("down_block_types", "up_block_types"):
         if len(given.get(name, channels)) != len(channels):
             raise UsageError(f"--unet.{name} and --unet.block_out_channels, {channels}, must be of equal length.")
@@ -63,12 +128,23 @@ def unet_config(
     return config
 
 
+def _labels(num_classes: int | None) -> dict[str, Any]:
+    return {} if num_classes is None else {"num_class_embeds": num_classes + 1, "_num_classes": num_classes}
+
+
+def _require_labels(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    labels = {"num_class_embeds": config.get("num_class_embeds"), "class_embed_type": None}
+    for name, derived in labels.items():
+        if given.get(name, derived) != derived:
+            raise UsageError(f"--unet.{name} is {given[name]!r}; it follows from the data's classes: {derived!r}.")
+
+
 def check_unet(unet: Any) -> None:
     """Raise a UsageError for a network of unknown size, or with labels that are not classes."""
     if unet.config.sample_size is None:
         raise UsageError("--unet.sample_size is not set; it says how large the images are.")
-    if unet.config.class_embed_type is not None:
-        kind = unet.config.class_embed_type
+    kind = unet.config.get("class_embed_type")
+    if kind is not None:
         raise UsageError(f"--unet.class_embed_type is {kind!r}; only None (class labels) is supported.")
 
 

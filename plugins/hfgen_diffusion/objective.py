@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from hfgen import Batch, Diagnosis, Objective, SeededNoise, Update, UsageError, bits_per_dim
 from hfgen_diffusion.bound import BoundTerms, bound_terms, discretized_gaussian, log_variance, posterior_kl
+from hfgen_diffusion.networks import null_class_of
 from hfgen_diffusion.process import ForwardProcess, snr
 from hfgen_diffusion.sampling import split
 
@@ -51,8 +51,7 @@ class DDPMObjective(Objective):
         self.unet, self.process = unet, ForwardProcess(scheduler)
         self.loss_type, self.snr_gamma, self.bound_weight = loss_type, snr_gamma, bound_weight
         self.conditioning_dropout_prob = conditioning_dropout_prob
-        network = next((m for m in unet.modules() if isinstance(m, UNet2DModel)), None)  # wrapped as it may be
-        self.null_class: int | None = None if network is None else network.config.get("_num_classes")
+        self.null_class = null_class_of(unet)
         self.learns_variance = self.process.variance_type == "learned_range"
 
     def training_step(self, batch: Batch) -> Iterator[Update]:

@@ -93,19 +93,24 @@ def solve(
     wrap: Callable[[Sequence[Any]], Iterable[Any]],
     options: dict[str, Any],
 ) -> Tensor:
-    """Sample by diffusers' own `scheduler.step`, with its scale of the noise and of the network's input.
+    """Sample by diffusers' own `scheduler.step`, with its scale of the network's input.
 
     Args:
-        x: noise, N(0, I).
+        x: noise of the scheduler's own scale, N(0, init_noise_sigma² I).
         scheduler: with its timesteps set.
         wrap: shows the progress.
         options: further arguments of `step`, such as a list of generators.
     """
-    x = x * scheduler.init_noise_sigma
     for t in wrap(scheduler.timesteps):
-        output, _ = split(denoise(scheduler.scale_model_input(x, t), t), x)
-        x = scheduler.step(output, t, x, return_dict=False, **options)[0]
+        x = solver_step(denoise, scheduler, x, t, options)
     return x
+
+
+def solver_step(denoise: Denoiser, scheduler: Any, x: Tensor, t: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return x after one call of the network, and of `scheduler.step`."""
+    output, _ = split(denoise(scheduler.scale_model_input(x, t), t), x)
+    found: Tensor = scheduler.step(output, t, x, return_dict=False, **options)[0]
+    return found
 
 
 def split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:

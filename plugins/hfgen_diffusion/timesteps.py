@@ -70,3 +70,12 @@ def check_timesteps(timesteps: Sequence[int], num_train_timesteps: int) -> list[
 def steps(timesteps: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(from, to) of each step, the last one to the END."""
     return pairwise([*timesteps, END])
+
+
+def level_of(strength: float, num_train_timesteps: int) -> int:
+    """Return the level at which an edit begins: `strength` T levels, at least one, have added noise to the image.
+
+    >>> level_of(0.3, 1000), level_of(1e-9, 1000)
+    (299, 0)
+    """
+    return max(1, round(strength * num_train_timesteps)) - 1

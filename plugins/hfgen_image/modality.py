@@ -1,7 +1,7 @@
 """`ImageModality`: pictures, which networks take as floats in [-1, 1]."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.data_arguments import PARTICULAR
 from hfgen_image.metrics import METRICS
 
+ANIMATIONS, ARRAY = (".webp", ".gif", ".apng"), ".npz"
 LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
 FRACTION = 0.01  # of the pixels may be off by more
 
@@ -24,8 +25,10 @@ class ImageModality(Modality):
     noun = ("image", "images")
     batch_key = "pixel_values"
     output_types = ("pil", "np", "pt")
+    item_suffix = ".png"
     pipeline_tag = "unconditional-image-generation"
     tags = ("image-generation",)
+    sample_file = "grid.png"
     arguments = PARTICULAR
     built_in = BUILT_IN_DATASETS
     bundled = {
@@ -88,6 +91,46 @@ class ImageModality(Modality):
 
         return to_output(samples, output_type)
 
+    # --- files of `hfgen sample` --------------------------------------------------------------------------------
+
+    def kind_of(self, output: str) -> str | None:
+        """Return `walk`, `array` or `grid`, in capitals or not.
+
+        >>> [ImageModality().kind_of(name) for name in ("walk.GIF", "out.npz", "grid.jpg", "x.txt")]
+        ['walk', 'array', 'grid', None]
+        """
+        from PIL import Image
+
+        suffix = Path(output).suffix.lower()
+        if suffix in (*ANIMATIONS, ARRAY):
+            return "array" if suffix == ARRAY else "walk"
+        return "grid" if Image.registered_extensions().get(suffix) in Image.SAVE else None
+
+    def save_item(self, item: Any, path: Path) -> None:
+        from hfgen.modalities.image import save_image
+
+        save_image(item, path)
+
+    def write_items(
+        self,
+        batches: Iterator[tuple[Sequence[int], Sequence[Any]]],
+        kind: str,
+        output: Path,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+    ) -> int:
+        """Write a grid; or an array, `images`, uint8, (N, H, W) or (N, H, W, C), with `seeds` and `labels`."""
+        from hfgen_image.files import write_array, write_grid
+
+        return write_array(batches, output, seeds, labels) if kind == "array" else write_grid(batches, output)
+
+    def write_walk(self, frames: Sequence[Any], output: Path) -> None:
+        from hfgen_image.files import write_walk
+
+        write_walk(frames, output)
+
+    # --- previews and cards -------------------------------------------------------------------------------------
+
     def write_preview(self, items: Sequence[Any], seeds: Sequence[int], stem: Path) -> None:
         """Write a grid, `STEM.png`: row by row, as square as may be."""
         from hfgen.modalities.image import image_grid, save_image
@@ -106,12 +149,12 @@ class ImageModality(Modality):
 
         save_image(pairs_grid(originals, reconstructed), Path(f"{stem}.png"))
 
-    def card_block(self, count: int, data: Mapping[str, Any], stem: str) -> str:
+    def card_block(self, count: int, data: Mapping[str, Any], folder: Path, stem: str) -> str:
         """Return the grid in Markdown; in HTML, enlarged to at most 512 pixels a side, where it would be a stamp.
 
-        >>> ImageModality().card_block(16, {"resolution": 28}, "x")
+        >>> ImageModality().card_block(16, {"resolution": 28}, Path(), "x")
         '<img src="x.png" alt="16 samples, seeds 0 to 15, row by row" width="448">'
-        >>> ImageModality().card_block(64, {"resolution": 64}, "x")
+        >>> ImageModality().card_block(64, {"resolution": 64}, Path(), "x")
         '![64 samples, seeds 0 to 63, row by row](x.png)'
         """
         words = f"{counted(count, 'sample')}, seeds 0 to {count - 1}, row by row"
@@ -119,6 +162,16 @@ class ImageModality(Modality):
         times = 512 // width
         path = f"{stem}.png"
         return f'<img src="{path}" alt="{words}" width="{times * width}">' if times > 1 else f"![{words}]({path})"
+
+    def card_words(self, count: int, weights: str, options: str) -> str:
+        tile = min(37, count - 1)
+        return (
+            f"The picture shows seeds 0 to {count - 1}, row by row{weights}. `seeds=[{tile}]{options}`\n"
+            f"samples one of them, tile {tile}, alone."
+        )
+
+    def card_shape(self, data: Mapping[str, Any]) -> str:
+        return "{channels} x {resolution} x {resolution}".format(**data)
 
     def different(self, items: Sequence[Any], seeds: Sequence[int], count: int, stem: Path) -> list[str]:
         """Compare images with the tiles of a grid; a hundredth of the pixels may be off by more than 8 of 255."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from hfgen import UsageError
 from hfgen_text.documents import Document
-from hfgen_text.vocabularies import Encoding
+from hfgen_text.vocabularies import Encoding, text_ids
 from hfgen_text.windows import IN_MEMORY, IdFile
 
 SEPARATOR = "\n"  # between two documents of a stream
@@ -68,7 +68,7 @@ def encode(
         UsageError: a text does not come back from its ids.
     """
     numbers = [0] if classes is None else sorted({int(number) for number in classes if number >= 0})
-    num_ids = len(encoding.tokenizer)
+    num_ids = 1 + max(text_ids(encoding.tokenizer))
     files = {number: IdFile(num_ids, most // max(1, len(numbers)), folder) for number in numbers}
     hashes = {number: hashlib.sha256() for number in numbers}
     begun, num_bytes, num_characters = set[int](), 0, 0

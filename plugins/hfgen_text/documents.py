@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hfgen import DataSource, NoSplitError, UsageError, arranged, chosen_split, did_you_mean, load_table, splits_in
+from hfgen_text.built_in import FOLDERS as BUILT_IN
 from hfgen_text.text_files import check_start, json_lines, pieces
 
 FILES = (".txt", ".text", ".md", ".rst", ".tex")  # of a folder; a file that is named may have any other ending
@@ -17,7 +18,6 @@ LINES = (".jsonl", ".ndjson")
 TABLES = (".parquet", ".pq", ".csv", ".tsv", ".npz", ".npy", ".zip", ".tar", ".tgz", ".gz")
 TEXT_COLUMNS = ("text", "content", "document", "sentence")  # by which texts are known among several columns
 LABEL_COLUMNS = ("label", "labels", "class")
-BUILT_IN = {"shakespeare-mini": Path(__file__).parent / "shakespeare_mini"}
 
 Document = Iterator[str]  # its pieces
 
@@ -209,7 +209,7 @@ def _columns(rows: Any) -> dict[str, tuple[bool, Any]]:
     """Return column -> (whether it holds texts, the names of its classes)."""
     features = rows.features
     if features is None:
-        first = next(iter(rows), {})
+        first: dict[str, Any] = next(iter(rows), {})
         return {name: (isinstance(value, str), None) for name, value in first.items()}
     return {
         name: (getattr(feature, "dtype", None) in ("string", "large_string"), getattr(feature, "names", None))

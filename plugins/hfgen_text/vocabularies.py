@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from hfgen import LoadError, UsageError, check_tokenizer_file, read_json
+from hfgen_text.options import BYTES, CHARACTERS
 
-BYTES, CHARACTERS = "bytes", "characters"
 MASK, BEGIN = "<mask>", "<s>"
 SHOWN = 40  # characters of an excerpt
 NAMED = ("mask_token", "bos_token", "eos_token", "cls_token", "sep_token", "pad_token", "unk_token")

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 SLOW = ["torch", "diffusers", "transformers", "datasets", "accelerate"]
 DATA = ["--dataset_name", "mnist-mini"]
@@ -43,6 +44,31 @@ REFUSED = {
     "nothing of that name": (["info", "nonsuch"], "no family, recipe, dataset or folder 'nonsuch'"),
     "nearly a family": (["info", "dcgna"], "Did you mean 'dcgan'?"),
     "no run to sample": (["sample", "phots"], "Did you mean 'photos'?"),
+    "a strength of nothing": (["sample", "x/y", "--strength", "0.5"], "--strength has no effect without --init_image"),
+    "a mask of nothing": (["sample", "x/y", "--mask_image", "m"], "--mask_image has no effect without --init_image"),
+    "jumps without a mask": (
+        ["sample", "x/y", "--init_image", "gray.png", "--jump_length", "2"],
+        "--jump_length has no effect without --mask_image",
+    ),
+    "a strength of 0": (["sample", "x/y", "--init_image", "gray.png", "--strength", "0"], "not in the range 0<x<=1"),
+    "a walk from a picture": (
+        ["sample", "x/y", "--init_image", "gray.png", "-o", "walk.webp"],
+        "--init_image has no effect on a latent walk",
+    ),
+    "no picture": (["sample", "x/y", "--init_image", "wrong.yaml"], "--init_image wrong.yaml cannot be read: it is"),
+    "no file of a picture": (["sample", "x/y", "--init_image", "none.png"], "--init_image none.png: there is no such"),
+    "a mask of another size": (
+        ["sample", "x/y", "--init_image", "gray.png", "--mask_image", "wide.png"],
+        "--mask_image wide.png is 5x4, and --init_image 4x4",
+    ),
+    "a mask of all": (
+        ["sample", "x/y", "--init_image", "gray.png", "--mask_image", "white.png"],
+        "white everywhere: nothing would stay",
+    ),
+    "a mask of nothing at all": (
+        ["sample", "x/y", "--init_image", "gray.png", "--mask_image", "black.png"],
+        "black everywhere: nothing would be drawn",
+    ),
     "no run to push": (["push", "phots", "me/x"], "phots is not a folder"),
 }
 SCRIPT = f"""
@@ -68,6 +94,8 @@ def refused(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("here")
     (folder / "photos").mkdir()
+    for name, size, value in (("gray", 4, 128), ("black", 4, 0), ("white", 4, 255), ("wide", 5, 0)):
+        Image.new("L", (size, 4), value).save(folder / f"{name}.png")
     (folder / "wrong.yaml").write_text("lerning_rate: 1.0\n")
     asked = json.dumps({name: words for name, (words, _) in REFUSED.items()})
     done = subprocess.run([sys.executable, "-c", SCRIPT], input=asked, capture_output=True, text=True, cwd=folder)

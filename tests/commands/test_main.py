@@ -90,7 +90,7 @@ def test_the_saved_config_repeats_the_run(hfgen, trained, tmp_path):
 
 
 def metrics_but_for_times(folder):
-    times = ("seconds", "images_per_second")
+    times = ("seconds", "images_per_second", "data_wait")
     return [{name: v for name, v in line.items() if name not in times} for line in read_metrics(folder)]
 
 
@@ -294,7 +294,7 @@ BAD = {
         "goes on; give one",
     ),
     "unknown recipe to edit": (["init", "dcgan-mnsit"], 2, "Did you mean 'dcgan-mnist"),
-    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "not an image format"),
+    "bad output": (["sample", "./nowhere", "--output", "x.docx"], 2, "not a format in which"),
     "bad list": (["list", "modles"], 2, "models"),
 }
 

@@ -13,12 +13,14 @@ from hfgen.commands.sample_files import (
     Drawing,
     kind_of,
     refuse_to_overwrite,
-    write_array,
+    write_file,
     write_folder,
     write_walk,
 )
 from hfgen.errors import Interrupted, UsageError
-from hfgen.registry import get_family
+from hfgen.registry import get_family, get_modality
+
+IMAGES = [get_modality("image")]
 
 
 def watched(pipeline, before):
@@ -41,7 +43,7 @@ def pipeline():
 
 
 def drawing(pipeline, count=10, first=0, **options):
-    return Drawing(pipeline, range(first, first + count), None, 4, options, {"class_labels": None})
+    return Drawing(pipeline, pipeline, range(first, first + count), None, 4, options, {"class_labels": None})
 
 
 def files(folder):
@@ -115,7 +117,7 @@ def test_a_record_can_be_read_by_people(pipeline, tmp_path):
 
 
 def test_an_array_is_written_in_parts_and_is_numpys_own(pipeline, tmp_path):
-    write_array(drawing(pipeline), tmp_path / "a.npz")
+    write_file(drawing(pipeline), tmp_path / "a.npz", "array")
     images = [image for _, batch in drawing(pipeline).batches() for image in batch]
     np.savez_compressed(tmp_path / "b.npz", images=np.stack([np.asarray(i) for i in images]), seeds=np.arange(10))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -125,13 +127,13 @@ def test_an_array_is_written_in_parts_and_is_numpys_own(pipeline, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_array(drawing(watched(pipeline, stop)), tmp_path / "c.npz")
+        write_file(drawing(watched(pipeline, stop)), tmp_path / "c.npz", "array")
     assert not [path for path in tmp_path.iterdir() if "c.npz" in path.name]
 
 
 @pytest.mark.parametrize("name", ["walk.webp", "walk.gif", "walk.apng", "walk.WEBP", "Walk.Gif"])
 def test_a_walk_moves_whatever_its_ending(pipeline, tmp_path, name):
-    assert kind_of(name) == "walk"
+    assert kind_of(name, IMAGES) == "walk"
     assert write_walk(drawing(pipeline, 2), tmp_path / name, 6) == 6
     with Image.open(tmp_path / name) as walk:
         assert (walk.n_frames, walk.width, walk.info["loop"]) == (6, 224, 0)
@@ -142,10 +144,10 @@ def test_a_walk_moves_whatever_its_ending(pipeline, tmp_path, name):
     [("out.NPZ", "array"), ("a.PNG", "grid"), ("a.jpeg", "grid"), ("images", "folder"), ("v1.5/", "folder")],
 )
 def test_kinds_by_endings(name, kind):
-    assert kind_of(name) == kind
+    assert kind_of(name, IMAGES) == kind
 
 
 @pytest.mark.parametrize("name", ["walk.mp4", "a.docx", "v1.5"])
 def test_endings_that_are_no_pictures(name):
-    with pytest.raises(UsageError, match="not an image format"):
-        kind_of(name)
+    with pytest.raises(UsageError, match="not a format in which images can be written"):
+        kind_of(name, IMAGES)

@@ -324,7 +324,7 @@ def solved(scheduler, denoise, x, count=50, seed=0):
     scheduler = solvers.usable(scheduler)
     scheduler.set_timesteps(count)
     options = solvers.step_options(scheduler, SeededNoise.from_seeds([seed]))
-    return sampling.solve(denoise, scheduler, x, iter, options)
+    return sampling.solve(denoise, scheduler, x * scheduler.init_noise_sigma, iter, options)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers

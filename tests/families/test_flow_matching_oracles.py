@@ -15,7 +15,7 @@ from hfgen_diffusion.coupling import transported
 from hfgen_diffusion.flow_likelihood import log_density
 from hfgen_diffusion.flow_objective import FlowMatchingObjective
 from hfgen_diffusion.flow_scheduler import InterpolantScheduler, times_of
-from hfgen_diffusion.flow_solvers import adaptive, solve, stochastic
+from hfgen_diffusion.flow_solvers import adaptive, solve, stochastic_step
 from hfgen_diffusion.interpolant import PATHS, Interpolant
 
 EULER, HEUN = FlowMatchEulerDiscreteScheduler(), FlowMatchHeunDiscreteScheduler()
@@ -169,7 +169,11 @@ def test_spread_of_the_stochastic_sampler(count, expected):
     for w, spread in zip((0.0, 1.0), expected, strict=True):
         x = torch.zeros(count + 2, 1, 1, 1, dtype=torch.float64)
         x[0] = 1
-        images = stochastic(velocity(), Interpolant(), x, pairwise(way), Impulses(count + 2), w)
+        draws = Impulses(count + 2)
+        for start, end in pairwise(way):
+            x = stochastic_step(velocity(), Interpolant(), x, start, end, draws, w)
+        last = torch.tensor(way[-1])
+        images = Interpolant().image(velocity()(x, last), x, last)
         assert float(images.square().sum().sqrt()) == pytest.approx(spread, abs=1e-6)
 
 

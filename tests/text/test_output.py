@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from hfgen import UsageError
-from hfgen_text.output import (
-    TextPipelineOutput,
-    card_block,
-    different,
-    fenced,
-    read_texts,
-    rounding_explains,
-    write_texts,
-)
+from hfgen_text.modality import TextModality
+from hfgen_text.output import TextPipelineOutput
+from hfgen_text.text_samples import card_block, different, fenced, read_texts, rounding_explains, write_texts
 
 TEXTS = ["one\r\ntwo", "```\n# title\n<script>alert(1)</script>", "", "naïve\u2028三"]
 SEEDS = [3, 1, 4, 15]
@@ -25,27 +18,26 @@ def test_output_is_one_of_diffusers():
 
 
 def test_lines_of_json_come_back(tmp_path):
-    assert write_texts(TEXTS, SEEDS, tmp_path / "below" / "x.jsonl") == 1
+    write_texts(TEXTS, SEEDS, tmp_path / "below" / "x.jsonl", "lines")
     assert read_texts(tmp_path / "below" / "x.jsonl") == [*zip(SEEDS, TEXTS, strict=True)]
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["x.jsonl"]
 
 
 def test_a_text_file_holds_all(tmp_path):
-    write_texts(TEXTS[:2], SEEDS[:2], tmp_path / "x.txt")
+    write_texts(TEXTS[:2], SEEDS[:2], tmp_path / "x.txt", "texts")
     expected = f"==== seed 3 ====\n{TEXTS[0]}\n\n==== seed 1 ====\n{TEXTS[1]}\n"
     assert (tmp_path / "x.txt").read_bytes().decode() == expected
 
 
-def test_a_folder_holds_a_file_each(tmp_path):
-    assert write_texts(TEXTS, SEEDS, tmp_path / "out") == 4
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("seed_000001.txt", "seed_000003.txt", "seed_000004.txt", "seed_000015.txt")
-    ]
-    assert (tmp_path / "out" / "seed_000003.txt").read_bytes().decode() == TEXTS[0]
-
-
-def test_another_ending(tmp_path):
-    with pytest.raises(UsageError, match="texts are written to .txt, .jsonl, or a folder"):
-        write_texts(TEXTS, SEEDS, tmp_path / "x.png")
+def test_files_of_the_modality(tmp_path):
+    """As `hfgen sample` writes them, in batches."""
+    text, batches = TextModality(), [(SEEDS[:3], TEXTS[:3]), (SEEDS[3:], TEXTS[3:])]
+    for name in ("x.txt", "x.jsonl"):
+        assert text.write_items(iter(batches), text.kind_of(name), tmp_path / name, SEEDS, None) == 4
+    assert read_texts(tmp_path / "x.jsonl") == [*zip(SEEDS, TEXTS, strict=True)]
+    text.save_item(TEXTS[0], tmp_path / "seed_000003.txt")
+    assert (tmp_path / "seed_000003.txt").read_bytes().decode() == TEXTS[0]
+    assert text.kind_of("x.png") is None
 
 
 @pytest.mark.parametrize("line", ['{"seed": 1}', "[]", '{"seed": "1", "text": ""}'])

@@ -11,6 +11,7 @@ from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.training import checkpoint, run
 from hfgen.training.dry_run import _peak_memory, dry_run
+from hfgen.training.room import states_bytes
 
 
 @pytest.mark.whole
@@ -61,3 +62,18 @@ def test_a_system_that_does_not_count_memory(monkeypatch):
     """Windows has no `resource`."""
     monkeypatch.setitem(sys.modules, "resource", None)
     assert _peak_memory(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("AdamW", {}), ("Adam", {"amsgrad": True}), ("SGD", {"momentum": 0.9}), ("SGD", {}), ("RMSprop", {})],
+)
+def test_states_of_an_optimizer_are_counted_before_its_first_step(kind, options):
+    network = torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.Conv2d(3, 8, 3))
+    optimizer = getattr(torch.optim, kind)(network.parameters(), lr=1e-3, **options)
+    told = states_bytes(optimizer, network)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values() if value is not None]
+    assert told == pytest.approx(sum(value.nbytes for value in held), abs=16)

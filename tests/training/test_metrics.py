@@ -26,8 +26,21 @@ def test_numbers_of_every_kind_are_averaged(window):
     assert other.means()["a"] == 3
 
 
+def test_the_share_of_time_that_is_waited_for_data(window, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("hfgen.training.metrics.time.perf_counter", lambda: float(next(clock)))
+    window.start()  # at 0; each look at the clock is a second later
+    for _ in window.waiting_for(["a", "b"]):  # waited from 1 to 2, from 3 to 4, and for the end from 5 to 6
+        window.steps += 1
+    assert window.steps_per_second() == 2 / 7
+    assert window.times()["data_wait"] == round(3 / 7, 4)
+    window.restart()
+    window.steps_per_second()
+    assert window.times()["data_wait"] == 0
+
+
 TAKEN = [
-    *("step", "epoch", "learning_rate", "seconds", "images_per_second", "skipped_steps", "diagnosis"),
+    *("step", "epoch", "learning_rate", "seconds", "images_per_second", "data_wait", "skipped_steps", "diagnosis"),
     *("validation_fid", "validation_bits_per_dim", "generator_loss", "critic_loss"),
 ]
 

@@ -69,7 +69,7 @@ def killed():
 def what_it_left(folder):
     files = [*(folder / "checkpoints").rglob("*.safetensors"), *folder.glob("*/*.safetensors")]
     tensors = {f"{file.relative_to(folder)}:{n}": t for file in files for n, t in load_file(file).items()}
-    timed = ("images_per_second", "seconds")
+    timed = ("images_per_second", "seconds", "data_wait")
     lines = [{n: value for n, value in line.items() if n not in timed} for line in read_metrics(folder)]
     return tensors, lines, {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
 

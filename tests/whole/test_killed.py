@@ -53,7 +53,7 @@ def what_it_left(folder):
     place = checkpoint.list_checkpoints(folder)[-1]
     files = [*place.rglob("*.safetensors"), *(folder / "generator").glob("*.safetensors")]
     tensors = {f"{f.relative_to(folder)}:{k}": v for f in files for k, v in load_file(f).items()}
-    timed = ("images_per_second", "seconds")
+    timed = ("images_per_second", "seconds", "data_wait")
     metrics = [{k: v for k, v in line.items() if k not in timed} for line in read_metrics(folder)]
     return tensors, metrics, {p.name: p.read_bytes() for p in (folder / "samples").iterdir()}
 

@@ -17,7 +17,7 @@ FLOORS = [  # lowest first; a name is a module or a folder of `hfgen/`
     {"modalities", "settings"},
     {"registry", "run_folder"},
     {"data", "processes", "repository", "results"},
-    {"cards", "declaration"},
+    {"cards", "declaration", "editing"},
     {"hub"},
     {"building"},
     {"pipeline"},
