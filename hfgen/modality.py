@@ -354,7 +354,7 @@ class Modality(ABC):
         alone: bool = False,
         bars: Callable[[str], Callable[[Any], Any]],
     ) -> Mapping[str, Any]:
-        """Return the wanted metrics that are no likelihood: name -> `Estimate`; every process calls, unless `alone`.
+        """Return the wanted metrics, without likelihoods: name -> `Estimate`; every process calls, unless `alone`.
 
         Args:
             options: of the pipeline's call.

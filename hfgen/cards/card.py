@@ -18,7 +18,7 @@ from hfgen.files import looks_local, read_config_file, write_text
 from hfgen.registry import get_family, modality_of
 from hfgen.repository.index import MODEL_INDEX, is_bundled
 from hfgen.results.records import FOLDER, Result, read_results
-from hfgen.results.words import markdown_table
+from hfgen.results.words import markdown_table, plain_text
 from hfgen.run_folder import listed, pictured, scalars, tabled
 from hfgen.settings.optimizers import OPTIONS
 from hfgen.settings.options import FROM_PRETRAINED
@@ -341,7 +341,9 @@ def _repositories(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _classes(data: Mapping[str, Any]) -> str:
     names = data.get("class_names")
-    listed = ": " + ", ".join(f"{number} {name}" for number, name in enumerate(names)) if names else ""
+    listed = (
+        ": " + ", ".join(f"{number} {plain_text(str(name))}" for number, name in enumerate(names)) if names else ""
+    )
     return f"\n\nIt is class-conditional; without `class_labels` each seed draws its own class{listed}."
 
 

@@ -3,12 +3,14 @@
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from hfgen.commands.options import reading_options, refuse_given
 from hfgen.commands.pipelines import refuse_local_revision
 from hfgen.commands.recipes import list_recipes
 from hfgen.commands.targets import check_target
@@ -32,11 +34,21 @@ from hfgen.settings.signatures import declared, described
 @click.command("info", short_help="Describe a model, a recipe, a run or a dataset.")
 @click.argument("target")
 @click.option("--revision", help="Branch, tag or commit of a repository.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(target: str, revision: str | None, as_json: bool) -> None:
-    """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository."""
+def command(target: str, revision: str | None, as_json: bool, **reading: Any) -> None:
+    """Describe TARGET: a family, a recipe, a dataset, a run folder or a repository.
+
+    With an option by which data are read, as `hfgen train` takes them, TARGET is a dataset.
+    """
     refuse_local_revision(target, revision)
-    facts = pipeline_facts(target, revision) if revision else describe(target)
+    given = {name: value for name, value in reading.items() if value is not None}
+    if given and revision:
+        refuse_given(["revision"], "on a dataset")
+    if given:
+        facts = dataset_facts(target, given)
+    else:
+        facts = pipeline_facts(target, revision) if revision else describe(target)
     text = (
         json.dumps(facts, indent=2)
         if as_json
@@ -182,9 +194,9 @@ def unfinished_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def dataset_facts(target: str) -> dict[str, Any]:
-    """Return what a training would infer from the data."""
-    items = _items_of(target)
+def dataset_facts(target: str, options: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Return what a training with these options would infer from the data."""
+    items = _items_of(target, options)
     return {
         "dataset": target,
         items.noun[1]: len(items),
@@ -196,7 +208,7 @@ def dataset_facts(target: str) -> dict[str, Any]:
     }
 
 
-def _items_of(target: str) -> Any:
+def _items_of(target: str, options: Mapping[str, Any]) -> Any:
     """Find a dataset as the first modality does that knows it: the built-in one's own, else images before others.
 
     Raises:
@@ -207,7 +219,7 @@ def _items_of(target: str) -> Any:
     first: UsageError | None = None
     for modality in owner or modalities:
         try:
-            return modality.find(target, "train", {})
+            return modality.find(target, str(options.get("dataset_split", "train")), options)
         except UsageError as error:
             first = first or error
     assert first is not None

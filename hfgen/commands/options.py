@@ -35,16 +35,24 @@ def _option(f: "dataclasses.Field[Any]", hint: Any) -> Decorator:
 
 
 def _click_type(hint: Any) -> Any:
-    if typing.get_origin(hint) is Literal:
-        return click.Choice(typing.get_args(hint))
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the latter of a Literal and None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+    return click.Choice(typing.get_args(hint)) if typing.get_origin(hint) is Literal else hint
 
 
 def _together(*options: Decorator) -> Decorator:
     """Return one decorator for several options, which `--help` lists in this order."""
     return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
+
+
+READING = ("dataset_split", "dataset_config_name", "image_column", "label_column", "on_error")
+READING += ("all_frames", "image_mode", "value_range")
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a training by which data are read."""
+    fields = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    return _together(*(_option(fields[name], HINTS[name]) for name in READING))(function)
 
 
 scheduler_option = click.option(

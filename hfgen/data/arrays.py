@@ -29,6 +29,7 @@ ROLES = {
 }
 READING: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError)
 READING += (AttributeError, TypeError)
+MOST_UNPACKED = 1 << 30  # bytes of an array that was packed 500 times smaller
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class _Arrays:
         """
         try:
             with self.path.open("rb") as file:
+                refuse_bomb(self.path)
                 loaded = np.load(file, allow_pickle=False)
                 return loaded if isinstance(loaded, np.ndarray) else np.asarray(loaded[name])
         except READING as error:
@@ -137,6 +139,16 @@ def images_from_arrays(source: DataSource) -> Images:
         label_names=None if labels is None else labels.names,
         label_problem=problem,
     )
+
+
+def refuse_bomb(path: Path) -> None:
+    """Raise an OSError of an `.npz` that unpacks to 500 times its bytes and more than `MOST_UNPACKED`."""
+    if path.suffix.lower() != ".npz":
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > max(MOST_UNPACKED, 500 * member.compress_size):
+                raise OSError(f"{member.filename} unpacks to {member.file_size:,} bytes of {member.compress_size:,}")
 
 
 def _opened(source: DataSource) -> _Arrays:

@@ -16,7 +16,7 @@ from hfgen.evaluation.measure import measure, metrics_of, prepare
 from hfgen.evaluation.progress import Bars, no_bars
 from hfgen.evaluation.real import Real
 from hfgen.evaluation.record import identity, record, result_name
-from hfgen.evaluation.reference import Data, dataset_of, trained_on
+from hfgen.evaluation.reference import Data, dataset_of, published_names, trained_on
 from hfgen.registry import modality_name, modality_of
 from hfgen.results.metrics import chosen
 from hfgen.results.protocol import PARTICULAR, Protocol, general, protocol_of, read_protocol
@@ -106,7 +106,8 @@ def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_ba
         asked = _completed(asked, trained.config, modality.protocol_options)
     data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None, modality)
     split, items = data.reference(asked.split or (given.split if given else None))
-    items = aligned(items, trained.facts.get("class_names"), getattr(pipeline, "num_classes", None))
+    classes = getattr(pipeline, "num_classes", None)
+    items = aligned(items, trained.facts.get("class_names") or (published_names(target) if classes else None), classes)
     own = {n: v for n, v in trained.options.items() if is_its_own and n in modality.protocol_options}
     usual = replace(general(made), options={n: v for n, v in own.items() if n not in PARTICULAR})
     real = modality.reference(items, pipeline, replace(given or usual, **_given(asked, SIZE)), bars("decoding"))
@@ -125,8 +126,8 @@ def prepare_evaluation(plan: Evaluation, pipeline: Any, bars: Bars = no_bars) ->
     Raises:
         UsageError: the real items are not those of the protocol, or do not fit its extractor.
     """
-    given = {"weights": plan.asked.extractor_weights, "bars": bars}
-    real = prepare(plan.real, lambda: plan.train, pipeline, plan.protocol, plan.metrics, **given)
+    weights, wanted = plan.asked.extractor_weights, plan.metrics
+    real = prepare(plan.real, lambda: plan.train, pipeline, plan.protocol, wanted, weights=weights, bars=bars)
     return replace(plan, real=real)
 
 

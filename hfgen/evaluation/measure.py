@@ -54,10 +54,10 @@ def prepare(
     modality = modality_of(pipeline)
     modality.check_wanted(protocol, wanted)
     if protocol.reference_sha256 not in (None, real.sha256):
+        noun, about = modality.stored_noun, f"{protocol.dataset}, split {protocol.split}"
         raise UsageError(
-            f"{real.items.name} is not the reference of {protocol.name}: its {modality.stored_noun} have another "
-            f"hash.\nThat protocol is about {protocol.dataset}, split {protocol.split}; for other data leave --protocol "
-            "out."
+            f"{real.items.name} is not the reference of {protocol.name}: its {noun} have another hash.\n"
+            f"That protocol is about {about}; for other data leave --protocol out."
         )
     given = {"extractor": extractor, "weights": weights, "bars": bars}
     found: Real = modality.prepare(real, train, pipeline, protocol, wanted, **given)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hfgen import run_folder
-from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import HELD_OUT, divided, facts_of
 from hfgen.data.sources import NoSplitError
-from hfgen.errors import UsageError
+from hfgen.errors import HFGenError, UsageError
 from hfgen.files import looks_local, read_config_file
-from hfgen.registry import IMAGE, get_modality
+from hfgen.hub.download import local_folder
+from hfgen.registry import IMAGE, get_modality, list_modalities
 from hfgen.results.protocol import Protocol
 
 
@@ -47,7 +47,7 @@ class Trained:
     @property
     def is_at_hand(self) -> bool:
         return self.dataset is not None and (
-            self.dataset in BUILT_IN_FOLDERS or Path(self.dataset).expanduser().exists()
+            Path(self.dataset).expanduser().exists() or any(self.dataset in m.built_in for m in list_modalities())
         )
 
     def is_of(self, dataset: str) -> bool:
@@ -68,6 +68,16 @@ def trained_on(target: str) -> Trained:
             facts = run_folder.read_environment(folder).get("data") if there else None
             return Trained(config, facts if isinstance(facts, dict) else {})
     return Trained()
+
+
+def published_names(target: str) -> list[str] | None:
+    """Return the names of the classes of a model on the Hub, by the record beside it; None for a local model."""
+    if Path(target).exists():
+        return None
+    try:
+        return run_folder.class_names(Path(local_folder(target, [run_folder.ENVIRONMENT])))
+    except HFGenError:
+        return None
 
 
 def dataset_of(trained: Trained, protocol: Protocol | None) -> str:
@@ -115,9 +125,9 @@ class Data:
         for name in [split] if split else ["test", HELD_OUT, "validation"]:
             try:
                 return name, self._held_out() if name == HELD_OUT else self._items(name)
-            except NoSplitError:
+            except NoSplitError as error:
                 if split:
-                    raise
+                    raise NoSplitError(str(error).replace("--dataset_split", "--split")) from error
         raise UsageError(
             f"{self.name} has neither a split 'test' nor a split 'validation', and no part was held out in training.\n"
             f"Give --split; choose {self.modality.noun[1]} that the model was not trained on, so that copies of them "

@@ -16,7 +16,7 @@ from hfgen.registry import IMAGE, get_modality, list_modalities
 FOLDER = Path(__file__).parent / "protocols"
 GENERAL = "general-v1"
 QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
-PARTICULAR = (  # fields that some modalities have, by their `protocol_options`; of others they are no part
+PARTICULAR = (  # fields that only the modalities have which name them in `protocol_options`
     *("extractor", "extractor_sha256", "resolution", "center_crop", "quantization", "nearest_k", "manifold_images"),
     *("kid_subset_size", "bootstraps", "floor_draws"),
 )

@@ -14,10 +14,15 @@ from hfgen.modalities.image import image_grid, save_image
 Batches = Iterator[tuple[Sequence[int], Sequence[Image.Image]]]
 
 
+SEEN, WIDEST = 128, 2048  # pixels: of a small image on a sheet, at most; of a sheet that is enlarged
+
+
 def write_grid(batches: Batches, output: Path) -> int:
-    """Write all images as one picture."""
+    """Write all images as one picture; several small ones are enlarged by whole factors so that they can be seen."""
     images = [image for _, batch in batches for image in batch]
-    save_image(image_grid(images), output)
+    sheet = image_grid(images)
+    factor = max(1, min(SEEN // images[0].width, WIDEST // sheet.width)) if len(images) > 1 else 1
+    save_image(sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST), output)
     return len(images)
 
 

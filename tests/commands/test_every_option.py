@@ -16,7 +16,9 @@ from tiny_trainings import config_of
 
 from hfgen.cards.card import card_data
 from hfgen.commands.evaluate import LIMITS, require
+from hfgen.commands.info import dataset_facts
 from hfgen.commands.main import cli
+from hfgen.commands.options import READING
 from hfgen.commands.pipelines import load
 from hfgen.data.load import load_images
 from hfgen.data.sources import DataSource
@@ -29,6 +31,7 @@ from hfgen.settings.ignored import NEEDS, REPLACED
 from hfgen.testing import make_data
 from hfgen.training.start import build
 from hfgen.training.trainer import Trainer
+from hfgen_image.modality import source_of
 
 TESTS = Path(__file__).parents[1]
 EXAMPLES = {}
@@ -225,6 +228,21 @@ def of_weights(place):
     for verb in ("sample", "evaluate"):
         with pytest.raises(Exception, match="ema"):
             call(verb, place.model, "--variant", "ema")
+
+
+@example("info", *READING)
+def of_reading(place):
+    """As the data verb of a training: each is handed to the one that finds the data."""
+    data = place.folder / "a.npz"
+    make_data(data, 4, 1)
+    refused(["info", data, "--dataset_split", "tset"], "no split 'tset'")
+    refused(["info", data, "--dataset_config_name", "small"], "has no configurations")
+    for column in ("image_column", "label_column"):
+        refused(["info", data, f"--{column}", "nonsense"], "nonsense")
+    assert dataset_facts(str(data), {"image_mode": "RGB"})["mode"] == "RGB"
+    seen = DataSource("mnist-mini", on_error="skip", all_frames=True, value_range=(0, 4095))
+    given = {"on_error": "skip", "all_frames": True, "value_range": "0,4095"}
+    assert source_of("mnist-mini", "train", given) == seen
 
 
 @example("evaluate", *LIMITS)

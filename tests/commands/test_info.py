@@ -1,10 +1,13 @@
 """`hfgen info` of folders: photos, models and runs are told apart by what they hold."""
 
+import json
+
 import pytest
 import yaml
+from click.testing import CliRunner
 from stream_data import png
 
-from hfgen.commands.info import describe
+from hfgen.commands.info import command, describe
 from hfgen.errors import LoadError
 
 
@@ -48,3 +51,21 @@ def test_a_run_and_a_damaged_model_stay_what_they_are(photos):
     (photos / "model_index.json").write_text("{}")
     with pytest.raises(LoadError, match="names no pipeline class"):
         describe(str(photos))
+
+
+def test_data_are_read_as_a_training_would_read_them(photos):
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (photos / "data" / split / kind).mkdir(parents=True)
+            (photos / "data" / split / kind / "0.png").write_bytes(png(9))
+    (photos / "data" / "train" / "cat" / "1.png").write_bytes(b"")
+
+    def info(*words):
+        done = CliRunner().invoke(command, [str(photos / "data"), "--json", *words])
+        return json.loads(done.stdout) if done.exit_code == 0 else str(done.exception or done.output)
+
+    assert "cannot be read" in info("--image_mode", "RGB")
+    facts = info("--on_error", "skip", "--image_mode", "RGBA")
+    assert (facts["images"], facts["mode"]) == (2, "RGBA")
+    assert info("--dataset_split", "test")["images"] == 2
+    assert "no column 'x'" in info("--label_column", "x")

@@ -172,3 +172,11 @@ def test_one_picture_is_not_many_narrow_ones(tmp_path):
     np.savez(tmp_path / "one.npz", image=np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(UsageError, match=r"\(16, 16, 3\), which is that of one image"):
         load_images(str(tmp_path / "one.npz"))
+
+
+def test_an_array_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((2000, 32, 32), np.uint8))
+    assert len(load_images(str(tmp_path / "bomb.npz"))) == 2000
+    monkeypatch.setattr("hfgen.data.arrays.MOST_UNPACKED", 10**6)
+    with pytest.raises(UsageError, match="images.npy unpacks to 2,048,128 bytes of"):
+        load_images(str(tmp_path / "bomb.npz"))
