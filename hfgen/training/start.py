@@ -1,6 +1,6 @@
 """The start of a training run: find the data, build the pipeline, describe both."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +98,15 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: Data) 
     a, part = config.arguments, getattr(trained_on, "held_out", None)
     if not a.validates or (part is not None and not (a.validation_metrics or a.best_metric or metric_names(pipeline))):
         return None
-    metrics, modality = wanted_metrics(pipeline, a, config.model), modality_of(pipeline)
+    metrics = wanted_metrics(pipeline, a, config.model)
     if part is not None:
-        return _measured(modality, part, a, metrics)
-    found = wanted(modality.find(name_of(a), str(a.validation_split), a.options), a)
+        return HeldOut(part, a, metrics, pipeline)
+    found = wanted(modality_of(pipeline).find(name_of(a), str(a.validation_split), a.options), a)
     found = found.read_like(trained_on)
     found.refuse_other(trained_on, a.options)
     if a.class_conditional:
         found = aligned(found, trained_on.label_names, trained_on.num_classes)
-    return _measured(modality, found, a, metrics)
-
-
-def _measured(modality: Modality, found: Data, arguments: TrainingArguments, metrics: Sequence[str]) -> HeldOut:
-    """Return what measures on validation data: the modality's own, or that of images."""
-    return modality.held_out(found, arguments.options, metrics) or HeldOut(found, arguments, metrics)
+    return HeldOut(found, a, metrics, pipeline)
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], data: Data) -> HFGenPipeline:

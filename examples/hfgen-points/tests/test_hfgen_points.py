@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hfgen_points.data import energy_distance, read_table, two_moons
 from hfgen_points.flow import PointFlow, PointFlowPipeline, log_density
-from hfgen_points.modality import PointModality, energy_distance, read_table, two_moons
+from hfgen_points.modality import PointModality
 
 from hfgen import HFGenPipeline, Trainer, TrainingArguments, UsageError
 
@@ -38,7 +39,7 @@ def test_a_table_of_something_else_is_refused(tmp_path, text):
 
 
 def test_the_energy_distance_of_two_points():
-    """Of {0} and {3}: 2 * 3."""
+    """Compare {0} and {3}: 2 * 3."""
     assert energy_distance(torch.zeros(1, 1), torch.full((1, 1), 3.0)) == 6
     assert energy_distance(torch.arange(4.0)[:, None], torch.arange(4.0)[:, None]) == 0
 
