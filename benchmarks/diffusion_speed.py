@@ -187,9 +187,9 @@ def script_loop(
 class Training:
     """hfgen's own loop, advanced step by step."""
 
-    def __init__(
-        self, pipeline: DDPMPipeline, images: Images, batch: int, stack: contextlib.ExitStack, **given: Any
-    ) -> None:
+    family = "ddpm"
+
+    def __init__(self, pipeline: Any, images: Images, batch: int, stack: contextlib.ExitStack, **given: Any) -> None:
         given = {
             "train_batch_size": batch,
             "max_train_steps": 10**9,
@@ -197,7 +197,7 @@ class Training:
             "validation_steps": 0,
             **given,
         }
-        arguments = resolve([("benchmark", given)], "ddpm", DDPMPipeline).arguments
+        arguments = resolve([("benchmark", given)], self.family, type(pipeline)).arguments
         self.unet = pipeline.unet
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.steps = hfgen.Trainer(pipeline, images, arguments, folder).steps()

@@ -39,7 +39,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         UsageError as UsageError,
         did_you_mean as did_you_mean,
     )
+    from hfgen.evaluation.drawn_features import AsStored as AsStored, costs as costs, draw_features as draw_features
     from hfgen.evaluation.extractors import FeatureExtractor as FeatureExtractor
+    from hfgen.evaluation.real import Estimate as Estimate, Real as Real, stored_sha256 as stored_sha256
     from hfgen.files import parse_json as parse_json, read_json as read_json
     from hfgen.hub.download import local_folder as local_folder
     from hfgen.inputs import check_latents as check_latents, labels_for as labels_for, noise_for as noise_for
@@ -53,7 +55,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
         levels_to_images as levels_to_images,
     )
     from hfgen.modalities.image import check_images as check_images
-    from hfgen.modality import Modality as Modality
+    from hfgen.modality import Metric as Metric, Modality as Modality
     from hfgen.noise import Noise as Noise, SeededNoise as SeededNoise, StepNoise as StepNoise
     from hfgen.objective import (
         Batch as Batch,
@@ -73,6 +75,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from hfgen.repository.model_folder import ModelFolder as ModelFolder
     from hfgen.repository.processor_files import check_tokenizer_file as check_tokenizer_file
     from hfgen.repository.single_model import load_model as load_model
+    from hfgen.results.protocol import Protocol as Protocol
     from hfgen.scheduler import PriorScheduler as PriorScheduler, slerp as slerp
     from hfgen.settings.arguments import TrainingArguments as TrainingArguments
     from hfgen.settings.fields import option as option
@@ -157,6 +160,15 @@ _HOME = {  # name -> the module that defines it
     "parse_json": "hfgen.files",
     "read_json": "hfgen.files",
     "check_tokenizer_file": "hfgen.repository.processor_files",
+    # a modality: what it measures
+    "Metric": "hfgen.modality",
+    "Protocol": "hfgen.results.protocol",
+    "Real": "hfgen.evaluation.real",
+    "Estimate": "hfgen.evaluation.real",
+    "stored_sha256": "hfgen.evaluation.real",
+    "draw_features": "hfgen.evaluation.drawn_features",
+    "AsStored": "hfgen.evaluation.drawn_features",
+    "costs": "hfgen.evaluation.drawn_features",
     # a converter
     "Converter": "hfgen.conversion.converter",
     "Conversion": "hfgen.conversion.converter",

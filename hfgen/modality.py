@@ -12,11 +12,40 @@ which hashes are made; and as a *sample*, the tensor that networks take and pipe
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 Options = Mapping[str, Any]  # the fields of `DataArguments`, and the modality's own, by name; missing ones are default
 Item = Any  # as people see it: a PIL image, a str, an array of a sound
+Kind = Literal["samples", "features", "manifold", "likelihood", "reconstruction", "cost", "size"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    Attributes:
+        title: for tables.
+        better: which way; None for a fact that is neither good nor bad.
+        what: in a line.
+        kind: `"samples"` compares sampled items with real ones; `"features"` and `"manifold"` do so by an extractor's
+            features, the latter by nearest neighbors; `"cost"` is measured while sampling; `"size"` is of networks.
+    """
+
+    title: str
+    better: Literal["lower", "higher"] | None
+    what: str
+    kind: Kind
+
+    @property
+    def of_samples(self) -> bool:
+        """Return True if the metric compares sampled items with real ones."""
+        return self.kind in ("samples", "features", "manifold")
+
+    @property
+    def of_features(self) -> bool:
+        """Return True if it does so by an extractor's features."""
+        return self.kind in ("features", "manifold")
 
 
 class Batches(Protocol):
@@ -62,6 +91,12 @@ class Modality(ABC):
             has; they are typed as `--block_size 64`, and kept in the block `data` of a config.
         built_in: name -> one line, of the datasets that come with it.
         sample_file: what the command on a card writes.
+        metrics: name -> `Metric`, of those that not every modality has, `seconds_per_image` and the like among them.
+        stored_noun: of what is hashed.
+        protocols: the folder of its protocols, `NAME.yaml`; each says `modality: NAME`.
+        protocol_options: of a protocol, those that not every modality has: some of
+            `hfgen.results.protocol.PARTICULAR`, or names of its own, which are read from `Protocol.options`.
+        train_metrics: of `metrics`, those that need the training items.
         bundled: methods of `HFGenPipeline` that ask the modality, `to_output` and `check_output_type`, each with the
             function, `module:name`, that stands in for it where code is saved beside the weights; empty where that
             cannot be done.
@@ -78,6 +113,11 @@ class Modality(ABC):
     built_in: ClassVar[Mapping[str, str]] = {}
     sample_file: ClassVar[str] = "samples"
     bundled: ClassVar[Mapping[str, str]] = {}
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    stored_noun: ClassVar[str] = "items"
+    protocols: ClassVar[Path | None] = None
+    protocol_options: ClassVar[Sequence[str]] = ()
+    train_metrics: ClassVar[Sequence[str]] = ()
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -204,7 +244,7 @@ class Modality(ABC):
         """Read the files of `write_preview` for trackers: kind (`image`, `text`, `audio`) -> what they take."""
 
     def write_reconstructions(self, originals: Any, reconstructed: Any, pipeline: Any, stem: Path) -> None:
-        """Write samples (B, ...) beside their reconstructions, as `write_preview` does."""
+        """Write samples (B, ...) beside their reconstructions, as `write_preview` does; a modality may go without."""
         raise NotImplementedError
 
     @abstractmethod
@@ -239,3 +279,111 @@ class Modality(ABC):
 
         Another machine rounds otherwise: a difference is what that does not explain.
         """
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+    #
+    # A measurement is `reference`, `prepare`, `measure`. `Real` is `hfgen.evaluation.real.Real`, a value with its
+    # error `Estimate`, the rules `hfgen.results.protocol.Protocol`; names are those of `metrics`. The core measures
+    # `parameters` and likelihoods itself, of stored forms that `to_batch` makes into samples; the rest is asked here.
+
+    def possible_metrics(self, pipeline: Any, protocol: Any) -> Sequence[str]:
+        """Return which of `metrics` can be measured of a pipeline by a protocol, `network_evaluations` among them.
+
+        The pipeline may be one of diffusers' own, where the modality is that of images.
+        """
+        return ()
+
+    def likelihood_metrics(self, pipeline: Any) -> Sequence[str]:
+        """Return the metrics that a likelihood gives: bits of a unit, unless it is a density, and `nats`."""
+        return ["nats"] if pipeline.is_density else ["bits_per_dim", "nats"]
+
+    def reference(self, items: Any, pipeline: Any, protocol: Any, progress: Callable[[Any], Any] = iter) -> Any:
+        """Return the real items in stored form: `Real`, with the hash of shape and bytes, and nothing prepared yet.
+
+        Args:
+            items: as `find` found them; one for each stored row, where rows have classes.
+            progress: wraps numbers of items.
+
+        Raises:
+            UsageError: they do not fit the pipeline or the protocol.
+        """
+        return _cannot_measure(self)
+
+    def check_wanted(self, protocol: Any, wanted: Sequence[str], items: Any = None) -> None:  # noqa: B027
+        """Raise a UsageError where a protocol cannot give the wanted metrics, before anything is sampled.
+
+        Args:
+            items: the reference; None before they are found.
+        """
+
+    def prepare(
+        self,
+        real: Any,
+        train: Callable[[], Any],
+        pipeline: Any,
+        protocol: Any,
+        wanted: Sequence[str],
+        *,
+        extractor: Any = None,
+        weights: str | None = None,
+        bars: Callable[[str], Callable[[Any], Any]],
+    ) -> Any:
+        """Return the reference with what the wanted metrics need of it, such as features and the floor.
+
+        Args:
+            train: finds the training items, or None where there are none; called only where they are needed.
+            extractor: the protocol's, already loaded.
+            weights: a file or folder to load the protocol's extractor from; default its own.
+            bars: called with words, returns the wrapper of a loop's numbers.
+
+        Raises:
+            UsageError: the reference does not fit the protocol.
+        """
+        return real
+
+    def measure(
+        self,
+        pipeline: Any,
+        real: Any,
+        protocol: Any,
+        wanted: Sequence[str],
+        *,
+        options: Options,
+        partial: Path | None = None,
+        identity: str = "",
+        alone: bool = False,
+        bars: Callable[[str], Callable[[Any], Any]],
+    ) -> Mapping[str, Any]:
+        """Return the wanted metrics, without likelihoods: name -> `Estimate`; every process calls, unless `alone`.
+
+        Args:
+            options: of the pipeline's call.
+            partial, identity: as in `hfgen.evaluation.drawn_features.draw_features`, which samples resumably.
+            alone: this process samples by itself.
+
+        Returns:
+            in processes but the main one anything.
+        """
+        return {}
+
+    def draw_stored(self, pipeline: Any, seeds: Sequence[int], options: Options) -> Any:
+        """Return a sample of each seed in stored form, a tensor of integers on the CPU."""
+        return _cannot_measure(self)
+
+    def to_batch(self, stored: Any, pipeline: Any) -> Any:
+        """Return stored forms, (B, ...), as samples that a likelihood takes."""
+        return stored
+
+    def warnings(self, real: Any, protocol: Any, values: Mapping[str, Any]) -> list[str]:
+        """Return reasons why values tell little."""
+        return []
+
+    def declaration(self, real: Any) -> Mapping[str, Any] | None:
+        """Return what a result says of the network by which items were compared: at least `name`, `weights_sha256`."""
+        return None if real.extractor is None else real.extractor.declaration()
+
+
+def _cannot_measure(modality: Modality) -> Any:
+    from hfgen.errors import UsageError
+
+    raise UsageError(f"hfgen has no measurement of {modality.noun[1]} yet.")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from hfgen.errors import PluginError, UsageError, did_you_mean
 
 BUILT_IN = "hfgen"  # the distribution whose names nobody else can take
+IMAGE = "image"  # the modality of what names none
 ALLOW_LIST = "HFGEN_PLUGINS"  # unset: all distributions; empty: built-ins only; a list: built-ins and these
 
 
@@ -164,8 +165,13 @@ def _only_one(modality: type) -> Any:
 
 
 def modality_of(family: Any) -> Any:
-    """Return the modality of a family, or of its pipeline."""
-    return get_modality(family.modality)
+    """Return the modality of a family, or of its pipeline; a pipeline of diffusers' own samples images."""
+    return get_modality(modality_name(family))
+
+
+def modality_name(family: Any) -> str:
+    """Return the name of the modality of a family, or of its pipeline."""
+    return str(getattr(family, "modality", IMAGE))
 
 
 def list_modalities() -> list[Any]:

@@ -245,7 +245,7 @@ def _text(
         "seconds": _duration(last["seconds"]),
         "hardware": _hardware(environment),
         "optimizers": _optimizers(config.get("optimizer") or {}),
-        "validated": validated(config, data, facts["lines"]),
+        "validated": validated(config, data, facts["lines"], several),
         "notes": "".join(f" {note}" for note in (*pipeline_class.notes, *_component_notes(environment))),
         "diagnosis": _diagnosis(folder, last, modality.noun),
         "measured": measured(results),

@@ -8,12 +8,15 @@ from hfgen.results.metrics import METRICS
 PREFIX = "validation_"
 
 
-def validated(config: Mapping[str, Any], data: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+def validated(
+    config: Mapping[str, Any], data: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], several: str = "images"
+) -> str:
     """Say what the last validation measured, and when `--best_metric` was best; empty where nothing was measured.
 
     Args:
         data: the `data` of the run's environment.
         lines: of the run's metrics.
+        several: the noun of the items.
     """
     measured = [{name: line[PREFIX + name] for name in METRICS if PREFIX + name in line} for line in lines]
     steps = [line["step"] for line in lines]
@@ -21,7 +24,7 @@ def validated(config: Mapping[str, Any], data: Mapping[str, Any], lines: Sequenc
     if last is None:
         return ""
     values = ", ".join(f"{METRICS[name].title} {value:.5g}" for name, value in last.items())
-    text = f"\n\nThe last validation, on {_images(config, data)}, measured {values}."
+    text = f"\n\nThe last validation, on {_measured_on(config, data, several)}, measured {values}."
     best = str(config.get("best_metric"))
     found = [(values[best], step) for values, step in zip(measured, steps, strict=True) if best in values]
     if found:
@@ -31,14 +34,14 @@ def validated(config: Mapping[str, Any], data: Mapping[str, Any], lines: Sequenc
     return text
 
 
-def _images(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _measured_on(config: Mapping[str, Any], data: Mapping[str, Any], several: str) -> str:
     """
-    >>> _images({"num_evaluation_images": 500, "validation_split": "test"}, {})
+    >>> _measured_on({"num_evaluation_images": 500, "validation_split": "test"}, {}, "images")
     'up to 500 images of the split test'
-    >>> _images({"num_evaluation_images": 500}, {"held_out": {"count": 20}})
+    >>> _measured_on({"num_evaluation_images": 500}, {"held_out": {"count": 20}}, "images")
     '20 images that were held out'
     """
     most, part = config["num_evaluation_images"], data.get("held_out")
     if part:
-        return f"{min(most, part['count']):,} images that were held out"
-    return f"up to {most:,} images of the split {config.get('validation_split')}"
+        return f"{min(most, part['count']):,} {several} that were held out"
+    return f"up to {most:,} {several} of the split {config.get('validation_split')}"

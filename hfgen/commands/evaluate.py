@@ -112,7 +112,7 @@ def command(target: str, words: list[str], as_json: bool, num_processes: int | N
     plan = plan_evaluation(target, pipeline, Asked(**{f.name: o[f.name] for f in fields(Asked)}), bars)
     refuse_unmeasured(plan.metrics, limits, o["dotted"].get("likelihood", {}))
     ways = parts(pipeline, plan.metrics, samplings)
-    evaluation = prepare_evaluation(plan, pipeline.device, bars)
+    evaluation = prepare_evaluation(plan, pipeline, bars)
     folder = o["output_dir"] or folder_of(target)
     found = [measure(target, folder, pipeline, part_of(evaluation, names), way, bars) for way, names in ways]
     results = [result for result in found if result is not None]

@@ -45,8 +45,9 @@ def _together(*options: Decorator) -> Decorator:
     return lambda function: functools.reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
-READING = ("dataset_split", "dataset_config_name", "image_column", "label_column", "on_error")
-READING += ("all_frames", "image_mode", "value_range")
+READING = tuple(
+    "dataset_split dataset_config_name image_column label_column on_error all_frames image_mode value_range".split()
+)
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -96,9 +96,8 @@ def command(
         refuse_given(["num_frames"], "without a latent walk, such as --output walk.webp")
     given = read_init_image(o, kind == "walk")
     refuse_to_overwrite(place, o["overwrite"])
-    labels = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
-    if labels is not None:
-        labels = [labels[i % len(labels)] for i in range(len(numbers))]
+    asked_for = parse_classes(o["class_labels"], known_classes(target, o["revision"])) if o["class_labels"] else None
+    labels = asked_for and [asked_for[i % len(asked_for)] for i in range(len(numbers))]
     refuse_dotted(o["dotted"], ("scheduler",))
     if given is not None:
         refuse_family(target, o)
@@ -110,7 +109,7 @@ def command(
     steps = (
         {} if o["num_inference_steps"] is None or kind == "walk" else {"num_inference_steps": o["num_inference_steps"]}
     )
-    by_place = None if labels is None else {"given": o["class_labels"], "seeds": seeds or seed}
+    by_place = None if labels is None else {"given": asked_for, "seeds": seeds or seed}
     asked = {"class_labels": by_place, **begins}  # a label belongs to a place in the list of seeds
     drawing = Drawing(pipeline, call, numbers, labels, o["batch_size"], {**steps, **chosen.call}, asked)
     try:

@@ -15,6 +15,7 @@ from hfgen.commands.script_options import script_options, take_out, translate
 from hfgen.errors import UsageError
 from hfgen.files import read_config_file
 from hfgen.settings.ignored import refuse_ignored
+from hfgen.settings.options import trainable
 from hfgen.settings.resolve import DATA, RunConfig
 from hfgen.tokens import without_secrets
 
@@ -136,7 +137,8 @@ def command(
         return launch(words, wanted)
     resolved, pipeline_class = resolve_run(target, config, given, dotted, settings, with_data=not print_config)
     if not of_script:  # whose own options may have no effect here, as its notes say
-        refuse_ignored([name for name, value in given.items() if value is not None], resolved.arguments)
+        named = [name for name, value in given.items() if value is not None]
+        refuse_ignored(named, resolved.arguments, trainable(pipeline_class))
     if print_config:
         return click.echo(yaml.safe_dump(resolved.to_dict(), sort_keys=False), nl=False)
     from hfgen.training import dry_run as rehearsal, run

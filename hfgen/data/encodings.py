@@ -28,7 +28,7 @@ def likely_encoding(content: bytes) -> str:
     """
     words = {*re.findall(rb"[A-Za-z]*[\x80-\xff][^\s,;|\"']*", content)}
     sample = sorted(words)[:LOOKED_AT]
-    handicaps: dict[str, float] = {name: facts[-1] for name, facts in (*SINGLE.items(), *DOUBLE.items())}
+    handicaps = {name: facts[1] for name, facts in SINGLE.items()} | {name: facts[3] for name, facts in DOUBLE.items()}
     costs = {name: sum(map(_costs(name), sample)) + handicap for name, handicap in handicaps.items()}
     return min(costs, key=costs.__getitem__)
 

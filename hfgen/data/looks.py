@@ -55,7 +55,7 @@ def extremes(image: Image.Image) -> tuple[float, float, bool]:
 
 def brightest(image: Image.Image) -> int:
     """Return the largest of all values of color, of 8 bits."""
-    return max(high for _, high in image.convert("RGB").getextrema())
+    return int(np.asarray(image.convert("RGB")).max())
 
 
 def range_of(name: str, found: list[tuple[float, float, bool]], complete: bool) -> tuple[Range, str]:

@@ -23,5 +23,6 @@ def draw(
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
         labels = None if class_labels is None else class_labels[part]
-        items += modality_of(pipeline).items(pipeline(seeds=seeds[part], class_labels=labels, **options))
+        output = pipeline(seeds=seeds[part], class_labels=labels, **options)
+        items.extend(modality_of(pipeline).items(output))  # `+=` would add an array to the list
     return items

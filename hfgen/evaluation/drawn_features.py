@@ -5,7 +5,6 @@ same others whoever draws it, and its features are the same to the last bit wher
 """
 
 import contextlib
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hfgen.components import networks
-from hfgen.errors import CheckError, UsageError
-from hfgen.evaluation.extractors import FeatureExtractor
+from hfgen.errors import UsageError
 from hfgen.evaluation.progress import Progress
-from hfgen.pipeline import HFGenPipeline
+from hfgen.evaluation.real import Estimate
+from hfgen.registry import modality_of
 
 SAVED_EVERY = 30.0  # seconds of drawing that a kill may cost
 
@@ -55,7 +54,7 @@ class Sampled:
 
 def draw_features(
     pipeline: Any,
-    extractor: FeatureExtractor,
+    extractor: Any,
     seeds: Sequence[int],
     batch_size: int,
     options: Mapping[str, Any] | None = None,
@@ -69,6 +68,7 @@ def draw_features(
 
     Args:
         pipeline: of a family, or any of diffusers' that samples images from `batch_size` and `generator`.
+        extractor: a `FeatureExtractor`, or `AsStored`.
         options: what its call takes beyond these.
         shape: (C, H, W) of the images that these will be compared with.
         partial: file that keeps the features until all images are sampled, so that a killed evaluation goes on.
@@ -113,56 +113,42 @@ class _Alone:
 
 
 def _draw_batch(
-    pipeline: Any,
-    extractor: FeatureExtractor,
-    seeds: list[int],
-    options: Mapping[str, Any],
-    shape: Sequence[int] | None,
+    pipeline: Any, extractor: Any, seeds: list[int], options: Mapping[str, Any], shape: Sequence[int] | None
 ) -> Sampled:
     if not seeds:
         return Sampled(torch.empty(0, extractor.num_features))
     with counted_rows(pipeline) as rows:
         start = time.perf_counter()
-        images = draw_bytes(pipeline, seeds, options)
+        images = modality_of(pipeline).draw_stored(pipeline, seeds, options)
         seconds = time.perf_counter() - start
     if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-        raise UsageError(f"The model samples images of {_words(images.shape[1:])}; the real ones are {_words(shape)}.")
+        noun = modality_of(pipeline).noun[1]
+        raise UsageError(f"The model samples {noun} of {_words(images.shape[1:])}; the real ones are {_words(shape)}.")
     return Sampled(extractor.extract(images).cpu(), seconds, float(max(rows.values(), default=0)))
 
 
-def draw_bytes(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
-    """(B, C, H, W), uint8, on the CPU: an image in [-1, 1] is cut off there, then rounded; of any family alike.
+def costs(sampled: Sampled, noun: str) -> dict[str, Estimate]:
+    """Return `network_evaluations` and `seconds_per_image`, or of what the noun says."""
+    return {
+        "network_evaluations": Estimate(sampled.evaluations_per_image),
+        f"seconds_per_{noun}": Estimate(sampled.seconds_per_image),
+    }
 
-    Raises:
-        UsageError: a pipeline that does not sample images from `batch_size` and `generator` alone.
-        CheckError: a pixel that is not a number, or outside [0, 1].
+
+class AsStored:
+    """Stands in for an extractor where items are compared as they are: features are the stored form, flattened.
+
+    Whole numbers up to 2^24 are exact in float32.
+
+    Args:
+        num_features: elements of one item.
     """
-    if isinstance(pipeline, HFGenPipeline):
-        images = pipeline(seeds=seeds, output_type="pt", **options).images
-    else:
-        images = _of_another(pipeline, seeds, options)
-    images = images.float().cpu()
-    low, high = images.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise CheckError(f"Sampled images hold pixels from {low:g} to {high:g}, outside [0, 1]; nothing was measured.")
-    return (images * 255).round().to(torch.uint8)
 
+    def __init__(self, num_features: int) -> None:
+        self.num_features = num_features
 
-def _of_another(pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Tensor:
-    """Call a pipeline of diffusers' own, with one generator on the CPU for each image."""
-    taken = inspect.signature(pipeline.__call__).parameters
-    needed = [n for n, p in taken.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    if "batch_size" not in taken or "generator" not in taken or needed:
-        raise UsageError(
-            f"{type(pipeline).__name__} does not sample images from batch_size and generator alone"
-            + (f": it wants {', '.join(needed)}." if needed else ".")
-        )
-    unknown = sorted(set(options) - set(taken))
-    if unknown:
-        raise UsageError(f"{type(pipeline).__name__} takes no {', '.join(unknown)}.")
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    images = pipeline(batch_size=len(seeds), generator=generators, output_type="np", **options).images
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+    def extract(self, stored: Tensor) -> Tensor:
+        return stored.flatten(1).float()
 
 
 def _words(shape: Sequence[int]) -> str:

@@ -1,29 +1,26 @@
-"""Measure a pipeline by a protocol, as `hfgen evaluate` does: find the real images, measure, write the result."""
+"""Measure a pipeline by a protocol, as `hfgen evaluate` does: find the real items, measure, write the result."""
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from hfgen.cards import card
 from hfgen.data.class_names import aligned
-from hfgen.data.images import Images
 from hfgen.errors import UsageError
-from hfgen.evaluation.measure import Real, measure, metrics_of, prepare
+from hfgen.evaluation.measure import measure, metrics_of, prepare
 from hfgen.evaluation.progress import Bars, no_bars
-from hfgen.evaluation.real_images import RealImages
+from hfgen.evaluation.real import Real
 from hfgen.evaluation.record import identity, record, result_name
 from hfgen.evaluation.reference import Data, dataset_of, published_names, trained_on
+from hfgen.registry import modality_name, modality_of
 from hfgen.results.metrics import chosen
-from hfgen.results.protocol import GENERAL, Protocol, protocol_of, read_protocol
+from hfgen.results.protocol import PARTICULAR, Protocol, general, protocol_of, read_protocol
 from hfgen.results.records import FOLDER, Result, write
-
-if TYPE_CHECKING:
-    import torch
 
 SIZE = ("resolution", "center_crop")
 
@@ -68,16 +65,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The plan of a measurement: the protocol, the real images and the metrics, for every way to sample alike.
+    """The plan of a measurement: the protocol, the real items and the metrics, for every way to sample alike.
 
     Attributes:
         asked: the options, completed from the training's config.
         unchanged: the protocol as it is written.
         protocol: the same with the changes that the options make.
-        split: name of the split of the real images.
+        split: name of the split of the real items.
         metrics: names of the metrics to measure.
-        real: the real images; their features are there after `prepare_evaluation`.
-        train: the training images; None where the dataset has none.
+        real: the real items; what the metrics need of them is there after `prepare_evaluation`.
+        train: the training items; None where the dataset has none.
     """
 
     asked: Asked
@@ -86,62 +83,68 @@ class Evaluation:
     split: str
     metrics: list[str]
     real: Real
-    train: Images | None
+    train: Any
 
 
-# --- the real images --------------------------------------------------------------------------------------------
+# --- the real items ---------------------------------------------------------------------------------------------
 def plan_evaluation(target: str, pipeline: Any, asked: Asked, bars: Bars = no_bars) -> Evaluation:
-    """Find and decode the real images, choose the protocol that belongs to them, and choose the metrics.
+    """Find and decode the real items, choose the protocol that belongs to them, and choose the metrics.
 
     Args:
         target: a run, a checkpoint or a repository; where it is a run, its config says what it was trained on.
 
     Raises:
-        UsageError: the real images are not found, or a metric is unknown or cannot be measured of this model.
+        UsageError: the real items are not found, or a metric is unknown or cannot be measured of this model.
     """
+    modality, made = modality_of(pipeline), modality_name(pipeline)
     given = read_protocol(asked.protocol) if asked.protocol else None
+    refuse_other_modality(modality, made, asked, given)
     trained = trained_on(target)
     dataset = asked.dataset_name or dataset_of(trained, given)
     is_its_own = trained.is_of(dataset)
     if is_its_own:  # read it as the training did
-        asked = _completed(asked, trained.config)
-    data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None)
-    split, images = data.reference(asked.split or (given.split if given else None))
+        asked = _completed(asked, trained.config, modality.protocol_options)
+    data = Data(dataset, asked.dataset_config_name, trained if is_its_own else None, modality)
+    split, items = data.reference(asked.split or (given.split if given else None))
     classes = getattr(pipeline, "num_classes", None)
-    images = aligned(
-        images, trained.facts.get("class_names") or (published_names(target) if classes else None), classes
-    )
-    size = replace(given or read_protocol(GENERAL), **_given(asked, SIZE))
-    pixels = RealImages.of(images, size.resolution, size.center_crop, bars("decoding"))
-    unchanged = given or protocol_of(pixels.sha256)
+    items = aligned(items, trained.facts.get("class_names") or (published_names(target) if classes else None), classes)
+    own = {n: v for n, v in trained.options.items() if is_its_own and n in modality.protocol_options}
+    usual = replace(general(made), options={n: v for n, v in own.items() if n not in PARTICULAR})
+    real = modality.reference(items, pipeline, replace(given or usual, **_given(asked, SIZE)), bars("decoding"))
+    unchanged = given or protocol_of(real.sha256, made)
+    unchanged = usual if unchanged.name == usual.name else unchanged
     protocol = replace(unchanged, **_changes(unchanged, asked))
     train = data.train(protocol.train_split)
-    possible = [n for n in metrics_of(pipeline, protocol) if train is not None or n != "authenticity"]
-    metrics = chosen_metrics(asked.metrics, possible, getattr(pipeline, "measured_on_request", ()))
-    return Evaluation(asked, unchanged, protocol, split, metrics, Real(images, pixels), train)
+    possible = [n for n in metrics_of(pipeline, protocol) if train is not None or n not in modality.train_metrics]
+    metrics = chosen_metrics(asked.metrics, possible, getattr(pipeline, "measured_on_request", ()), modality.noun[1])
+    return Evaluation(asked, unchanged, protocol, split, metrics, real, train)
 
 
-def prepare_evaluation(plan: Evaluation, device: "torch.device | str" = "cpu", bars: Bars = no_bars) -> Evaluation:
-    """Extract the features of the real images that the metrics need.
+def prepare_evaluation(plan: Evaluation, pipeline: Any, bars: Bars = no_bars) -> Evaluation:
+    """Find what the metrics need of the real items, such as features, on the pipeline's device.
 
     Raises:
-        UsageError: the real images are not those of the protocol, or do not fit its extractor.
+        UsageError: the real items are not those of the protocol, or do not fit its extractor.
     """
-    real = prepare(
-        plan.real.images,
-        plan.real.pixels,
-        lambda: plan.train,
-        plan.protocol,
-        plan.metrics,
-        weights=plan.asked.extractor_weights,
-        device=device,
-        bars=bars,
-    )
+    weights, wanted = plan.asked.extractor_weights, plan.metrics
+    real = prepare(plan.real, lambda: plan.train, pipeline, plan.protocol, wanted, weights=weights, bars=bars)
     return replace(plan, real=real)
 
 
-def _completed(asked: Asked, trained: Mapping[str, Any]) -> Asked:
-    names = [n for n in ("dataset_config_name", *SIZE) if getattr(asked, n) is None]
+def refuse_other_modality(modality: Any, name: str, asked: Asked, given: Protocol | None) -> None:
+    """Raise a UsageError for a protocol of another modality, or options that this one's protocols do not have."""
+    if given is not None and given.modality != name:
+        raise UsageError(
+            f"{given.name} is a protocol of another modality: {given.modality}, and the model's is {name}."
+        )
+    for option in ("extractor", "extractor_weights", *SIZE):
+        if getattr(asked, option) is not None and option.removesuffix("_weights") not in modality.protocol_options:
+            raise UsageError(f"--{option}: a measurement of {modality.noun[1]} has no such option. Leave it out.")
+
+
+def _completed(asked: Asked, trained: Mapping[str, Any], options: Collection[str]) -> Asked:
+    names = ["dataset_config_name", *(name for name in SIZE if name in options)]
+    names = [name for name in names if getattr(asked, name) is None]
     return replace(asked, **{name: trained.get(name) for name in names})
 
 
@@ -159,14 +162,16 @@ def _given(asked: Asked, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(asked, name)) is not None}
 
 
-def chosen_metrics(text: str | None, possible: Sequence[str], on_request: Iterable[str]) -> list[str]:
+def chosen_metrics(
+    text: str | None, possible: Sequence[str], on_request: Iterable[str], noun: str = "images"
+) -> list[str]:
     """The metrics that were asked for, else all that are measured quickly."""
     if text is not None:
         return chosen(text, possible, "--metrics")
     found = [name for name in possible if name not in on_request]
     if set(found) <= {"parameters"}:
         raise UsageError(
-            "Nothing can be measured: no protocol is made for these images, so no feature extractor is chosen,\n"
+            f"Nothing can be measured: no protocol is made for these {noun}, so no feature extractor is chosen,\n"
             "and the model has no likelihood. Give --extractor; `hfgen list extractors` shows the names."
         )
     return found
@@ -180,7 +185,7 @@ def evaluate(
 
     Args:
         name: of the model, for the record.
-        folder: images sampled so far are kept in its `evaluation/`, so that a killed measurement goes on.
+        folder: items sampled so far are kept in its `evaluation/`, so that a killed measurement goes on.
 
     Raises:
         OSError: the folder cannot be written.
@@ -246,7 +251,7 @@ def command_line(name: str, evaluation: Evaluation, sampling: Sampling) -> str:
     """The command that repeats a result, without folders of this machine."""
     unchanged, options = evaluation.unchanged, asdict(evaluation.asked)
     del options["protocol"], options["extractor_weights"]
-    options["dataset_name"] = None if unchanged.dataset is not None else evaluation.real.images.dataset_id
+    options["dataset_name"] = None if unchanged.dataset is not None else evaluation.real.items.dataset_id
     options["split"] = None if evaluation.split == unchanged.split else evaluation.split
     options |= {name: None for name in SIZE if options[name] == getattr(unchanged, name)}
     words = ["hfgen", "evaluate", name, "--protocol", unchanged.name]

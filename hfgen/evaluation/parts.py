@@ -6,7 +6,7 @@ from typing import Any
 
 from hfgen.errors import UsageError
 from hfgen.evaluation.evaluate import Evaluation, Sampling
-from hfgen.evaluation.measure import Real, reconstruction_options
+from hfgen.evaluation.measure import reconstruction_options
 from hfgen.results.metrics import COSTS, LIKELIHOOD, QUALITY, RECONSTRUCTION
 
 Part = tuple[Sampling, list[str]]
@@ -60,6 +60,6 @@ def part_of(evaluation: Evaluation, names: Sequence[str]) -> Evaluation:
         return evaluation
     real = evaluation.real
     if not {*QUALITY, *COSTS, "reconstruction_fid"} & set(names):
-        real = Real(real.images, real.pixels)
+        real = real.bare()
     asked = replace(evaluation.asked, metrics=",".join(names))
     return replace(evaluation, metrics=list(names), real=real, asked=asked)

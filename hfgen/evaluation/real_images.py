@@ -1,6 +1,5 @@
 """Real images to compare sampled ones with: the hash of their pixels, and their features, cached."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from hfgen.data.images import Images, decode_images
 from hfgen.evaluation.extractors import FeatureExtractor
 from hfgen.evaluation.progress import Progress
+from hfgen.evaluation.real import stored_sha256
 
 BATCH = 500
 
@@ -36,18 +36,7 @@ class RealImages:
     ) -> "RealImages":
         """Decode images at their own size, or resized to `resolution` as in training."""
         pixels = decode_images(images, resolution or images.resolution(), center_crop, progress)
-        return cls(pixels, pixels_sha256(pixels))
-
-
-def pixels_sha256(pixels: Tensor) -> str:
-    """Hash shape and bytes: equal for the same images in the same order, whatever file they came from.
-
-    >>> pixels_sha256(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))[:8]
-    'e219f922'
-    """
-    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
-    digest.update(pixels.contiguous().numpy().data)
-    return digest.hexdigest()
+        return cls(pixels, stored_sha256(pixels))
 
 
 def features_of(real: RealImages, extractor: FeatureExtractor, progress: Progress = iter) -> Tensor:

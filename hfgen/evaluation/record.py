@@ -17,13 +17,11 @@ from torch import Tensor
 
 from hfgen import run_folder
 from hfgen.components import components, published_networks, weights_sha256
-from hfgen.evaluation.extractors import rule_of
-from hfgen.evaluation.measure import Real
-from hfgen.evaluation.sample_metrics import DIMENSIONS, Estimate
+from hfgen.evaluation.real import Estimate, Real
 from hfgen.files import looks_local
-from hfgen.results.metrics import METRICS
+from hfgen.registry import modality_of
 from hfgen.results.protocol import GENERAL, Protocol, list_protocols
-from hfgen.results.records import TOO_FEW, Result
+from hfgen.results.records import Result
 
 LIBRARIES = ("hfgen", "torch", "torchmetrics", "prdc", "diffusers")
 
@@ -46,26 +44,26 @@ def record(
     Args:
         likelihood: how `bits_per_dim` and `nats` were found; None where they were not.
         name: of the model.
-        split: of the real images.
+        split: of the real items.
         options: of the pipeline's call.
         changed: options of the command line that changed the pipeline.
         command: repeats the measurement.
     """
-    environment = run_folder.environment()
+    environment, modality = run_folder.environment(), modality_of(pipeline)
     return Result(
         protocol=_public(protocol),
         values={metric: estimate.to_dict() for metric, estimate in values.items()},
         floor={metric: estimate.to_dict() for metric, estimate in real.floor.items() if metric in values},
         likelihood=likelihood,
-        warning=_warning(real, protocol, values),
+        warning=_warning(real, modality.warnings(real, protocol, values)),
         reference={
-            "name": real.images.dataset_id or Path(real.images.name).name,
+            "name": real.items.dataset_id or Path(real.items.name).name,
             "split": split,
-            "images": len(real.pixels.pixels),
-            "sha256": real.pixels.sha256,
+            "images": len(real.stored),
+            "sha256": real.sha256,
             "train_sha256": real.train_sha256,
         },
-        extractor=_declaration(real),
+        extractor=modality.declaration(real),
         model={"pipeline": type(pipeline).__name__, "weights_sha256": weights_sha256(published_networks(pipeline))},
         sampler=sampler(pipeline, options),
         versions={library: version(library) for library in LIBRARIES},
@@ -77,14 +75,6 @@ def record(
     )
 
 
-def _declaration(real: Real) -> dict[str, Any] | None:
-    """The extractor's own facts, and how images of other channels came to those that it takes."""
-    if real.extractor is None:
-        return None
-    rule = rule_of(real.pixels.pixels.shape[1], real.extractor.in_channels)
-    return {**real.extractor.declaration(), **({"channels": rule} if rule else {})}
-
-
 def _public(protocol: Protocol) -> dict[str, Any]:
     """The protocol, of a local folder the last name only: a result is public."""
     rules = protocol.to_dict()
@@ -93,16 +83,10 @@ def _public(protocol: Protocol) -> dict[str, Any]:
     return rules
 
 
-def _warning(real: Real, protocol: Protocol, values: Mapping[str, Estimate]) -> str | None:
-    warnings, count = [], protocol.num_images
-    compared = real.extractor is not None and any(METRICS[name].of_samples for name in values)
-    enough = DIMENSIONS * real.extractor.num_features if real.extractor is not None else 0
-    if compared and count < enough:
-        warnings.append(f"{count} {TOO_FEW}; a smoke test only")
-    elif compared and len(real.pixels.pixels) < enough:
-        warnings.append(f"{len(real.pixels.pixels)} real {TOO_FEW}; a smoke test only")
-    if real.train_sha256 == real.pixels.sha256:
-        warnings.append("the training split holds the same images, so there is no floor of other real ones")
+def _warning(real: Real, warnings: list[str]) -> str | None:
+    if real.train_sha256 == real.sha256:
+        noun = real.items.noun[1]
+        warnings = [*warnings, f"the training split holds the same {noun}, so there is no floor of other real ones"]
     return "; ".join(warnings) or None
 
 
@@ -150,6 +134,6 @@ def result_name(protocol: Protocol, options: Mapping[str, Any], of_protocol: Pro
     parts += [f"{name}{value}" for name, value in sorted(options.items())]
     plain = replace(protocol, num_images=of_protocol.num_images, seed=of_protocol.seed)
     if plain != of_protocol or of_protocol.name not in list_protocols() or of_protocol.name == GENERAL:
-        rules = [plain.to_dict(), real.pixels.sha256, real.extractor and real.extractor.weights_sha256]
+        rules = [plain.to_dict(), real.sha256, real.extractor and real.extractor.weights_sha256]
         parts.append(hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:8])
     return "-".join(parts)

@@ -1,22 +1,19 @@
-"""The real images that a model is compared with: a split of a dataset, or what its training held out."""
+"""The real items that a model is compared with: a split of a dataset, or what its training held out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfgen import run_folder
-from hfgen.data.builtin import BUILT_IN_FOLDERS
 from hfgen.data.class_names import aligned
 from hfgen.data.divided import HELD_OUT, divided, facts_of
-from hfgen.data.images import Images
-from hfgen.data.load import images_from
-from hfgen.data.sources import DataSource, NoSplitError
+from hfgen.data.sources import NoSplitError
 from hfgen.errors import HFGenError, UsageError
 from hfgen.files import looks_local, read_config_file
 from hfgen.hub.download import local_folder
+from hfgen.registry import IMAGE, get_modality, list_modalities
 from hfgen.results.protocol import Protocol
-from hfgen.settings.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,12 @@ class Trained:
         return self.config.get("dataset_name") or self.config.get("train_data_dir")
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options of the data by name, those that only the modality has among them; no folder of a machine's."""
+        flat = {name: value for name, value in self.config.items() if name not in ("data", "cache_dir")}
+        return {**flat, **(self.config.get("data") or {})}
+
+    @property
     def is_local(self) -> bool:
         """Return True if the data were files of some machine, so that no Hub is to be asked for them."""
         recorded = "dataset_id" in self.facts and self.facts["dataset_id"] is None
@@ -44,7 +47,7 @@ class Trained:
     @property
     def is_at_hand(self) -> bool:
         return self.dataset is not None and (
-            self.dataset in BUILT_IN_FOLDERS or Path(self.dataset).expanduser().exists()
+            Path(self.dataset).expanduser().exists() or any(self.dataset in m.built_in for m in list_modalities())
         )
 
     def is_of(self, dataset: str) -> bool:
@@ -102,7 +105,7 @@ def dataset_of(trained: Trained, protocol: Protocol | None) -> str:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset whose images a model is compared with.
+    """A dataset whose items a model is compared with.
 
     Attributes:
         trained: what the training says of it; None where the model was trained on other data.
@@ -111,29 +114,30 @@ class Data:
     name: str
     config_name: str | None = None
     trained: Trained | None = None
+    modality: Any = field(default_factory=lambda: get_modality(IMAGE))
 
-    def reference(self, split: str | None) -> tuple[str, Images]:
-        """Return the images of a split, with its name; by default test, what the training held out, or validation.
+    def reference(self, split: str | None) -> tuple[str, Any]:
+        """Return the items of a split, with its name; by default test, what the training held out, or validation.
 
         Raises:
             UsageError: there is no such split, or what was held out is not known.
         """
         for name in [split] if split else ["test", HELD_OUT, "validation"]:
             try:
-                return name, self._held_out() if name == HELD_OUT else self._images(name)
+                return name, self._held_out() if name == HELD_OUT else self._items(name)
             except NoSplitError as error:
                 if split:
                     raise NoSplitError(str(error).replace("--dataset_split", "--split")) from error
         raise UsageError(
             f"{self.name} has neither a split 'test' nor a split 'validation', and no part was held out in training.\n"
-            "Give --split; choose images that the model was not trained on, so that copies of them do not count as "
-            "good.\nThe next training can hold some out: --validation_fraction 0.1"
+            f"Give --split; choose {self.modality.noun[1]} that the model was not trained on, so that copies of them "
+            "do not count as good.\nThe next training can hold some out: --validation_fraction 0.1"
         )
 
-    def train(self, split: str) -> Images | None:
-        """Return the training images without what was held out; None where there are none."""
+    def train(self, split: str) -> Any:
+        """Return the training items without what was held out; None where there are none."""
         try:
-            return self._divided() if self._fraction and split == self._trained_split else self._images(split)
+            return self._divided() if self._fraction and split == self._trained_split else self._items(split)
         except UsageError:
             return None
 
@@ -145,42 +149,36 @@ class Data:
     def _trained_split(self) -> str:
         return "train" if self.trained is None else str(self.trained.config.get("dataset_split") or "train")
 
-    def _images(self, split: str) -> Images:
-        """Return the images of a split, read as the training did."""
-        of: Mapping[str, Any] = {} if self.trained is None else self.trained.config
-        columns = (of.get("image_column"), of.get("label_column"))
-        source = DataSource(self.name, split, self.config_name, *columns)
-        if of:
-            limits = TrainingArguments(value_range=of.get("value_range")).value_limits
-            same = {name: of[name] for name in ("on_error", "all_frames", "image_mode") if name in of}
-            source = replace(source, **same, value_range=limits)
-        images = images_from(source)
+    def _items(self, split: str) -> Any:
+        """Return the items of a split, read as the training did."""
+        of: Mapping[str, Any] = {} if self.trained is None else self.trained.options
+        items = self.modality.find(self.name, split, {**of, "dataset_config_name": self.config_name})
         if self.trained is not None:
-            images = images.read_as(self.trained.facts)
+            items = items.read_as(self.trained.facts)
         if self.trained is None or not of.get("class_conditional"):
-            return images
+            return items
         names = self.trained.facts.get("class_names")
-        images = aligned(images, names, len(names)) if names else images
-        return images.labeled() if of.get("unlabeled") == "skip" else images
+        items = aligned(items, names, len(names)) if names else items
+        return items.labeled() if of.get("unlabeled") == "skip" else items
 
-    def _divided(self) -> Images:
-        """Return the images that the model was trained on.
+    def _divided(self) -> Any:
+        """Return the items that the model was trained on.
 
         Raises:
             UsageError: the data have changed since, so that the held-out part would be another one.
         """
         assert self.trained is not None
         config, then = self.trained.config, self.trained.facts.get("held_out")
-        images = divided(self._images(self._trained_split), float(self._fraction or 0), config["seed"])
-        assert images.held_out is not None
-        if then != facts_of(images.held_out):
+        items = divided(self._items(self._trained_split), float(self._fraction or 0), config["seed"])
+        assert items.held_out is not None
+        if then != facts_of(items.held_out):
             raise UsageError(
-                f"{self.name} is no longer as it was at the training: other images would be held out now, and some of "
-                "them were trained on.\nRestore the data, or give --dataset_name or --split."
+                f"{self.name} is no longer as it was at the training: other {self.modality.noun[1]} would be held out "
+                "now, and some of them were trained on.\nRestore the data, or give --dataset_name or --split."
             )
-        return images
+        return items
 
-    def _held_out(self) -> Images:
+    def _held_out(self) -> Any:
         if not self._fraction:
             raise NoSplitError(
                 f"No part of {self.name} was held out in the training of this model; --split {HELD_OUT} is that of "

@@ -8,40 +8,18 @@ import contextlib
 import io
 import math
 import warnings
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfgen.errors import CheckError, UsageError
+from hfgen.evaluation.real import Estimate
 
 KEEPS_FEATURES = "Metric `.*` will save all extracted features"  # which are what it is given
 SPLITS = 10  # of the Inception score
 FEW_BLOCKS = 5  # with fewer, a standard error means little
 DIMENSIONS = 10  # images for each feature, below which FID is dominated by its bias: a value is only a smoke test
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and how far off it may be.
-
-    Attributes:
-        error: standard error; None where it is not estimated.
-        error_of: how that was found.
-    """
-
-    value: float
-    error: float | None = None
-    error_of: str | None = None
-
-    def __post_init__(self) -> None:
-        for number in (self.value, self.error):
-            if number is not None and not math.isfinite(number):
-                raise CheckError(f"A metric is {number}; nothing was written.")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class _Given(nn.Module):

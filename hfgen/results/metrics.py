@@ -1,75 +1,79 @@
-"""The metrics: their names, kinds and which way is better. Listing them imports no torch."""
+"""The metrics: their names, kinds and which way is better. Listing them imports no torch.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+Those here are of every modality; the others are of one, which holds them in its `metrics`.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hfgen.errors import UsageError, did_you_mean
+from hfgen.modality import Kind, Metric
+from hfgen.registry import list_modalities
 
-Kind = Literal["features", "manifold", "likelihood", "reconstruction", "cost", "size"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """
-    Attributes:
-        title: for tables.
-        better: which way; None for a fact that is neither good nor bad.
-        what: in a line.
-        kind: `"features"` and `"manifold"` compare an extractor's features of sampled and real images, the latter by
-            nearest neighbors; `"cost"` is measured while sampling; `"size"` is of the networks.
-    """
-
-    title: str
-    better: Literal["lower", "higher"] | None
-    what: str
-    kind: Kind
-
-    @property
-    def of_samples(self) -> bool:
-        """Return True if the metric compares an extractor's features of sampled images with those of real images."""
-        return self.kind in ("features", "manifold")
-
-
-METRICS = {
-    "fid": Metric("FID", "lower", "Fréchet distance between features of real and sampled images", "features"),
-    "kid": Metric(
-        "KID", "lower", "squared maximum mean discrepancy of the features, unbiased: may be below 0", "features"
-    ),
-    "inception_score": Metric("IS", "higher", "how sure and how various the extractor's classes are", "features"),
-    "precision": Metric("precision", "higher", "sampled images among the neighbors of real ones", "manifold"),
-    "recall": Metric("recall", "higher", "real images among the neighbors of sampled ones", "manifold"),
-    "density": Metric("density", "higher", "how many real images' neighborhoods a sampled one lies in", "manifold"),
-    "coverage": Metric("coverage", "higher", "real images in whose neighborhood a sampled one lies", "manifold"),
-    "authenticity": Metric(
-        "authenticity", None, "sampled images that do not copy training images; beside new real ones", "features"
-    ),
+OF_ALL = {
     "bits_per_dim": Metric("bits/dim", "lower", "-log2 p(x) per pixel value, or its bound", "likelihood"),
     "nats": Metric("ln p(x)", "higher", "log-likelihood of an image, or its bound", "likelihood"),
-    "reconstruction_mse": Metric(
-        "reconstruction MSE", "lower", "mean squared error of pixels in [0, 1]", "reconstruction"
-    ),
-    "reconstruction_fid": Metric(
-        "reconstruction FID", "lower", "FID of the real images' reconstructions", "reconstruction"
-    ),
     "network_evaluations": Metric("evaluations", "lower", "network evaluations per image", "cost"),
-    "seconds_per_image": Metric("s/image", "lower", "seconds to sample one image, in batches", "cost"),
     "parameters": Metric("parameters", None, "of all networks of the model", "size"),
 }
+ORDER: tuple[Kind, ...] = ("samples", "likelihood", "reconstruction", "cost", "size")  # of tables and results
 
 
-def of_kind(*kinds: Kind) -> tuple[str, ...]:
+class Metrics(Mapping[str, Metric]):
+    """The metrics of all installed modalities by name, in the order of tables; the modalities are found when asked."""
+
+    @property
+    def _found(self) -> Mapping[str, Metric]:
+        return _ordered(tuple(list_modalities()))
+
+    def __getitem__(self, name: str) -> Metric:
+        return OF_ALL[name] if name in OF_ALL else self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+@functools.lru_cache(maxsize=8)
+def _ordered(modalities: tuple[Any, ...]) -> dict[str, Metric]:
+    found = dict(OF_ALL)
+    for modality in modalities:
+        found = {**found, **{name: metric for name, metric in modality.metrics.items() if name not in found}}
+    kinds = {"features": "samples", "manifold": "samples"}
+    return dict(sorted(found.items(), key=lambda pair: ORDER.index(kinds.get(pair[1].kind, pair[1].kind))))
+
+
+METRICS = Metrics()
+
+
+class Names(Sequence[str]):
+    """The names of the metrics of some kinds, found when asked.
+
+    >>> list(Names("likelihood"))[:2]
+    ['bits_per_dim', 'nats']
     """
-    >>> of_kind("likelihood")
-    ('bits_per_dim', 'nats')
-    """
-    return tuple(name for name, metric in METRICS.items() if metric.kind in kinds)
+
+    def __init__(self, *kinds: Kind) -> None:
+        self.kinds = kinds
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name, metric in METRICS.items() if metric.kind in self.kinds]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._names[index]
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-QUALITY, MANIFOLD = of_kind("features", "manifold"), of_kind("manifold")
-LIKELIHOOD, RECONSTRUCTION = of_kind("likelihood"), of_kind("reconstruction")
-COSTS, FACTS = of_kind("cost"), of_kind("cost", "size")
-SHORT = {"is": "inception_score", "prdc": ",".join(MANIFOLD), "memorization": "authenticity"}
+QUALITY, MANIFOLD = Names("features", "manifold", "samples"), Names("manifold")
+LIKELIHOOD, RECONSTRUCTION = Names("likelihood"), Names("reconstruction")
+COSTS, FACTS = Names("cost"), Names("cost", "size")
+SHORT = {"is": "inception_score", "prdc": "precision,recall,density,coverage", "memorization": "authenticity"}
 
 
 def chosen(text: str, possible: Sequence[str], option: str) -> list[str]:
@@ -82,7 +86,7 @@ def chosen(text: str, possible: Sequence[str], option: str) -> list[str]:
     for name in names:
         if name not in METRICS:
             raise UsageError(f"{option}: there is no metric {name!r}.{did_you_mean(name, [*METRICS, *SHORT])}")
-        if METRICS[name].of_samples and not any(METRICS[other].of_samples for other in possible):
+        if METRICS[name].of_features and not any(METRICS[other].of_features for other in possible):
             raise UsageError(
                 f"{option}: {name} compares an extractor's features, and no protocol is about these very images; give "
                 "--extractor\n(`hfgen list extractors` shows them)."

@@ -5,16 +5,21 @@ Two values compare only where their protocols are equal, field by field.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfgen.errors import UsageError, did_you_mean
 from hfgen.files import read_yaml
+from hfgen.registry import IMAGE, get_modality, list_modalities
 
 FOLDER = Path(__file__).parent / "protocols"
 GENERAL = "general-v1"
 QUANTIZATION = "clamp to [-1, 1], (x + 1) * 127.5, round"
+PARTICULAR = (  # fields that only the modalities have which name them in `protocol_options`
+    *("extractor", "extractor_sha256", "resolution", "center_crop", "quantization", "nearest_k", "manifold_images"),
+    *("kid_subset_size", "bootstraps", "floor_draws"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,9 @@ class Protocol:
         bootstraps: resamples of the sampled images, with replacement, that give FID's standard error.
         floor_draws: random sets of training images in place of the model's that give FID's floor.
         likelihood_images: evenly spaced reference images whose likelihood is measured.
+        modality: what is sampled; of others, "images" above are items such as texts.
+        options: rules that only the modality has, by name, such as a `block_size`; in a file they stand beside the
+            others.
     """
 
     name: str
@@ -58,6 +66,8 @@ class Protocol:
     bootstraps: int = 100
     floor_draws: int = 10
     likelihood_images: int = 1_000
+    modality: str = IMAGE
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "nearest_k", "bootstraps", "floor_draws", "likelihood_images"):
@@ -68,13 +78,38 @@ class Protocol:
         if self.quantization != QUANTIZATION:
             raise UsageError(f"protocol {self.name}: the only quantization is {QUANTIZATION!r}.")
 
+    @classmethod
+    def of(cls, **settings: Any) -> "Protocol":
+        """Return a protocol of all its rules by name, those that only the modality has among them.
+
+        Raises:
+            UsageError: a rule that such a protocol does not have.
+        """
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "options"]
+        name = settings.get("modality", IMAGE)
+        own = names if name == IMAGE else get_modality(name).protocol_options
+        known = [n for n in (*names, *own) if n not in PARTICULAR or n in own]
+        for key in settings:
+            if key not in known:
+                raise UsageError(f"unknown key {key!r}.{did_you_mean(str(key), known)}")
+        options = {key: value for key, value in settings.items() if key not in names}
+        return cls(**{key: value for key, value in settings.items() if key in names}, options=options)
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return all rules by name; of another modality than images, without those that it does not have."""
+        rules = dataclasses.asdict(self)
+        options = rules.pop("options")
+        if self.modality == IMAGE:
+            del rules["modality"]
+            return rules
+        own = get_modality(self.modality).protocol_options
+        return {name: value for name, value in rules.items() if name not in PARTICULAR or name in own} | options
 
 
 def list_protocols() -> dict[str, Path]:
-    """Name -> file, of the protocols that come with hfgen."""
-    return {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+    """Name -> file, of the protocols that come with hfgen and with its modalities."""
+    folders = [FOLDER, *(m.protocols for m in list_modalities() if m.protocols is not None)]
+    return {file.stem: file for file in sorted(file for folder in folders for file in folder.glob("*.yaml"))}
 
 
 def read_protocol(name: str) -> Protocol:
@@ -90,19 +125,23 @@ def read_protocol(name: str) -> Protocol:
         settings = read_yaml(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {error}") from error
-    known = [field.name for field in dataclasses.fields(Protocol)]
     if not isinstance(settings, dict) or "name" not in settings:
         raise UsageError(f"{path} is not a protocol: a YAML dictionary with a name is expected.")
-    for key in settings:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
-    return Protocol(**settings)
+    try:
+        return Protocol.of(**settings)
+    except UsageError as error:
+        raise UsageError(str(error) if str(error).startswith("protocol ") else f"{path}: {error}") from error
 
 
-def protocol_of(reference_sha256: str) -> Protocol:
-    """The protocol that is about these very reference images; the general one where none is."""
+def general(modality: str = IMAGE) -> Protocol:
+    """The protocol of items that none is about."""
+    return dataclasses.replace(read_protocol(GENERAL), modality=modality)
+
+
+def protocol_of(reference_sha256: str, modality: str = IMAGE) -> Protocol:
+    """The protocol that is about these very reference items; the general one where none is."""
     named = (read_protocol(name) for name in list_protocols())
-    return next((p for p in named if p.reference_sha256 == reference_sha256), read_protocol(GENERAL))
+    return next((p for p in named if p.reference_sha256 == reference_sha256), general(modality))
 
 
 def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -112,6 +151,6 @@ def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[s
     >>> differing_fields({"name": "a", "seed": 0}, {"name": "a", "seed": 1})
     ['seed']
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    defaults = {field.name: field.default for field in dataclasses.fields(Protocol) if field.name != "options"}
     one, other = {**defaults, **one}, {**defaults, **other}
     return [key for key in {**one, **other} if one.get(key) != other.get(key)]

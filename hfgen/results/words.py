@@ -22,7 +22,7 @@ def shown(value: Mapping[str, Any]) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
 
 
-BOUNDS = {"bits_per_dim": "<= ", "nats": ">= "}
+BOUNDS = {"bits_per_dim": "<= ", "bits_per_byte": "<= ", "nats": ">= "}
 
 
 def marked(name: str, value: Mapping[str, Any], likelihood: Mapping[str, Any] | None) -> str:

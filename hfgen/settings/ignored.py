@@ -3,7 +3,7 @@
 This module imports no torch: they are looked at before anything else is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hfgen.errors import UsageError
 from hfgen.settings.arguments import TrainingArguments
@@ -23,17 +23,28 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "hub_private_repo": ("push_to_hub",),
     "hub_token": ("push_to_hub",),
 }
+OF_OPTIMIZERS = {  # option -> that of an optimizer which it is the default of
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "adam_epsilon": "eps",
+}
 REPLACED = {"ema_decay": "ema_profiles"}  # option -> another one that takes its place
 
 
-def refuse_ignored(given: Iterable[str], arguments: TrainingArguments) -> None:
+def refuse_ignored(given: Iterable[str], arguments: TrainingArguments, trained: Sequence[str] = ()) -> None:
     """Raise a UsageError of an option that was given by name and would have no effect.
 
     Args:
         given: names of options that one command line holds; those of files may stand there for other runs.
         arguments: what they became, together with the files.
+        trained: components that have an optimizer.
     """
+    chosen = [arguments.optimizer_of(component) for component in trained]
     for name in given:
+        of = OF_OPTIMIZERS.get(name)
+        if of and chosen and not any(options.takes(of) for options in chosen):
+            classes = ", ".join(sorted({options.chosen for options in chosen}))
+            raise UsageError(f"--{name} has no effect: no optimizer takes it, all are {classes}. Leave it out.")
         needed = NEEDS.get(name, ())
         if needed and not any(getattr(arguments, other) for other in needed):
             others = " or ".join(f"--{other}" for other in needed)

@@ -251,7 +251,7 @@ class FamilyTests(CallLaws, LatentLaws, EditingLaws, BundleLaws):
         assert resumed.step == 2
         resumed.train()
         assert_equal_states(resumed, whole)
-        timed = {"images_per_second", "seconds", "data_wait"}
+        timed = {f"{registry.modality_of(whole.pipeline).noun[1]}_per_second", "seconds", "data_wait"}
         logged = [read_metrics(tmp_path / name)[-1] for name in ("whole", "halted")]
         other = {k for k in {**logged[0], **logged[1]} if k not in timed and logged[0].get(k) != logged[1].get(k)}
         assert not other, f"metrics of the last step differ after resuming: {sorted(other)}"

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 SOON, EVERY = 5.0, 60.0  # seconds after which something that takes long is named, and named again
+SHOWN = ("loss", "bits_per_dim", "bits_per_byte")  # ends of names of values that are shown
 
 
 class Progress:
@@ -75,7 +76,11 @@ class Progress:
 
     def report(self, step: int, values: Mapping[str, float], speed: float) -> None:
         """Show the losses of a step, before anything is drawn, which may take long."""
-        losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith(("loss", "bits_per_dim"))}
+        losses = {
+            name: f"{value:.4f}"
+            for name, value in values.items()
+            if name.endswith(("loss", "bits_per_dim", "bits_per_byte"))
+        }
         if self.bar is None or not self.visible or not values:
             return
         if self.terminal:

@@ -19,7 +19,7 @@ from hfgen.evaluation.held_out import HeldOut, wanted_metrics
 from hfgen.evaluation.likelihoods import metric_names
 from hfgen.modality import Modality
 from hfgen.noise import key
-from hfgen.pipeline import HFGenPipeline, reconstructs
+from hfgen.pipeline import HFGenPipeline
 from hfgen.processes.world import join_processes
 from hfgen.registry import family_of, modality_of
 from hfgen.results.metrics import METRICS
@@ -37,7 +37,7 @@ from hfgen.settings.options import (
 )
 from hfgen.settings.resolve import RunConfig
 from hfgen.training.trainer import Trainer
-from hfgen.training.validation import drawing_options
+from hfgen.training.validation import drawing_options, shows_reconstructions
 
 SHOWN = 10  # names of classes in a line
 
@@ -100,13 +100,13 @@ def find_held_out(config: RunConfig, pipeline: HFGenPipeline, trained_on: Data) 
         return None
     metrics = wanted_metrics(pipeline, a, config.model)
     if part is not None:
-        return HeldOut(part, a, metrics)
+        return HeldOut(part, a, metrics, pipeline)
     found = wanted(modality_of(pipeline).find(name_of(a), str(a.validation_split), a.options), a)
     found = found.read_like(trained_on)
     found.refuse_other(trained_on, a.options)
     if a.class_conditional:
         found = aligned(found, trained_on.label_names, trained_on.num_classes)
-    return HeldOut(found, a, metrics)
+    return HeldOut(found, a, metrics, pipeline)
 
 
 def build(config: RunConfig, pipeline_class: type[HFGenPipeline], data: Data) -> HFGenPipeline:
@@ -303,7 +303,7 @@ def plan(trainer: Trainer) -> str:
     steps = f" in {options['num_inference_steps']} steps" if "num_inference_steps" in options else ""
     noun = trainer.modality.noun[0]
     drawn = f"{counted(a.num_validation_images, noun)} are drawn{steps}"
-    drawn += ", others reconstructed" if reconstructs(trainer.pipeline) else ""
+    drawn += ", others reconstructed" if shows_reconstructions(trainer.pipeline) else ""
     if trainer.held_out is not None:
         drawn += f", {', '.join(METRICS[name].title for name in trainer.held_out.metrics)} measured"
     return (

@@ -104,7 +104,7 @@ class Validation:
         try:
             with self._part("sampling a grid", step):
                 self._draw_grid(pipeline, samples, step)
-            if reconstructs(pipeline):
+            if shows_reconstructions(pipeline):
                 self._bounded(
                     f"reconstructing {modality_of(pipeline).noun[1]}",
                     step,
@@ -154,6 +154,12 @@ class Validation:
         modality, most = modality_of(pipeline), min(self.arguments.num_validation_images, MOST)
         originals, others = reconstructed(pipeline, examples, most, **options)
         modality.write_reconstructions(originals, others, pipeline, samples / f"reconstructions_{step:06d}")
+
+
+def shows_reconstructions(pipeline: HFGenPipeline) -> bool:
+    """Return True if the family reconstructs items, and its modality has a way to show them."""
+    written = type(modality_of(pipeline)).write_reconstructions is not Modality.write_reconstructions
+    return written and reconstructs(pipeline)
 
 
 def drawing_options(pipeline: HFGenPipeline, num_inference_steps: int | None) -> dict[str, Any]:

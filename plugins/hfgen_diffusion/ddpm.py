@@ -4,7 +4,6 @@ Network and scheduler are diffusers' own, saved under diffusers' own class names
 reads what is trained here, and what it has saved is read here.
 """
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,10 +178,7 @@ class DDPMPipeline(UNetPipeline):
 
     def denoiser(self, class_labels: Tensor | None, guidance_scale: float = 1.0) -> Denoiser:
         """The network with its conditions: (x_t, t) -> output, in x_t's dtype."""
-        if not math.isfinite(guidance_scale):
-            raise UsageError(f"guidance_scale is {guidance_scale}; it must be a number.")
-        if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
-            raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")
+        self.check_guidance(guidance_scale)
         dtype = self.unet.dtype
 
         def plain(x: Tensor, t: Tensor) -> Tensor:

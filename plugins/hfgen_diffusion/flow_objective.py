@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfgen import Batch, Objective, Update, UsageError
+from hfgen import Batch, Diagnosis, Objective, Update, UsageError
 from hfgen_diffusion.coupling import own_rows, transported
+from hfgen_diffusion.flow_diagnosis import losses_by_time
 from hfgen_diffusion.interpolant import interpolant_of
-from hfgen_diffusion.networks import null_class_of
+from hfgen_diffusion.label_dropout import LabelDropout
 
 
 class FlowMatchingObjective(Objective):
@@ -19,8 +20,9 @@ class FlowMatchingObjective(Objective):
     Args:
         time_distribution: of t: `"logit_normal"` is sigmoid(m + s n) with n from N(0, 1) (Esser et al. 2024,
             arXiv:2403.03206, section 3.1); `"uniform"` is U(0, 1).
-        logit_mean: m; above 0 there is more noise.
-        logit_std: s.
+        logit_mean: m; above 0 there is more noise. Default 0.8 where the image is predicted (Li & He 2025,
+            arXiv:2511.13720, table 9), else 0.
+        logit_std: s; default 0.8 where the image is predicted, else 1.
         coupling: which noise each image is paired with: `"independent"`, or `"optimal_transport"`: that of the
             batch with which the squared distances are least in all (Tong et al. 2024, arXiv:2302.00482,
             section 3.2), which straightens the flow, the less the more dimensions the images have.
@@ -33,25 +35,25 @@ class FlowMatchingObjective(Objective):
         unet: nn.Module,
         scheduler: Any,
         time_distribution: Literal["logit_normal", "uniform"] = "logit_normal",
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
+        logit_mean: float | None = None,
+        logit_std: float | None = None,
         coupling: Literal["independent", "optimal_transport"] = "independent",
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
         _check_choice("time_distribution", time_distribution, ("logit_normal", "uniform"))
         _check_choice("coupling", coupling, ("independent", "optimal_transport"))
+        self.unet, self.interpolant = unet, interpolant_of(scheduler)
+        usual = (0.8, 0.8) if self.interpolant.prediction == "sample" else (0.0, 1.0)
+        logit_mean = usual[0] if logit_mean is None else logit_mean
+        logit_std = usual[1] if logit_std is None else logit_std
         if not math.isfinite(logit_mean):
             raise UsageError(f"--objective.logit_mean is {logit_mean}; it must be a number.")
         if not (logit_std > 0 and math.isfinite(logit_std)):
             raise UsageError(f"--objective.logit_std is {logit_std}; it must be above 0.")
-        if not 0 <= conditioning_dropout_prob < 1:
-            raise UsageError("--objective.conditioning_dropout_prob must lie in [0, 1).")
-        self.unet, self.interpolant = unet, interpolant_of(scheduler)
         self.time_scale = scheduler.config.num_train_timesteps
         self.time_distribution, self.logit_mean, self.logit_std = time_distribution, logit_mean, logit_std
         self.coupled = coupling == "optimal_transport"
-        self.conditioning_dropout_prob = conditioning_dropout_prob
-        self.null_class = null_class_of(unet)
+        self.labels = LabelDropout(unet, conditioning_dropout_prob)
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
         """E || v̂ - v ||² over images, times t and noise ε, in float32."""
@@ -59,7 +61,8 @@ class FlowMatchingObjective(Objective):
         t = self.times()
         x, epsilon = self.pairs(x)
         x_t = self.interpolant.noised(x, epsilon, t)
-        output = self.unet(x_t, (self.time_scale * t).float(), self._labels(batch), return_dict=False)[0].float()
+        labels = self.labels(batch, self.noise)
+        output = self.unet(x_t, (self.time_scale * t).float(), labels, return_dict=False)[0].float()
         yield Update("unet", (self._wanted(x, epsilon, x_t, t) - self._said(output, x_t, t)).square().mean())
 
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,12 +87,11 @@ class FlowMatchingObjective(Objective):
             return self.interpolant.velocity(x, epsilon, t)
         return self.interpolant.velocity_of(x, x_t, t)
 
-    def _labels(self, batch: Batch) -> Tensor | None:
-        """Drop some of the classes: a dropped one becomes the label after the last."""
-        labels = batch.get("class_labels")
-        if labels is None or self.null_class is None or not self.conditioning_dropout_prob:
-            return labels
-        return torch.where(self.noise.uniform() < self.conditioning_dropout_prob, self.null_class, labels)
+    @classmethod
+    @torch.no_grad()
+    def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
+        """The loss of some training images at times from image to noise: where along the path the network errs."""
+        return Diagnosis(losses_by_time(pipeline, examples))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

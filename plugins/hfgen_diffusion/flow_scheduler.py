@@ -114,7 +114,7 @@ def times_of(scheduler: Any, num_inference_steps: int, spacing: str = "scheduler
     if spacing == "log_snr":
         first, last = map(math.log, RATIOS)
         inner = interpolant.time_of(torch.linspace(first, last, count + 1, dtype=torch.float64)[1:-1].exp())
-        return [1.0, *(t for t in inner.tolist() if interpolant.end < t < 1), interpolant.end]
+        return [1.0, *(t for t in inner.tolist() if interpolant.least < t < 1), interpolant.least]
     listed = type(scheduler).from_config(scheduler.config)
     if isinstance(listed, FlowMatchHeunDiscreteScheduler):  # lists each time twice
         config = listed.config

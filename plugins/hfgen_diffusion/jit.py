@@ -88,13 +88,11 @@ class JiT(ModelMixin, ConfigMixin):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in (self.time_embed[0], self.time_embed[2], self.class_embed):
-            if module is not None:
-                nn.init.normal_(module.weight, std=0.02)
-        if self.context_position is not None:
-            nn.init.normal_(self.context_position, std=0.02)
-        for module in (self.head, self.modulation, *(block.modulation for block in self.blocks)):
-            nn.init.zeros_(module.weight)
+        for name, parameter in self.named_parameters():
+            if name in ("time_embed.0.weight", "time_embed.2.weight", "class_embed.weight", "context_position"):
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("modulation.weight") or name == "head.weight":
+                nn.init.zeros_(parameter)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True

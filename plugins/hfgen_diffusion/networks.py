@@ -20,7 +20,7 @@ CHANNELS = (  # for sides up to: the channels of each level; from 33 on those of
 ATTENTION_SIDE = 16  # of the feature maps that have attention
 
 
-JIT_SIDE, JIT_WIDE_SIDE = 8, 16  # most patches in a row: of small images, which a CPU trains, and of others
+JIT_SIDE, JIT_WIDE_SIDE = 6, 16  # most patches in a row: of small images, which a CPU trains, and of others
 JIT_SIZES = (  # for sides up to: width, layers, heads; the last is JiT-B of Li & He 2025, table 9
     (SMALL, (128, 4, 4)),
     (64, (384, 12, 6)),
@@ -63,7 +63,7 @@ def patch_size(sample_size: int) -> int:
     """The side of a patch, with as many in a row as there may be, or, where no divisor is that large, as few.
 
     >>> patch_size(28), patch_size(32), patch_size(64), patch_size(256)
-    (4, 4, 4, 16)
+    (7, 8, 4, 16)
     """
     most = JIT_SIDE if sample_size <= SMALL else JIT_WIDE_SIDE
     counts = [count for count in range(1, sample_size + 1) if sample_size % count == 0]

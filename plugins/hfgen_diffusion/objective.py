@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hfgen import Batch, Diagnosis, Objective, SeededNoise, Update, UsageError, bits_per_dim
 from hfgen_diffusion.bound import BoundTerms, bound_terms, discretized_gaussian, log_variance, posterior_kl
-from hfgen_diffusion.networks import null_class_of
+from hfgen_diffusion.label_dropout import LabelDropout
 from hfgen_diffusion.process import ForwardProcess, snr
 from hfgen_diffusion.sampling import split
 
@@ -46,12 +46,9 @@ class DDPMObjective(Objective):
             raise UsageError(f"--objective.snr_gamma is {snr_gamma}; it is above 0, and weights the simple loss only.")
         if not (bound_weight >= 0 and math.isfinite(bound_weight)):
             raise UsageError(f"--objective.bound_weight is {bound_weight}; it must be at least 0.")
-        if not 0 <= conditioning_dropout_prob < 1:
-            raise UsageError("--objective.conditioning_dropout_prob must lie in [0, 1).")
         self.unet, self.process = unet, ForwardProcess(scheduler)
         self.loss_type, self.snr_gamma, self.bound_weight = loss_type, snr_gamma, bound_weight
-        self.conditioning_dropout_prob = conditioning_dropout_prob
-        self.null_class = null_class_of(unet)
+        self.labels = LabelDropout(unet, conditioning_dropout_prob)
         self.learns_variance = self.process.variance_type == "learned_range"
 
     def training_step(self, batch: Batch) -> Iterator[Update]:
@@ -60,7 +57,7 @@ class DDPMObjective(Objective):
         t = self.noise.integers(self.process.num_train_timesteps)
         epsilon = self.noise.normal(*x0.shape[1:])
         x_t = self.process.add_noise(x0, epsilon, t)
-        output, v = split(self.unet(x_t, t, self._labels(batch), return_dict=False)[0].float(), x0)
+        output, v = split(self.unet(x_t, t, self.labels(batch, self.noise), return_dict=False)[0].float(), x0)
         if self.loss_type == "bound":
             yield Update("unet", self._bound(x0, x_t, output, v, t))
             return
@@ -72,13 +69,6 @@ class DDPMObjective(Objective):
         bound = self._bound(x0, x_t, output.detach(), v, t)
         metrics = {"simple_loss": loss, "bound": bound}
         yield Update("unet", loss + self.bound_weight * bound, metrics)
-
-    def _labels(self, batch: Batch) -> Tensor | None:
-        """Drop some of the classes: a dropped one becomes the label after the last."""
-        labels = batch.get("class_labels")
-        if labels is None or self.null_class is None or not self.conditioning_dropout_prob:
-            return labels
-        return torch.where(self.noise.uniform() < self.conditioning_dropout_prob, self.null_class, labels)
 
     def _weights(self, t: Tensor) -> Tensor | float:
         """min(SNR, γ), in units of the squared error of what is predicted."""

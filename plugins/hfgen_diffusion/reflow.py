@@ -8,7 +8,7 @@ from typing import Any, Literal
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from hfgen import Batch, Update, UsageError
+from hfgen import Batch, Diagnosis, Update, UsageError
 from hfgen_diffusion.flow_matching import FlowMatchingPipeline
 from hfgen_diffusion.flow_objective import FlowMatchingObjective
 from hfgen_diffusion.flow_scheduler import InterpolantScheduler
@@ -37,8 +37,8 @@ class ReflowObjective(FlowMatchingObjective):
         teacher_solver: Literal["heun", "euler", "rk4"] = "heun",
         guidance_scale: float = 1.0,
         time_distribution: Literal["logit_normal", "uniform"] = "uniform",
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
+        logit_mean: float | None = None,
+        logit_std: float | None = None,
         conditioning_dropout_prob: float = 0.1,
     ) -> None:
         super().__init__(
@@ -67,6 +67,11 @@ class ReflowObjective(FlowMatchingObjective):
         labels = None if self.teacher.num_classes is None else self._classes
         image = self.teacher.decode(epsilon, labels, guidance_scale=self.guidance_scale, **self.options)
         return image.to(x), epsilon
+
+    @classmethod
+    def diagnose(cls, pipeline: Any, examples: Batch) -> Diagnosis:
+        """Return nothing: the images are not those of its pairs, by which flow matching's is measured."""
+        return Diagnosis()
 
 
 class ReflowPipeline(FlowMatchingPipeline):

@@ -1,11 +1,12 @@
 """The common part of pipelines with diffusers' UNet2DModel: shape, classes and labels of images, and latents."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hfgen import HFGenPipeline, Noise, labels_for, slerp
+from hfgen import HFGenPipeline, Noise, UsageError, labels_for, slerp
 
 
 class UNetPipeline(HFGenPipeline):
@@ -43,3 +44,10 @@ class UNetPipeline(HFGenPipeline):
     def labels_of(self, batch: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Check the label of each image of a batch."""
         return labels_for(len(batch), class_labels, self.num_classes, self._execution_device)
+
+    def check_guidance(self, guidance_scale: float) -> None:
+        """Raise a UsageError unless the scale is a number, and 1 for a model that has not learned without labels."""
+        if not math.isfinite(guidance_scale):
+            raise UsageError(f"guidance_scale is {guidance_scale}; it must be a number.")
+        if guidance_scale != 1.0 and self.unet.config.get("_num_classes") is None:
+            raise UsageError("guidance_scale needs a class-conditional model that has also learned without labels.")

@@ -9,8 +9,10 @@ from hfgen.data.builtin import BUILT_IN_DATASETS
 from hfgen.data.sources import DataSource
 from hfgen.errors import counted
 from hfgen.modality import Batches, Modality, Options
+from hfgen.results.protocol import PARTICULAR as PROTOCOL_OPTIONS
 from hfgen.settings.arguments import TrainingArguments
 from hfgen.settings.data_arguments import PARTICULAR
+from hfgen_image.metrics import METRICS
 
 ANIMATIONS, ARRAY = (".webp", ".gif", ".apng"), ".npz"
 LEVELS = 8  # a pixel that is sampled again may be off by this much: other machines round otherwise
@@ -33,6 +35,10 @@ class ImageModality(Modality):
         "to_output": "hfgen.modalities.image:to_output",
         "check_output_type": "hfgen.modalities.image:check_output_type",
     }
+    metrics = METRICS
+    stored_noun = "pixels"
+    protocol_options = PROTOCOL_OPTIONS
+    train_metrics = ("authenticity",)
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -187,6 +193,65 @@ class ImageModality(Modality):
             if off.mean() > FRACTION:
                 wrong.append(f"seed {seed} gives another image: {off.mean():.0%} of its pixels differ")
         return wrong
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def possible_metrics(self, pipeline: Any, protocol: Any) -> Sequence[str]:
+        from hfgen_image.measuring import possible_metrics
+
+        return possible_metrics(pipeline, protocol)
+
+    def reference(self, items: Any, pipeline: Any, protocol: Any, progress: Callable[[Any], Any] = iter) -> Any:
+        from hfgen.evaluation.real import Real
+        from hfgen.evaluation.real_images import RealImages
+
+        found = RealImages.of(items, protocol.resolution, protocol.center_crop, progress)
+        return Real(items, found.pixels, found.sha256)
+
+    def check_wanted(self, protocol: Any, wanted: Sequence[str], items: Any = None) -> None:
+        from hfgen.evaluation.extractors import extractor_class, refuse_shape
+        from hfgen_image.measuring import refuse_few
+
+        if items is not None and protocol.extractor is not None:
+            side = protocol.resolution or items.resolution()
+            refuse_shape(extractor_class(protocol.extractor), items.channels, (side, side))
+        refuse_few(protocol, wanted)
+
+    def prepare(
+        self, real: Any, train: Callable[[], Any], pipeline: Any, protocol: Any, wanted: Sequence[str], **given: Any
+    ) -> Any:
+        from hfgen_image.measuring import prepare
+
+        return prepare(real, train, protocol, wanted, device=pipeline.device, **given)
+
+    def measure(
+        self, pipeline: Any, real: Any, protocol: Any, wanted: Sequence[str], **given: Any
+    ) -> Mapping[str, Any]:
+        from hfgen_image.measuring import measure
+
+        return measure(pipeline, real, protocol, wanted, **given)
+
+    def draw_stored(self, pipeline: Any, seeds: Sequence[int], options: Options) -> Any:
+        from hfgen_image.drawn_bytes import draw_bytes
+
+        return draw_bytes(pipeline, seeds, options)
+
+    def to_batch(self, stored: Any, pipeline: Any) -> Any:
+        return stored.float() / 127.5 - 1
+
+    def warnings(self, real: Any, protocol: Any, values: Mapping[str, Any]) -> list[str]:
+        from hfgen_image.measuring import warnings
+
+        return warnings(real, protocol, values)
+
+    def declaration(self, real: Any) -> Mapping[str, Any] | None:
+        """Return the extractor's own facts, and how images of other channels came to those that it takes."""
+        from hfgen.evaluation.extractors import rule_of
+
+        if real.extractor is None:
+            return None
+        rule = rule_of(real.stored.shape[1], real.extractor.in_channels)
+        return {**real.extractor.declaration(), **({"channels": rule} if rule else {})}
 
 
 def source_of(name: str, split: str, options: Options) -> DataSource:

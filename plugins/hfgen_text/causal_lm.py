@@ -61,8 +61,8 @@ class CausalLMPipeline(TextPipeline):
         "adam_weight_decay": 0.1,
         "max_grad_norm": 1.0,
         "train_batch_size": 32,
-        "num_train_epochs": 2,
-        "ema_decay": 0.999,
+        "num_train_epochs": 4,
+        "ema_decay": 0.99,
     }
     ema_components = ("transformer",)
     description = "Autoregressive language model with transformers' decoders: the baseline, its likelihood exact"

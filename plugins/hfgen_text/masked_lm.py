@@ -56,7 +56,7 @@ class MaskedLMPipeline(TextPipeline):
         "max_grad_norm": 1.0,
         "train_batch_size": 32,
         "num_train_epochs": 4,
-        "ema_decay": 0.999,
+        "ema_decay": 0.99,
     }
     ema_components = ("transformer",)
     description = "Masked diffusion of texts with transformers' encoders: any order, infilling, a bound of ln p"

@@ -70,7 +70,7 @@ class MaskedDiffusionObjective(Objective):
             values={"nats_per_symbol": bounds[-1]},
             curves={"cross_entropy_by_masked_places": (shown, [f[n - 1] for n in shown])},
             tables={
-                "Bound by number of steps, training texts": (
+                "bound_by_steps": (
                     ("steps", "nats per symbol"),
                     [[count, round(bound, 4)] for count, bound in zip(steps, bounds, strict=True)],
                 )

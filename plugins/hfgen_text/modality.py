@@ -6,6 +6,7 @@ from typing import Any
 
 from hfgen import Modality
 from hfgen_text.built_in import BUILT_IN_DATASETS
+from hfgen_text.metrics import METRICS
 from hfgen_text.options import TextOptions
 
 
@@ -21,6 +22,10 @@ class TextModality(Modality):
     item_suffix = ".txt"
     data_options = TextOptions
     built_in = BUILT_IN_DATASETS
+    metrics = METRICS
+    stored_noun = "blocks"
+    protocols = Path(__file__).parent / "protocols"
+    protocol_options = ("block_size",)
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -66,6 +71,49 @@ class TextModality(Modality):
     def advice(self, found: tuple[int, int], wanted: tuple[int, int]) -> list[str]:
         options = [f"--block_size {found[0]}"] if found[0] != wanted[0] else []
         return options + (["--tokenizer FOLDER, that of the model"] if found[1] != wanted[1] else [])
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def possible_metrics(self, pipeline: Any, protocol: Any) -> Sequence[str]:
+        return [*(name for name in METRICS if name != "bits_per_byte"), "network_evaluations"]
+
+    def likelihood_metrics(self, pipeline: Any) -> Sequence[str]:
+        return ["bits_per_byte", "nats"]
+
+    def reference(self, items: Any, pipeline: Any, protocol: Any, progress: Callable[[Any], Any] = iter) -> Any:
+        from hfgen_text.measuring import blocks_of, check_length
+
+        check_length(protocol, pipeline)
+        return blocks_of(items, pipeline)
+
+    def prepare(
+        self,
+        real: Any,
+        train: Callable[[], Any],
+        pipeline: Any,
+        protocol: Any,
+        wanted: Sequence[str],
+        *,
+        extractor: Any = None,
+        weights: str | None = None,
+        bars: Callable[[str], Callable[[Any], Any]],
+    ) -> Any:
+        from hfgen_text.measuring import prepare
+
+        return prepare(real, train, pipeline, protocol, wanted)
+
+    def measure(self, pipeline: Any, real: Any, protocol: Any, wanted: Sequence[str], **how: Any) -> Mapping[str, Any]:
+        from hfgen_text.measuring import measure
+
+        return measure(pipeline, real, protocol, wanted, **how)
+
+    def draw_stored(self, pipeline: Any, seeds: Sequence[int], options: Mapping[str, Any]) -> Any:
+        from hfgen_text.measuring import draw_stored
+
+        return draw_stored(pipeline, seeds, options)
+
+    def to_batch(self, stored: Any, pipeline: Any) -> Any:
+        return stored.long().to(pipeline.device)
 
     # --- samples ------------------------------------------------------------------------------------------------
 

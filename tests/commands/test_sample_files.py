@@ -1,6 +1,9 @@
 """Sampled images as files: written as they are drawn, gone on with, never mixed; arrays and animations."""
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -151,3 +154,38 @@ def test_kinds_by_endings(name, kind):
 def test_endings_that_are_no_pictures(name):
     with pytest.raises(UsageError, match="not a format in which images can be written"):
         kind_of(name, IMAGES)
+
+
+SAMPLE = """
+import sys, time
+from hfgen import HFGenPipeline
+from hfgen.commands.main import main
+call = HFGenPipeline.__call__
+def slow(self, *args, **options):
+    time.sleep(0.2)
+    return call(self, *args, **options)
+HFGenPipeline.__call__ = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_in_the_middle_a_folder_is_gone_on_with(processes, pipeline, tmp_path):
+    """By a signal that nothing can catch; the images are those of a call that nobody disturbed."""
+    pipeline.save_pretrained(tmp_path / "model")
+    words = ["sample", str(tmp_path / "model"), "-n", "24", "--batch_size", "2", "--output"]
+    child = processes.start(SAMPLE, *words, str(tmp_path / "a") + "/")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(files(tmp_path / "a")) < 4:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait().returncode == -signal.SIGKILL
+    there = files(tmp_path / "a")
+    assert 4 <= len(there) < 24
+    times = {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in there}
+    for folder in "ab":
+        done = processes.run(SAMPLE, *words, str(tmp_path / folder) + "/")
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert len(files(tmp_path / "a")) == 24
+    kept = [name for name in there if (tmp_path / "a" / name).stat().st_mtime_ns == times[name]]
+    assert len(kept) >= len(there) - 1, "all but one that was half written are not drawn again"

@@ -14,6 +14,7 @@ from hfgen.errors import CheckError, UsageError
 from hfgen.evaluation import drawn_features
 from hfgen.testing.processes import run_two_processes
 from hfgen_extractors.digitnet import DigitNet
+from hfgen_image import drawn_bytes
 
 
 def test_the_same_images_whatever_the_batch(gan, few):
@@ -47,19 +48,19 @@ def test_a_killed_evaluation_goes_on(gan, few, tmp_path, monkeypatch):
     monkeypatch.setattr(drawn_features, "SAVED_EVERY", 0.0)
     drawn = []
 
-    def draw_bytes(pipeline, seeds, options, original=drawn_features.draw_bytes):
+    def draw_bytes(pipeline, seeds, options, original=drawn_bytes.draw_bytes):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append(list(seeds))
         return original(pipeline, seeds, options)
 
-    monkeypatch.setattr(drawn_features, "draw_bytes", draw_bytes)
+    monkeypatch.setattr(drawn_bytes, "draw_bytes", draw_bytes)
     words = [gan, "--protocol", few, "--metrics", "fid", "--output_dir", tmp_path / "a"]
     with pytest.raises((KeyboardInterrupt, SystemExit, Exception)):
         evaluate(*words)
     assert the_file(tmp_path / "a").name.startswith(".few-digitnet-mnist-seed0-")
     drawn[:] = drawn[:-1][:0]
-    monkeypatch.setattr(drawn_features, "draw_bytes", lambda *a, o=drawn_features.draw_bytes: _noted(drawn, *a))
+    monkeypatch.setattr(drawn_bytes, "draw_bytes", lambda *a: _noted(drawn, *a))
     evaluate(*words)
     assert drawn[0][0] == 48
     assert sum(map(len, drawn)) == 103 - 48
@@ -110,7 +111,7 @@ class Drawing:
 @pytest.mark.parametrize("value", [-1.0, 1.5, float("nan")])
 def test_pixels_out_of_range_are_no_images(value):
     with pytest.raises(CheckError, match="outside \\[0, 1\\]"):
-        drawn_features.draw_bytes(Drawing(value), [0, 1], {})
+        drawn_bytes.draw_bytes(Drawing(value), [0, 1], {})
 
 
 def test_a_pipeline_that_draws_from_words():
@@ -118,4 +119,4 @@ def test_a_pipeline_that_draws_from_words():
         def __call__(self, prompt, batch_size=1, generator=None): ...
 
     with pytest.raises(UsageError, match="it wants prompt"):
-        drawn_features.draw_bytes(Words(), [0], {})
+        drawn_bytes.draw_bytes(Words(), [0], {})

@@ -8,8 +8,9 @@ from toy.drawn_family import DrawnPipeline
 
 from hfgen.errors import UsageError
 from hfgen.evaluation.evaluate import Asked, Evaluation, Sampling
-from hfgen.evaluation.measure import Real, reconstruction_options
+from hfgen.evaluation.measure import reconstruction_options
 from hfgen.evaluation.parts import part_of, parts
+from hfgen.evaluation.real import Real
 from hfgen.registry import get_family
 
 CHANGED = {"scheduler": "ddim"}
@@ -57,11 +58,11 @@ def test_a_reconstruction_takes_what_both_of_its_ways_take():
 
 
 def test_a_part_of_a_plan_names_its_metrics_and_no_extractor_that_it_did_not_use():
-    real = Real(images=[1], pixels=[2], extractor="network", train_sha256="a")
+    real = Real([1], [2], "b", extractor="network", train_sha256="a")
     plan = Evaluation(Asked(), None, None, "test", METRICS, real, None)
     assert part_of(plan, METRICS) is plan
     part = part_of(plan, ["nats"])
-    assert part == replace(plan, metrics=["nats"], real=Real([1], [2]), asked=Asked(metrics="nats"))
+    assert part == replace(plan, metrics=["nats"], real=Real([1], [2], "b"), asked=Asked(metrics="nats"))
     assert part_of(plan, ["fid"]).real is real
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hfgen import load_images
-from hfgen.evaluation.real_images import RealImages, features_of, pixels_sha256
+from hfgen.evaluation.real import stored_sha256
+from hfgen.evaluation.real_images import RealImages, features_of
 from hfgen.results.protocol import protocol_of
 from hfgen_extractors.digitnet import DigitNet
 
@@ -18,7 +19,7 @@ def test_the_reference_is_known_by_its_pixels(tmp_path):
     assert RealImages.of(load_images(str(tmp_path / "copy.npz"))).sha256 == real.sha256
     changed = real.pixels.clone()
     changed[7, 0, 3, 3] ^= 1
-    assert protocol_of(pixels_sha256(changed)).name == "general-v1"
+    assert protocol_of(stored_sha256(changed)).name == "general-v1"
 
 
 @pytest.mark.whole

@@ -57,11 +57,11 @@ def test_a_run_remembers_its_part_and_is_measured_on_it_from_any_folder(place, t
     for target in (place / "run", place / "run" / "best", place / "run" / "checkpoints" / "checkpoint-2"):
         pipeline = HFGenPipeline.from_pretrained(target)
         plan = plan_evaluation(str(target), pipeline, Asked(metrics="nats"))
-        assert (plan.split, len(plan.real.images), len(plan.train)) == ("held_out", 5, 15)
-        whole = {*plan.real.images.rows.tolist(), *plan.train.rows.tolist()}
+        assert (plan.split, len(plan.real.items), len(plan.train)) == ("held_out", 5, 15)
+        whole = {*plan.real.items.rows.tolist(), *plan.train.rows.tolist()}
         assert whole == set(range(20))
         if target.parent.name != "checkpoints":  # whose networks are not averaged
-            nats = float(log_likelihood(pipeline, plan.real.images).nats.mean())
+            nats = float(log_likelihood(pipeline, plan.real.items).nats.mean())
             assert nats == pytest.approx(read_metrics(place / "run")[-1]["validation_nats"], rel=1e-5)
     elsewhere = plan_evaluation(
         str(place / "run"), pipeline, Asked(dataset_name=str(place / "photos" / ".." / "photos"))

@@ -80,7 +80,7 @@ def test_the_label_that_stands_for_none_is_the_models_own():
     objective = DDPMObjective(plain, pipeline.scheduler, conditioning_dropout_prob=0.9)
     objective.noise = StepNoise(0, 0, slice(0, 50), 50)
     labels = torch.arange(50) % 4
-    assert torch.equal(objective._labels({"class_labels": labels}), labels)
+    assert torch.equal(objective.labels({"class_labels": labels}, objective.noise), labels)
     with pytest.raises(UsageError, match="only None .class labels. is supported"):
         DDPMPipeline(UNet2DModel(**{**plain.config, "class_embed_type": "timestep"}), pipeline.scheduler)
 

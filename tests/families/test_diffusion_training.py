@@ -117,7 +117,7 @@ def test_labels_are_dropped_as_often_as_said():
     assert pipeline.num_classes == 3
     objective = DDPMObjective(pipeline.unet, pipeline.scheduler, conditioning_dropout_prob=0.25)
     objective.noise = StepNoise(0, 0, slice(0, 4000), 4000)
-    labels = objective._labels({"class_labels": torch.arange(4000) % 3})
+    labels = objective.labels({"class_labels": torch.arange(4000) % 3}, objective.noise)
     assert set(labels.tolist()) == {0, 1, 2, 3}
     assert float((labels == 3).float().mean()) == pytest.approx(0.25, abs=0.03)
     kept = labels != 3

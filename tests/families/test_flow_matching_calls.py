@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_diffusion import images, tiny
 
+from hfgen import SeededNoise
 from hfgen.errors import UsageError
 from hfgen_diffusion.flow_matching import FlowMatchingPipeline
 from hfgen_diffusion.flow_objective import FlowMatchingObjective
@@ -165,3 +166,17 @@ def test_objectives_that_are_refused(options, message):
     pipeline = flow()
     with pytest.raises(UsageError, match=message):
         FlowMatchingObjective(pipeline.unet, pipeline.scheduler, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"scheduler.interpolant": "trigonometric"}])
+def test_the_diagnosis_is_the_loss_by_time(options):
+    """Of a network that says 0: E (α' x + σ' ε)² at each time."""
+    pipeline, x = flow(**options), images(4)
+    for weight in pipeline.unet.conv_out.parameters():
+        weight.data.zero_()
+    values = FlowMatchingObjective.diagnose(pipeline, {"pixel_values": x}).values
+    epsilon = SeededNoise.from_seeds(range(4)).normal(1, 8, 8)
+    assert values["images"] == 4
+    for percent in (10, 50, 90):
+        expected = pipeline.interpolant.velocity(x, epsilon, torch.tensor(percent / 100)).square().mean()
+        assert values[f"velocity_loss_t{percent}"] == pytest.approx(float(expected), rel=1e-5)

@@ -238,6 +238,20 @@ def test_the_density_along_a_circle_is_the_same():
     assert float(found.nats) == pytest.approx(EXACT[S], abs=1e-5)
 
 
+def test_the_density_of_tight_data_on_the_variance_preserving_path():
+    """It begins where σ is 0.001: where sampling ends, at 0.0105, the data's own 0.005 would not be seen."""
+    path, v = Interpolant("variance_preserving"), velocity(0.005, "variance_preserving")
+    sigmas = [float(path.scales(torch.tensor(t), ONE).sigma) for t in (path.end, path.least)]
+    assert sigmas == pytest.approx([0.010486, 0.001000], abs=1e-6)
+    probe = torch.ones(1, 1, 1, 1, 1)
+    for way, options in (
+        ([path.least, 1.0], {"tolerance": 1e-5}),
+        (times_of(InterpolantScheduler(interpolant="variance_preserving"), 50, "log_snr")[::-1], {"solver": "rk4"}),
+    ):
+        found = log_density(v, 0.005 * ONE, probe, way, **options)
+        assert float(found.nats) == pytest.approx(EXACT[0.005], abs=2e-3)
+
+
 @pytest.mark.whole
 def test_probes_and_their_error():
     """A velocity whose Jacobian is not diagonal: the mean of many probes nears the trace, as their error says."""

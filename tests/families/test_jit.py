@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from gaussian_diffusion import four_pairs
 from gaussian_flow import Quantiles
 from torch.nn import functional as F
@@ -157,6 +158,22 @@ def test_sizes_that_are_refused(size, options, message):
     given = {name: value for name, value in {**TINY, **options}.items() if value is not None}
     with pytest.raises(UsageError, match=f"(?s){message}"):
         FlowMatchingPipeline.build(size, 1, **given)
+
+
+def test_flow_matching_has_a_jit_unless_an_option_of_a_unet_is_given():
+    assert type(FlowMatchingPipeline.build(8, 1, **{"scheduler.shift": 2.0}).unet) is JiT
+    unet = FlowMatchingPipeline.build(8, 1, **{"unet.block_out_channels": [8, 8]}).unet
+    assert type(unet) is UNet2DModel
+    assert type(DDPMPipeline.build(8, 1, **{"unet.block_out_channels": [8, 8]}).unet) is UNet2DModel
+
+
+@pytest.mark.parametrize(("prediction", "law"), [("sample", (0.8, 0.8)), ("velocity", (0.0, 1.0))])
+def test_the_times_follow_from_what_is_predicted(prediction, law):
+    pipeline = small(FlowMatchingPipeline, **{"scheduler.prediction_type": prediction})
+    objective = FlowMatchingObjective(pipeline.unet, pipeline.scheduler)
+    assert (objective.logit_mean, objective.logit_std) == law
+    objective = FlowMatchingObjective(pipeline.unet, pipeline.scheduler, logit_mean=0.0, logit_std=0.5)
+    assert (objective.logit_mean, objective.logit_std) == (0.0, 0.5)
 
 
 def test_the_image_is_predicted_by_default_and_stock_diffusers_is_not_named(tmp_path):

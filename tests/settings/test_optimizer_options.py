@@ -6,6 +6,7 @@ import yaml
 from hfgen.errors import UsageError
 from hfgen.registry import get_family
 from hfgen.settings.arguments import TrainingArguments
+from hfgen.settings.ignored import refuse_ignored
 from hfgen.settings.optimizers import OPTIONS
 from hfgen.settings.options import trainable
 from hfgen.settings.resolve import resolve
@@ -105,3 +106,12 @@ def test_a_default_that_is_no_option_names_the_family(monkeypatch):
     monkeypatch.setattr(DCGAN, "training_defaults", {"learning_rat": 1e-3})
     with pytest.raises(UsageError, match="DCGANPipeline.training_defaults: unknown key 'learning_rat'.*learning_rate"):
         settled()
+
+
+def test_options_of_adam_that_no_optimizer_takes_are_refused():
+    plain = {"generator": {"class_name": "SGD"}, "critic": {"class_name": "RMSprop"}}
+    arguments = TrainingArguments(dataset_name="x", optimizer=plain, adam_beta1=0.5)
+    with pytest.raises(UsageError, match="--adam_beta1 has no effect: no optimizer takes it, all are RMSprop, SGD"):
+        refuse_ignored(["adam_beta1"], arguments, ["generator", "critic"])
+    refuse_ignored(["adam_epsilon"], arguments, ["generator", "critic"])  # RMSprop takes it
+    refuse_ignored(["adam_beta1"], arguments, ["generator", "critic", "encoder"])  # which has AdamW

@@ -41,12 +41,16 @@ def test_distinct():
     assert distinct(ngrams(2, Joined.of([b"abab"]))[0]) == pytest.approx(2 / 3)
 
 
+def bits(*p):
+    return -sum(each * math.log2(each) for each in p)
+
+
 def test_jensen_shannon():
-    """Half of one lies in the other: 1 - H(1/3 mixed) by hand."""
-    p, q = np.array([0, 1]), np.array([1, 1, 2, 2])
-    middle = -(0.25 * math.log2(0.25) * 2 + 0.5 * math.log2(0.5))
-    assert jensen_shannon(p, q) == pytest.approx(middle - 1)
-    assert jensen_shannon(p, q) == jensen_shannon(q, p)
+    """The entropy of the mean less the mean entropy, of two distributions whose entropies differ."""
+    p, q = np.array([0, 0, 0, 1]), np.array([1, 2])
+    expected = bits(3 / 8, 3 / 8, 1 / 4) - (bits(3 / 4, 1 / 4) + 1) / 2
+    assert jensen_shannon(p, q) == pytest.approx(expected)
+    assert jensen_shannon(q, p) == pytest.approx(expected)
     assert jensen_shannon(p, p) == 0
 
 

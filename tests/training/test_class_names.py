@@ -47,7 +47,7 @@ def test_a_run_remembers_the_names_and_evaluate_numbers_as_it_did(place):
     pipeline = HFGenPipeline.from_pretrained(place / "run")
     assert load_images(str(place / "a.npz"), split="test").labels.tolist() == [1, 0] * 4
     asked = Asked(metrics="nats", dataset_name=str(place / "a.npz"))
-    assert plan_evaluation(str(place / "run"), pipeline, asked).real.images.labels.tolist() == [2, 0] * 4
+    assert plan_evaluation(str(place / "run"), pipeline, asked).real.items.labels.tolist() == [2, 0] * 4
     other = write(place / "other.npz", ["cat", "dog"], test=("fox", "cat"))
     with pytest.raises(UsageError, match="does not have: fox"):
         plan_evaluation(str(place / "run"), pipeline, Asked(metrics="nats", dataset_name=other))

@@ -99,7 +99,8 @@ def test_the_python_about_diffusion_runs(run, capsys):
     assert names["again"].shape == names["noise"].shape == (4, 1, 28, 28)
     assert "(lower bound, variational bound, 21 of 1,000 levels" in (out := capsys.readouterr().out)
     assert "(estimate, probability-flow ODE, 10 Runge-Kutta steps" in out
-    assert len(names["fast"]) == 3
+    assert len(names["fast"]) == len(names["like_it"]) == 3
+    assert names["filled"][0].size == (28, 28)
 
 
 @pytest.mark.whole
@@ -153,11 +154,21 @@ def test_the_family_of_the_guide_obeys_the_laws(tmp_path, processes):
     assert re.search(r"^(1[5-9]|2\d) passed", done.stdout.splitlines()[-1]), done.stdout
 
 
+def test_the_python_of_the_page_on_texts(capsys):
+    """The value that it prints is the one that stands beside it."""
+    (block,) = blocks(DOCS / "text.md", "python")
+    exec(compile(block, "text.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] == re.search(r"# (\d\.\d+)$", block, re.MULTILINE)[1]
+
+
 def test_every_page_with_python_is_run():
     """`publish.md` by test_readme_walk.py, the others above."""
     of_a_test = {
         "README.md",
-        *(f"docs/{name}.md" for name in ("gan", "vae", "flow", "diffusion", "flow-matching", "plugins", "publish")),
+        *(
+            f"docs/{name}.md"
+            for name in ("gan", "vae", "flow", "diffusion", "flow-matching", "plugins", "publish", "text")
+        ),
     }
     assert {name_of(page) for page in PAGES if blocks(page, "python")} == of_a_test
 
