@@ -34,7 +34,8 @@ pip check
 cd "$work/empty" # so that the wheels are what is tested
 
 step "list"
-hfgen list | grep -c -e '^gmmn ' -e '^cfm ' | grep -x 2
+hfgen list | grep -c -e '^gmmn ' -e '^cfm ' -e '^point_flow ' | grep -x 3
+hfgen list datasets | grep '^two-moons '
 hfgen plugins --check
 
 step "train"

@@ -1,6 +1,7 @@
 """Points as data: two moons, tables of one's own, batches, the distance of two sets, and a picture."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,12 @@ def read_table(path: Path) -> Tensor:
         if path.suffix.lower() == ".npy":
             rows = np.load(path, allow_pickle=False)
         else:
-            first = path.open(encoding="utf-8").readline().split(",")
-            named = any(not _is_number(word) for word in first)
-            rows = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
-    except (OSError, ValueError) as error:
+            with path.open(encoding="utf-8") as file:
+                named = any(not _is_number(word) for word in file.readline().split(","))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # numpy's of a file without numbers
+                rows = np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2)
+    except (OSError, ValueError, UserWarning) as error:
         raise UsageError(f"{path} cannot be read as a table of numbers: {error}") from error
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not np.isfinite(rows).all():
         raise UsageError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected finite numbers, (N, D).")

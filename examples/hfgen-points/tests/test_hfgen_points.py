@@ -61,6 +61,7 @@ def test_the_flow_is_a_bijection_whose_determinant_is_that_of_its_jacobian(flow)
     torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian).logabsdet)
 
 
+@torch.no_grad()
 def test_its_density_sums_to_one(flow):
     side = torch.linspace(-12, 12, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
