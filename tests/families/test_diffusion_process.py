@@ -263,6 +263,7 @@ def tiny(scheduler, **options):
     return DDPMPipeline(pipeline.unet.eval(), scheduler(**beta, **options))
 
 
+@pytest.mark.whole
 def test_fixed_large_log_is_nan_in_diffusers_and_fixed_large_here():
     x, generator = torch.ones(1, 1, 2, 2), torch.Generator().manual_seed(0)
     scheduler = DDPMScheduler(variance_type="fixed_large_log")

@@ -109,6 +109,7 @@ ODE = (0.375550, 0.144490)
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers
 @pytest.mark.parametrize("name", solvers.SOLVERS)
+@pytest.mark.whole
 def test_an_edit_by_the_other_solvers(name):
     """The image's share is the ODE's, or less where noise is drawn on the way; the spread is the data's with it."""
     if name == "LMSDiscreteScheduler":

@@ -154,6 +154,7 @@ def test_a_model_that_draws_no_images_is_not_loaded(trained, tmp_path):
         HFGenPipeline.from_pretrained(tmp_path)
 
 
+@pytest.mark.whole
 def test_the_prior_of_a_flow_is_a_prior(trained):
     pipeline = HFGenPipeline.from_pretrained(trained[1])
     with pytest.raises(UsageError, match="is a PriorScheduler, not a DDPMScheduler"):

@@ -161,6 +161,7 @@ def test_saved_again_it_has_no_code(folder, tmp_path):
         HFGenPipeline.from_pretrained(target)
 
 
+@pytest.mark.whole
 def test_code_of_others_stays_where_it_is_saved(folder):
     (folder / "pipeline_mine_00000000.py").write_text("print()\n")
     (folder / "mine.py").write_text("print()\n")
@@ -303,6 +304,7 @@ def test_a_package_of_several_modules(tmp_path, monkeypatch):
     assert "ToyGenerator" not in text
 
 
+@pytest.mark.whole
 def test_a_model_stays_what_it_is_when_another_is_loaded(tmp_path, monkeypatch):
     """Of two versions of a plugin, whose files lie in one folder and run in modules of their names."""
     drawn = {}

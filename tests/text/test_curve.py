@@ -85,6 +85,7 @@ def test_an_imperfect_denoiser():
 
 
 @pytest.mark.parametrize("draws", [1, 4, 16])
+@pytest.mark.whole
 def test_the_estimate_is_unbiased(draws):
     """The mean of many estimates, each of a few numbers of places, is the bound itself."""
     chain, count = chain_of(("A", 4), power=0.5), 60_000

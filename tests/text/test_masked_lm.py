@@ -96,6 +96,7 @@ def test_a_seed_is_a_text(pipeline, options):
     assert not torch.equal(sample(pipeline, [20], **options)[0], whole[0])
 
 
+@pytest.mark.whole
 def test_known_places(pipeline):
     def drawn(**options):
         return pipeline.tokenizer.batch_decode(sample(pipeline, range(6), **options).tolist())
@@ -145,6 +146,7 @@ def test_a_network_that_knows_nothing():
     assert made.curve(texts(made)) == pytest.approx([math.log(7)] * 12, rel=1e-6)
 
 
+@pytest.mark.whole
 def test_the_bound_is_a_bound():
     """Of every text of three places: by all masks it is at most ln p of one symbol a step, and sums to at most 1."""
     made = tiny(MaskedLMPipeline, length=3, letters="ab")
@@ -185,6 +187,7 @@ def test_the_likelihood_is_of_a_text_and_its_seed(pipeline):
         pipeline.log_likelihood(ids, num_draws=0)
 
 
+@pytest.mark.whole
 def test_the_loss_is_the_bound_without_clipping(pipeline):
     ids = texts(pipeline, 64)
     objective = MaskedDiffusionObjective(pipeline.transformer, pipeline.scheduler, min_share=0, max_share=1)

@@ -31,6 +31,7 @@ def reference(texts):
     return TextReference.of([train], real, like)
 
 
+@pytest.mark.whole
 def test_real_texts_are_as_real_ones(texts, reference):
     """Other held-out texts have the values that stand beside."""
     _, other = blocks("validation", 100)
@@ -41,6 +42,7 @@ def test_real_texts_are_as_real_ones(texts, reference):
     assert found["copied_ngrams"].value == pytest.approx(found["copied_ngrams"].real, abs=0.02)
 
 
+@pytest.mark.whole
 def test_one_text_repeated(texts, reference):
     """The reference model alone takes it for real; entropy and divergence do not."""
     found = measure([texts[1][7]] * 100, reference)
@@ -48,6 +50,7 @@ def test_one_text_repeated(texts, reference):
     assert found["ngram_divergence"].value > 2 * found["ngram_divergence"].real
 
 
+@pytest.mark.whole
 def test_copied_texts(texts, reference):
     found = measure([texts[0][i : i + 128] for i in range(1000, 9000, 128)], reference)
     assert found["copied_ngrams"].value == 1
@@ -55,6 +58,7 @@ def test_copied_texts(texts, reference):
     assert found["reference_bits_per_byte"].value < found["reference_bits_per_byte"].real - 0.5
 
 
+@pytest.mark.whole
 def test_shuffled_letters(texts, reference):
     source = random.Random(0)
     found = measure([bytes(source.sample(text, len(text))) for text in texts[1][:100]], reference)

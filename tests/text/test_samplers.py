@@ -91,6 +91,7 @@ def test_confidence_of_drawn_symbols_has_another_law(chain, kl, entropy):
 
 
 @pytest.mark.parametrize("rule", ["cap", "rescale"])
+@pytest.mark.whole
 def test_remasking_keeps_the_share_that_is_masked(rule):
     """At each time as many places are masked as without it; in many steps the law is the chain's."""
     shares = []

@@ -53,6 +53,7 @@ def test_a_run_remembers_the_names_and_evaluate_numbers_as_it_did(place):
         plan_evaluation(str(place / "run"), pipeline, Asked(metrics="nats", dataset_name=other))
 
 
+@pytest.mark.whole
 def test_a_resumed_run_keeps_its_numbers(place):
     config = config_of(str(place / "a.npz"), "vae", class_conditional=True, resume_from_checkpoint="latest")
     environment = json.loads((place / "run" / "env.json").read_text())

@@ -116,6 +116,7 @@ def test_a_config_of_a_scheduler(folder, entries):
 
 
 @given(st.sampled_from(["model_index.json", CONFIG, PRIOR, SHARDS, WEIGHTS]), st.binary(max_size=64) | VALUES)
+@pytest.mark.whole
 def test_other_content(folder, name, content):
     load(folder, name, content)
 
