@@ -14,10 +14,10 @@ TASK = "unconditional-image-generation"
 PROTOCOL = """
 ### {title}
 
-{images}, beside {reference}, in the features of `{extractor}`; {sampler}.
+{images}, beside {reference}{extractor}; {sampler}.
 The last column: the same metric of {floor}.{warning} `{command}` repeats it.
 
-| metric | value | real images |
+| metric | value | real {noun} |
 |---|---|---|
 {rows}"""
 TIMES = """
@@ -31,7 +31,7 @@ TIMES = """
 NO_SAMPLES = """
 ### {title}
 
-On images of {dataset}.{warning} `{command}` repeats it.
+On {noun} of {dataset}.{warning} `{command}` repeats it.
 
 | metric | value |
 |---|---|
@@ -57,12 +57,13 @@ def section(result: Result) -> str:
     words = {
         "title": title_of(result),
         "images": _images(result),
-        "reference": f"the {result.reference['images']:,} images of {_dataset(result)}",
+        "reference": f"the {result.reference['images']:,} {result.noun} of {_dataset(result)}",
         "dataset": _dataset(result),
-        "extractor": extractor_in_words(result.extractor) if result.extractor else "",
+        "extractor": f", in the features of `{extractor_in_words(result.extractor)}`" if result.extractor else "",
+        "noun": result.noun,
         "sampler": _sampler(result),
         "hardware": _hardware(result),
-        "floor": FLOOR,
+        "floor": FLOOR if result.extractor else f"real {result.noun}",
         "warning": f" **{result.warning.capitalize()}.**" if result.warning else "",
         "command": result.command,
     }
@@ -83,7 +84,7 @@ def title_of(result: Result) -> str:
 
 def _images(result: Result) -> str:
     first, count = result.protocol["seed"], result.protocol["num_images"]
-    return f"{count:,} images of the model, seeds {first} to {first + count - 1}"
+    return f"{count:,} {result.noun} of the model, seeds {first} to {first + count - 1}"
 
 
 def _dataset(result: Result) -> str:
@@ -109,7 +110,7 @@ def bound_of(name: str, result: Result) -> str:
     samples, values = likelihood["num_importance_samples"], likelihood["num_values"]
     parts = [likelihood["kind"], *([likelihood["method"]] if likelihood.get("method") else [])]
     parts += [f"K = {samples:,}"] if samples else []
-    parts += [f"of {values} values" if values else "a density", f"{likelihood['images']:,} images"]
+    parts += [f"of {values} values" if values else "a density", f"{likelihood['images']:,} {result.noun}"]
     return f" ({', '.join(parts)})"
 
 
@@ -139,7 +140,7 @@ def _eval_result(result: Result, name: str, value: Mapping[str, float]) -> EvalR
     else:
         title += bound_of(name, result)
     return EvalResult(
-        task_type=TASK,
+        task_type=result.modality.pipeline_tag or TASK,
         dataset_type=protocol["dataset"] or result.reference["name"],
         dataset_name=result.reference["name"],
         dataset_split=result.reference["split"],

@@ -210,5 +210,5 @@ def table(result: "Result") -> str:
         for name, value in result.values.items()
     ]
     warning = f"\nwarning: {result.warning}" if result.warning else ""
-    kind = f"\nlikelihood: {kind_of(result.likelihood)}" if set(LIKELIHOOD) & set(result.values) else ""
+    kind = f"\nlikelihood: {kind_of(result.likelihood, result.noun)}" if set(LIKELIHOOD) & set(result.values) else ""
     return f"{result.name}: {under(result)}\n{columns(rows)}{kind}{warning}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from hfgen.results.disagreements import no_common_protocol, no_common_rules, several_protocols, several_rules
 from hfgen.results.metrics import METRICS, QUALITY
-from hfgen.results.protocol import differing_fields, list_protocols, read_protocol
+from hfgen.results.protocol import differing_fields, list_protocols, modality_in, read_protocol
 from hfgen.results.records import Fetch, NoResultError, Result, find, labels
 from hfgen.results.rows import ERRORS, Row, mark
 
@@ -34,6 +34,11 @@ class Comparison:
     versions: Mapping[str, str]
     hardware: list[str]
     notes: list[str]
+
+    @property
+    def noun(self) -> str:
+        """Return what several of the compared items are called: images."""
+        return str(modality_in(self.protocol).noun[1])
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "metric": "comparison", "rows": [row.to_dict() for row in self.rows]}
@@ -232,7 +237,7 @@ def _of_errors(c: Comparison) -> list[str]:
         return []
     of = "; ".join(f"{METRICS[name].title}: {how}" for name, how in every.items() if how != "standard error")
     return [
-        f"+- is one standard error{f' ({of})' if of else ''}: of these images, not of training again.",
+        f"+- is one standard error{f' ({of})' if of else ''}: of these {c.noun}, not of training again.",
         f"Values are separable where value +- {ERRORS} errors do not overlap; values without an error are not ranked.",
     ]
 

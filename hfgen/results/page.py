@@ -27,7 +27,7 @@ class Table(NamedTuple):
 def subject(c: Comparison) -> str:
     """`2 models by mnist-v1: 10,000 images of seed 0 on; 10,000 real ones of ylecun/mnist; digitnet-mnist`"""
     models = len({row.result.key for row in c.rows})
-    parts = [f"{c.protocol['num_images']:,} images of seed {c.protocol['seed']} on"] if c.extractor else []
+    parts = [f"{c.protocol['num_images']:,} {c.noun} of seed {c.protocol['seed']} on"] if c.extractor else []
     parts += [f"{c.reference['images']:,} real ones of {c.reference['name']}"]
     parts += [f"features of {extractor_in_words(c.extractor)}"] if c.extractor else []
     return f"{models} {'model' if models == 1 else 'models'} by {c.protocol['name']}: {'; '.join(parts)}"
@@ -85,7 +85,7 @@ def _cell(row: Row, name: str) -> Cell:
 
 def _kind(row: Row) -> str:
     """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
-    return kind_of(row.likelihood) if set(row.values) & set(LIKELIHOOD) else "-"
+    return kind_of(row.likelihood, row.result.noun) if set(row.values) & set(LIKELIHOOD) else "-"
 
 
 # --- as text ----------------------------------------------------------------------------------------------------

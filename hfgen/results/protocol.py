@@ -106,6 +106,11 @@ class Protocol:
         return {name: value for name, value in rules.items() if name not in PARTICULAR or name in own} | options
 
 
+def modality_in(rules: Mapping[str, Any]) -> Any:
+    """Return the modality that the rules of a protocol are about."""
+    return get_modality(rules.get("modality", IMAGE))
+
+
 def list_protocols() -> dict[str, Path]:
     """Name -> file, of the protocols that come with hfgen and with its modalities."""
     folders = [FOLDER, *(m.protocols for m in list_modalities() if m.protocols is not None)]

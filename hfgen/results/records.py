@@ -13,6 +13,7 @@ from typing import Any
 from hfgen.errors import UsageError
 from hfgen.files import printable, read_json, write_text
 from hfgen.results.metrics import LIKELIHOOD, METRICS
+from hfgen.results.protocol import modality_in
 
 Fetch = Callable[[str, list[str]], str]
 Json = Mapping[str, Any]
@@ -80,6 +81,16 @@ class Result:
     def key(self) -> tuple[str, str]:
         """Name and weights: two results with the same key are of one model, wherever their files lie."""
         return self.name, self.model["weights_sha256"]
+
+    @property
+    def modality(self) -> Any:
+        """Return the modality of what was measured."""
+        return modality_in(self.protocol)
+
+    @property
+    def noun(self) -> str:
+        """Return what several items are called: images."""
+        return str(self.modality.noun[1])
 
     @property
     def choices(self) -> dict[str, Any]:

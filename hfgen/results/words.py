@@ -35,7 +35,7 @@ def marked(name: str, value: Mapping[str, Any], likelihood: Mapping[str, Any] | 
     return {"lower bound": BOUNDS.get(name, ""), "exact": ""}.get(kind, "about ") + shown(value)
 
 
-def kind_of(likelihood: Mapping[str, Any] | None) -> str:
+def kind_of(likelihood: Mapping[str, Any] | None, noun: str = "images") -> str:
     """`lower bound, 8 importance samples, of 256 values, 1,000 images`"""
     if likelihood is None:
         return "-"
@@ -43,7 +43,7 @@ def kind_of(likelihood: Mapping[str, Any] | None) -> str:
     parts = [found["kind"], *([found["method"]] if found.get("method") else [])]
     parts += [f"{samples} importance {'sample' if samples == 1 else 'samples'}"] if samples else []
     parts += [f"of {found['num_values']} values" if found.get("num_values") else "a density"]
-    return ", ".join(map(str, [*parts, f"{found['images']} images"] if found.get("images") else parts))
+    return ", ".join(map(str, [*parts, f"{found['images']} {noun}"] if found.get("images") else parts))
 
 
 def under(result: Result) -> str:
@@ -52,7 +52,10 @@ def under(result: Result) -> str:
     parts = [protocol["name"]]
     if result.extractor:
         first, count = protocol["seed"], protocol["num_images"]
-        parts += [f"{count:,} images, seeds {first} to {first + count - 1}", extractor_in_words(result.extractor)]
+        parts += [
+            f"{count:,} {result.noun}, seeds {first} to {first + count - 1}",
+            extractor_in_words(result.extractor),
+        ]
     parts += [result.sampler["scheduler"]]
     parts += [f"{name} {value}" for name, value in result.choices.items() if name != "scheduler"]
     return ", ".join(parts)
