@@ -21,7 +21,7 @@ VERBS = frozenset({"train", "evaluate", "sample"})
 
 def is_quick(item: pytest.Function) -> bool:
     """Whether a test starts no process, uses no Hub and trains nothing, as far as its code tells."""
-    if item.originalname in LAWS:
+    if item.originalname in LAWS or "trained" in item.fixturenames:
         return False
     fixtures = [made.func for found in item._fixtureinfo.name2fixturedefs.values() for made in found]
     return not any(_is_heavy(function) for function in [item.function, *fixtures])
