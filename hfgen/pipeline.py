@@ -320,7 +320,7 @@ class HFGenPipeline(EditingPipeline):
         verify, variant = kwargs.pop("verify", True), kwargs.get("variant")
         with folder.clear_errors():
             family = cls._dispatch(folder.index)
-            check_given(family, kwargs)
+            check_given(family, kwargs, HFGenPipeline)
             classes = check_pipeline(folder, family, kwargs, variant)
             inner = load_inner(folder, classes, {**kwargs, "verify": verify})
             if inner and not is_variant_of(folder, classes.keys() - inner.keys(), variant):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import nn
 
 from hfgen.components import MOST_LEVELS
@@ -176,8 +176,12 @@ def check_weights_are_complete(
             raise LoadError(incomplete(name, missing, len(model.state_dict())))
 
 
-def check_given(family: Any, kwargs: Mapping[str, Any]) -> None:
-    """Refuse unknown keywords of `from_pretrained`, which diffusers would ignore, and components of the wrong kind."""
+def check_given(family: Any, kwargs: Mapping[str, Any], inner: type) -> None:
+    """Refuse unknown keywords of `from_pretrained`, which diffusers would ignore, and components of the wrong kind.
+
+    Args:
+        inner: the class of components that are pipelines.
+    """
     known = [*LOADING, *signature_of(family), *component_choices(family)]
     for name in kwargs:
         if name not in known:
@@ -185,7 +189,7 @@ def check_given(family: Any, kwargs: Mapping[str, Any]) -> None:
     for name, class_ in family.component_classes().items():
         if name in kwargs and kwargs[name] is None and name not in family._optional_components:
             raise UsageError(f"{name!r} is None; a {family.__name__} needs it.")
-        kinds = (SchedulerMixin, DiffusionPipeline, *PROCESSORS)
+        kinds = (SchedulerMixin, inner, *PROCESSORS)
         kind = next((base for base in kinds if issubclass(class_, base)), nn.Module)
         given = kwargs.get(name)
         if given is not None and not isinstance(given, kind):

@@ -15,8 +15,8 @@ from typing import Any
 PRELOADED = ["hfgen.training.run", "hfgen.train", "hfgen.commands.main", "torch.distributed.fsdp", "torch.testing"]
 LOAD = """
 import json, pathlib, sys
-assert not [name for name in sys.modules if name.startswith("hfgen_")]  # no family is imported
-from hfgen import HFGenPipeline
+from hfgen import HFGenPipeline, list_families
+assert not {family.module for family in list_families()} & {*sys.modules}  # none is imported
 folder, sampling = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 import numpy, torch
 for name, options in {"whole": {}, "variant": {"variant": "other"}, "shards": {}}.items():

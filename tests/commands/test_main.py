@@ -43,7 +43,10 @@ def test_help_names_every_verb(hfgen):
 def test_list_and_glob_and_json(hfgen):
     assert "\ndcgan  " in hfgen("list")[1]
     assert hfgen("list", "models", "zz*") == (0, "", "")
-    assert {row["name"] for row in json.loads(hfgen("list", "datasets", "--json")[1])} == {"mnist-mini"}
+    assert {row["name"] for row in json.loads(hfgen("list", "datasets", "--json")[1])} == {
+        "mnist-mini",
+        "shakespeare-mini",
+    }
     assert "dcgan-mnist" in hfgen("list", "recipes")[1]
     assert "dcgan" in hfgen("list", "plugins")[1]
 

@@ -96,7 +96,8 @@ def test_all_45_options_in_one_command_line(script):
     scheduler = {"prediction_type": "sample", "num_train_timesteps": 8, "beta_schedule": "squaredcos_cap_v2"}
     assert resolved["scheduler"] == {**resolved["scheduler"], **scheduler}
     shape = ("_class_name", "sample_size", "in_channels", "out_channels")
-    assert resolved["unet"] == {name: value for name, value in TINY.items() if name not in shape}
+    own = {name: value for name, value in TINY.items() if name not in shape}
+    assert resolved["unet"] == {"class_name": "UNet2DModel", **own}
     assert "hf_secret" not in out
 
 
@@ -163,7 +164,8 @@ def test_the_network_and_the_noise_are_the_scripts(script):
     ours = family.default_configs(64, 3, None, resolved.components)
     with torch.device("meta"):
         theirs = UNet2DModel(64, 3, 3, layers_per_block=2, **blocks)
-        unet = UNet2DModel(**{**ours["unet"], **resolved.components["unet"]})
+        given = {name: value for name, value in resolved.components["unet"].items() if name != "class_name"}
+        unet = UNet2DModel(**{**ours["unet"], **given})
     noise = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
     scheduler = DDPMScheduler(**{**ours["scheduler"], **resolved.components["scheduler"]})
 

@@ -70,7 +70,7 @@ def test_validation_images_and_training_further_are_numbered_by_name(place):
     config = config_of(str(place / "a.npz"), "vae", class_conditional=True, validation_split="test")
     pipeline = HFGenPipeline.from_pretrained(place / "run")
     held_out = find_held_out(config, pipeline, find_data(config, IMAGES))
-    assert held_out.images.labels.tolist() == [2, 0] * 4
+    assert held_out.items.labels.tolist() == [2, 0] * 4
     settings = {"class_conditional": True, "pretrained_model_name_or_path": str(place / "run")}
     assert find_data(config_of(str(place / "a.npz"), "vae", **settings), IMAGES).label_names == ["cat", "dog", "owl"]
 

@@ -137,7 +137,7 @@ def test_what_is_held_out_is_brought_to_the_size_that_is_trained_on(splits, make
     run.train(config, get_family("vae").load(), tmp_path / "run", say=print)
     images = load_images(splits, "test")
     model, pixels = HFGenPipeline.from_pretrained(tmp_path / "run"), decode_images(images, 8, crop)
-    found = likelihoods.log_likelihood(model, images, pixels=pixels)
+    found = likelihoods.log_likelihood(model, images, stored=pixels)
     logged = read_metrics(tmp_path / "run")[-1]["validation_bits_per_dim"]
     assert logged == pytest.approx(float(found.bits_per_dim.mean()), rel=1e-6)
 
