@@ -3,7 +3,7 @@
 import inspect
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ def disk_bytes(trainer: Trainer) -> tuple[int, int]:
     a, networks = trainer.arguments, trainer.networks
     models = trainer.pipeline.models()
     weights = sum(_bytes(model) for model in published_networks(trainer.pipeline).values())
-    kept_too = [*networks.averages(), *networks.training_only]
-    others = sum(_bytes(models[network_of(name, models)]) for name in kept_too)
+    emas = [name for of_profile in networks.profiles.values() for name in of_profile]
+    others = sum(_bytes(models[name]) for name in [*emas, *networks.training_only])
+    others += sum(_bytes(average.network) for average in networks.frozen_averages.values())
     others += sum(states_bytes(optimizer, models[name]) for name, optimizer in networks.optimizers.items())
     written = -(-trainer.last_step // a.checkpointing_steps) if a.checkpointing_steps else 0
     kept = min(written, a.checkpoints_total_limit + 1) if a.checkpoints_total_limit else written
@@ -63,15 +64,6 @@ def describe_data(trainer: Trainer) -> str:
     if cache is None:
         return f"; the data, {megabytes(size)}, are read where they are, without a copy in a cache" if size else ""
     return f"; {megabytes(size)} for a copy of the data in the cache, {cache}"
-
-
-def network_of(name: str, networks: Iterable[str]) -> str:
-    """Return the network that a file of a checkpoint is about; those of pipelines inside have dotted names.
-
-    >>> network_of("prior.unet.ema", ["vae", "prior.unet"]), network_of("teacher.unet", ["teacher.unet"])
-    ('prior.unet', 'teacher.unet')
-    """
-    return max((one for one in networks if name == one or name.startswith(f"{one}.")), key=len)
 
 
 def _bytes(model: torch.nn.Module) -> int:
