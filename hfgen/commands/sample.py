@@ -21,18 +21,10 @@ from hfgen.commands.options import (
 )
 from hfgen.commands.own_options import chosen_options
 from hfgen.commands.pipelines import load
-from hfgen.commands.sample_files import (
-    Drawing,
-    kind_of,
-    modality_at,
-    refuse_to_overwrite,
-    write_file,
-    write_folder,
-    write_walk,
-)
+from hfgen.commands.sample_files import Drawing, kind_of, refuse_to_overwrite, write_file, write_folder, write_walk
 from hfgen.errors import HFGenError
 from hfgen.modality import Modality
-from hfgen.registry import list_modalities
+from hfgen.registry import list_modalities, modality_of
 
 
 @click.command(
@@ -104,7 +96,7 @@ def command(
     chosen = chosen_options(target, o) if kind != "walk" else chosen_options(target, _of_a_walk(o), "decode")
     pipeline = load(target, o, chosen.scheduler)
     call, begins = (pipeline, {}) if given is None else drawing_from(given, pipeline, {**o, "target": target})
-    modality = modality_at(pipeline)
+    modality = modality_of(pipeline)
     kind, place = _of_modality(kind, output, modality)
     steps = (
         {} if o["num_inference_steps"] is None or kind == "walk" else {"num_inference_steps": o["num_inference_steps"]}

@@ -11,15 +11,9 @@ from typing import Any
 from hfgen.errors import Interrupted, UsageError
 from hfgen.files import read_json, write_text
 from hfgen.modality import Modality
-from hfgen.registry import get_modality
+from hfgen.registry import modality_of
 
 RECORD = "samples.json"  # in a folder: what its items were drawn from
-
-
-def modality_at(pipeline: Any) -> Modality:
-    """Return the modality of a pipeline, or of its class; one of diffusers' own makes images."""
-    found: Modality = get_modality(getattr(pipeline, "modality", "image"))
-    return found
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,8 @@ class Drawing:
 
     @property
     def modality(self) -> Modality:
-        return modality_at(self.pipeline)
+        found: Modality = modality_of(self.pipeline)
+        return found
 
     def batches(self, wanted: Callable[[int], bool] = lambda seed: True) -> Iterator[tuple[Sequence[int], list[Any]]]:
         """Sample in batches that are always the same; leave out those without a wanted item."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from hfgen import Modality
 from hfgen_text.built_in import BUILT_IN_DATASETS
-from hfgen_text.metrics import METRICS
+from hfgen_text.metrics import METRICS, OF_SAMPLES
 from hfgen_text.options import TextOptions
 
 
@@ -26,6 +26,7 @@ class TextModality(Modality):
     stored_noun = "blocks"
     protocols = Path(__file__).parent / "protocols"
     protocol_options = ("block_size",)
+    train_metrics = OF_SAMPLES
 
     # --- data ---------------------------------------------------------------------------------------------------
 

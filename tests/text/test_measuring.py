@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hfgen import Protocol, UsageError
+from hfgen import Protocol, TrainingArguments, UsageError
+from hfgen.evaluation.held_out import wanted_metrics
 from hfgen.evaluation.measure import measure, prepare
 from hfgen_text.causal_lm import CausalLMPipeline
 from hfgen_text.measuring import blocks_of
@@ -67,6 +68,12 @@ def test_sampled_texts_beside_real_ones(pipeline, texts):
 def test_without_training_texts_no_samples_are_compared(pipeline, texts):
     with pytest.raises(UsageError, match="training texts, which are not there"):
         prepare(blocks_of(texts, pipeline), lambda: None, pipeline, protocol(), ["ngram_entropy"])
+
+
+def test_a_validation_does_not_compare_with_training_texts(pipeline):
+    asked = TrainingArguments(validation_split="test", validation_metrics="ngram_entropy")
+    with pytest.raises(UsageError, match="ngram_entropy"):
+        wanted_metrics(pipeline, asked, "causal_lm")
 
 
 def test_blocks_of_another_length_are_refused(pipeline, texts):
