@@ -53,17 +53,6 @@ class CausalLMPipeline(TextPipeline):
     """
 
     objective_class = CausalLMObjective
-    training_defaults = {
-        "learning_rate": 1e-3,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 100,
-        "adam_beta2": 0.99,
-        "adam_weight_decay": 0.1,
-        "max_grad_norm": 1.0,
-        "train_batch_size": 32,
-        "num_train_epochs": 4,
-        "ema_decay": 0.99,
-    }
     ema_components = ("transformer",)
     description = "Autoregressive language model with transformers' decoders: the baseline, its likelihood exact"
     references = (

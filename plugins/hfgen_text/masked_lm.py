@@ -47,17 +47,6 @@ class MaskedLMPipeline(TextPipeline):
     """
 
     objective_class = MaskedDiffusionObjective
-    training_defaults = {
-        "learning_rate": 1e-3,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 100,
-        "adam_beta2": 0.99,
-        "adam_weight_decay": 0.1,
-        "max_grad_norm": 1.0,
-        "train_batch_size": 32,
-        "num_train_epochs": 4,
-        "ema_decay": 0.99,
-    }
     ema_components = ("transformer",)
     description = "Masked diffusion of texts with transformers' encoders: any order, infilling, a bound of ln p"
     references = (

@@ -20,6 +20,17 @@ class TextPipeline(HFGenPipeline):
     """
 
     modality: ClassVar[str] = "text"
+    training_defaults: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 1e-3,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 100,
+        "adam_beta2": 0.99,
+        "adam_weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+        "train_batch_size": 32,
+        "num_train_epochs": 4,
+        "ema_decay": 0.99,
+    }
     transformer: Any
     tokenizer: Any
     scheduler: TextScheduler
